@@ -1,0 +1,49 @@
+/* TraceQL: the one language that asks (queries) and switches (selectors, policies). Grammar and semantics: docs/traceql.md.
+ * This cut accepts `{ ... }` spanset filters (comparison, regex, && || !, arithmetic, parentheses, intrinsics, scopes) and says clearly
+ * what it does not take yet. A parsed query is immutable: any thread may evaluate it, each with its own source. */
+#pragma once
+#include "base/buf.h"
+#include "base/err.h"
+#include "model/batch.h"
+
+struct traceql;
+
+/* Parses and checks. Limits: 64 KiB of text, depth 64, 1,000 nodes. On failure *e has line, column, message and hint. */
+int traceql_parse(struct str text, struct traceql **ret_q, struct err *e);
+/* A selector: `{...}`, or the short form `glob` (on the site's/span's name) / `service:glob`, or "" / "*" for all. */
+int traceql_parse_selector(struct str text, struct traceql **ret_q, struct err *e);
+void traceql_destroy(struct traceql *q);
+/* The canonical text, e.g. `{ name =~ "pay.*" && resource.service.name = "shop" }`. */
+void traceql_print(const struct traceql *q, struct buf *ret_text);
+
+/* What a field evaluates to. */
+enum tq_type { TQ_NIL, TQ_STR, TQ_INT, TQ_FLOAT, TQ_DURATION, TQ_BOOL, TQ_STATUS, TQ_KIND, TQ_ARRAY };
+struct tq_value {
+	enum tq_type type;
+	union { struct str s; int64_t i; double d; struct { const struct batch *b; uint32_t off, n; } array; };
+};
+enum tq_scope { TQ_ANY /* .x */, TQ_SPAN, TQ_RESOURCE, TQ_EVENT, TQ_LINK, TQ_INSTRUMENTATION, TQ_INTRINSIC };
+enum tq_intrinsic {
+	TQ_NAME, TQ_DURATION_, TQ_STATUS_, TQ_STATUS_MESSAGE, TQ_KIND_, TQ_SPAN_ID, TQ_PARENT_ID, TQ_CHILD_COUNT, TQ_TRACE_ID,
+	TQ_TRACE_DURATION, TQ_ROOT_NAME, TQ_ROOT_SERVICE, TQ_EVENT_NAME, TQ_EVENT_TIME, TQ_LINK_TRACE_ID, TQ_LINK_SPAN_ID,
+	TQ_SCOPE_NAME, TQ_SCOPE_VERSION,
+};
+struct tq_field { enum tq_scope scope; enum tq_intrinsic intrinsic; struct str key; };
+
+/* Evaluation over anything that can name its fields: spans, sites. get() writes TQ_NIL for what is absent. */
+struct tq_source { void *ctx; void (*get)(void *ctx, const struct tq_field *f, struct tq_value *ret_v); };
+bool traceql_eval(const struct traceql *q, const struct tq_source *src);
+/* The same over span i of a batch. Trace intrinsics (rootName, ...) are looked up in the batch if it holds the whole trace, else nil. */
+bool traceql_match(const struct traceql *q, const struct batch *b, uint32_t i);
+
+/* Conditions that every match must satisfy (AND-ed at the top level), for a store to push down. Unset members: empty / 0 / INT64_MAX. */
+struct tq_pushdown {
+	struct str service, name;         /* exact */
+	int64_t min_duration_ns, max_duration_ns;
+	bool errors_only;                 /* status = error */
+	uint64_t trace_hi, trace_lo;      /* exact trace:id, 0,0 = any */
+};
+void traceql_pushdown(const struct traceql *q, struct tq_pushdown *ret_p);
+/* Does it mention only what is known of a site (name, resource.*, instrumentation:*, component, file, function, kind)? Otherwise *e says which
+ * field is not (duration, status, span attributes): `klieg on` then suggests --where. */
+int traceql_check_site(const struct traceql *q, struct err *e);

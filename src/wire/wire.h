@@ -1,0 +1,260 @@
+/* The memory that a traced process and its agent share, and nothing else of either.
+ *
+ * One sealed memfd ("klieg") per process, mapped by libklieg (producer) and by the agent (consumer). Layout:
+ *
+ *   kw_region        one page, written once by the library before the handshake (resource text: seqlock)
+ *   kw_control       one page, written by the agent: lease, wake-up
+ *   kw_module[]      one entry per loaded module that has sites: where its descriptors are
+ *   kw_site_state[]  one entry per site index, written by the agent: level, gate, keep threshold
+ *   thread slots[]   kw_thread, ring, cell map, cells: one per recording thread, `thread_stride` apart
+ *
+ * The file is sparse: an untouched slot costs address space only. Every offset and size is in kw_region, but the
+ * agent believes none of it before kw_region_valid() has checked it against the file's size: the traced process may be hostile.
+ * docs/formats/region.md describes the same for people. Change both, and KW_VERSION, together.
+ */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#define KW_MAGIC 0x0031474549494c4bull /* "KLIEIG1\0" little-endian tag; only equality matters */
+#define KW_VERSION 1u
+#define KW_MEMFD_NAME "klieg"           /* /proc/PID/maps then shows /memfd:klieg (deleted) */
+
+#define KW_MAX_SITES 131072u
+#define KW_MAX_MODULES 256u
+#define KW_MAX_THREADS 1024u
+#define KW_RING_BYTES (256u * 1024u)    /* default; a power of two, 64 KiB .. 16 MiB (KLIEG_RING_SIZE) */
+#define KW_OPEN_MAX 64u                 /* open spans a thread may nest; deeper ones are counted as lost */
+#define KW_CELLS 256u                   /* sites one thread may have at level count */
+#define KW_RESOURCE_MAX 2048u
+#define KW_UNIT 32u                     /* records are multiples of this and never wrap */
+
+/* ---- site descriptors: in the traced module's read-only section "klieg_sites" ------------------------------- */
+
+enum kw_site_kind {
+	KW_SITE_SPAN = 1,   /* scoped span, or explicit begin */
+	KW_SITE_END = 2,    /* explicit end: same component, name and file as its begin; switched with it */
+	KW_SITE_EVENT = 3,
+	KW_SITE_COUNT = 4,  /* counter */
+};
+enum kw_site_flags {
+	KW_SITE_DATA = 1,   /* load-and-branch site: `addr` is a byte of data (0 off, 1 on), not an opcode */
+	KW_SITE_SERVER = 2, KW_SITE_CLIENT = 4, KW_SITE_PRODUCER = 6, KW_SITE_CONSUMER = 8, KW_SITE_KIND_MASK = 14,
+};
+#define KW_OP_OFF 0xA9u /* test eax, imm32 */
+#define KW_OP_ON 0xE9u  /* jmp rel32 */
+
+/* Every offset is relative to the address of the descriptor itself. `text` points to consecutive NUL-terminated
+ * strings: component, name, file, schema. A schema is "key:T[!],..." with T one of s i d b y (string, int64, double,
+ * bool, bytes) and ! for sensitive. */
+struct kw_site {
+	int32_t addr;
+	int32_t target;
+	int32_t text;
+	uint32_t line;
+	uint16_t kind;
+	uint16_t flags;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct kw_site) == 24, "the assembler in klieg.h writes this layout");
+
+/* ---- region header ------------------------------------------------------------------------------------------- */
+
+struct kw_region {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t header_bytes;   /* sizeof(struct kw_region) */
+	uint64_t region_bytes;
+	uint64_t control_off, modules_off, sites_off, threads_off;
+	uint64_t thread_stride;
+	uint32_t max_modules, max_sites, max_threads;
+	uint32_t ring_off, ring_bytes;         /* offsets within a thread slot */
+	uint32_t cellmap_off, cells_off, cell_count;
+	uint32_t pid;                          /* informational: the agent trusts SO_PEERCRED / the maps it came from */
+	uint32_t flags;
+	uint64_t created_tsc;
+	char socket[128];                      /* the agent socket this process looks for; a late agent adopts only its own */
+	uint32_t resource_seq;                 /* seqlock: odd while the library rewrites `resource` */
+	uint32_t resource_len;
+	char resource[KW_RESOURCE_MAX];        /* OTEL_RESOURCE_ATTRIBUTES syntax: k=v,k=v percent-encoded; has service.name if known */
+};
+_Static_assert(sizeof(struct kw_region) <= 4096, "one page");
+
+/* Written by the agent, but for the counters marked "library". */
+struct kw_control {
+	uint64_t lease_tsc;      /* probes do nothing once rdtsc() passes this; 0 = no agent */
+	uint32_t agent_pid;
+	uint32_t waiting;        /* 1: the agent sleeps in futex(&wake); producers wake it at their watermark */
+	uint32_t wake;           /* futex word, incremented by whoever wakes the agent (library) */
+	uint32_t modules_gen;    /* library: incremented after each change of the module table, then a wake */
+	uint32_t modules_n;      /* library: entries in use, dead ones included */
+	uint32_t sites_n;        /* library: next free site index */
+	uint32_t threads_hint;   /* library: highest slot ever claimed + 1 */
+	uint32_t pad0;
+	uint64_t lost_no_slot;   /* library: spans/events not recorded: no thread slot was free */
+	uint64_t lost_no_site;   /* library: sites not registered: the table was full */
+	uint64_t pad1[8];
+};
+_Static_assert(sizeof(struct kw_control) <= 4096, "one page");
+
+enum kw_module_state { KW_MODULE_FREE = 0, KW_MODULE_LIVE = 1, KW_MODULE_CLOSING = 2, KW_MODULE_DEAD = 3 };
+
+/* dlclose and the agent's patching exclude each other Dekker-style: the agent stores busy=1 (seq_cst), then loads state;
+ * the module's destructor stores state=CLOSING (seq_cst), then waits (at most 100 ms) while busy. */
+struct kw_module {
+	uint32_t state;
+	uint32_t busy;
+	uint64_t sites;          /* address in the traced process of its first struct kw_site */
+	uint32_t nsites;
+	uint32_t first;          /* site index of sites[0]; indices are never reused */
+	uint64_t pad[5];
+};
+_Static_assert(sizeof(struct kw_module) == 64, "");
+
+enum kw_level { KW_OFF = 0, KW_COUNT = 1, KW_SPAN = 2, KW_DETAIL = 3, KW_DEEP = 4 };
+enum kw_state_flags { KW_STATE_GATED = 1 }; /* record only in requests that carry a level (tracestate klieg=l:N) */
+
+struct kw_site_state {
+	uint64_t threshold;      /* 56-bit OTEP 235 rejection threshold for roots begun here: keep when R >= threshold */
+	uint8_t level;
+	uint8_t flags;
+	uint16_t pad;
+	uint32_t reveal;         /* bit k: schema key k is sensitive but may be recorded (granted by policy) */
+};
+_Static_assert(sizeof(struct kw_site_state) == 16, "");
+
+/* ---- thread slots --------------------------------------------------------------------------------------------- */
+
+enum kw_thread_state { KW_THREAD_FREE = 0, KW_THREAD_LIVE = 1, KW_THREAD_DEAD = 2 }; /* library: FREE->LIVE->DEAD; agent: DEAD->FREE once drained */
+
+struct kw_open {             /* an open span, innermost last */
+	uint64_t start_tsc;
+	uint64_t cookie;         /* address of the span variable for explicit spans, else 0 */
+	uint32_t site, seq, parent_seq;
+	uint32_t flags;          /* KW_REC_* */
+};
+_Static_assert(sizeof(struct kw_open) == 32, "");
+
+struct kw_thread {
+	/* line 0: identity, written at the claim */
+	uint32_t state;
+	uint32_t tid;
+	uint64_t seed;           /* span id of seq s = kw_span_id(seed, s) */
+	uint64_t epoch;          /* changes with every claim of the slot */
+	uint64_t pad0[5];
+	/* line 1: producer */
+	uint64_t head;           /* bytes ever written; release; pairs with the agent's acquire in the drain */
+	uint32_t depth;          /* entries in open[] */
+	uint32_t seq;            /* spans ever begun here (at level span or deeper): the independent side of the account */
+	uint64_t lost_full;      /* spans/events lost: ring full */
+	uint64_t lost_depth;     /* lost: nested deeper than KW_OPEN_MAX */
+	uint64_t lost_reentrant; /* lost: a signal handler interrupted a probe */
+	uint64_t abandoned;      /* begun, never ended (longjmp, thread exit): will never be recorded */
+	uint64_t unsampled;      /* spans not made: the trace was sampled out here at the head */
+	uint64_t pad1[1];
+	/* line 2: consumer */
+	uint64_t tail;           /* bytes ever consumed; release by the agent; pairs with the producer's acquire when it seems full */
+	uint64_t pad2[7];
+	/* line 3: the current trace, for what is in flight */
+	uint64_t trace_hi, trace_lo, parent_id;
+	uint32_t ctx_flags;      /* KW_CTX_* | level << 8 | th24 is in the CTX record */
+	uint32_t cells_used;     /* library: cells handed out, 1.. */
+	uint64_t pad3[4];
+	struct kw_open open[KW_OPEN_MAX];
+};
+_Static_assert(sizeof(struct kw_thread) <= 4096, "one page");
+
+/* ---- records ---------------------------------------------------------------------------------------------------- */
+
+enum kw_rec_type {
+	KW_REC_PAD = 0,   /* skip to the end of the ring */
+	KW_REC_CTX = 1,   /* from here on, records of this ring belong to this trace */
+	KW_REC_SPAN = 2,  /* a finished span of this thread */
+	KW_REC_SPANX = 3, /* a finished span that ended on another thread: ids in full */
+	KW_REC_EVENT = 4, /* belongs to the open span `seq`, 0 = none open */
+	KW_REC_ATTR = 5,  /* attributes set later on open span `seq` */
+	KW_REC_LINK = 6,
+	KW_REC_STATUS = 7,/* status text for open span `seq` */
+};
+enum kw_rec_flags {
+	KW_REC_ERROR = 1, KW_REC_OK = 2,
+	KW_REC_TRUNCATED = 4,    /* some attribute was cut or left out */
+	KW_REC_NATTR_SHIFT = 8,  /* flags >> 8: number of attributes that follow */
+};
+enum kw_ctx_flags {
+	KW_CTX_SAMPLED = 1, KW_CTX_RANDOM = 2, KW_CTX_FORCED = 4, KW_CTX_REMOTE = 8, /* parent is in another process */
+	KW_CTX_LEVEL_SHIFT = 8,  /* 3 bits: the level that this request carries, 0 = none */
+};
+
+struct kw_rec {              /* head of every record */
+	uint32_t site;           /* CTX: upper 24 bits = top 24 bits of the 56-bit threshold, low 8 bits unused */
+	uint8_t type;
+	uint8_t units;           /* length / KW_UNIT, >= 1 */
+	uint16_t flags;
+};
+struct kw_rec_span { struct kw_rec r; uint64_t start_tsc, ticks; uint32_t seq, parent_seq; /* attributes */ };
+struct kw_rec_ctx { struct kw_rec r; uint64_t trace_hi, trace_lo, parent_id; };
+struct kw_rec_spanx { struct kw_rec r; uint64_t start_tsc, ticks, trace_hi, trace_lo, span_id, parent_id; uint32_t tid, pad; /* attributes */ };
+struct kw_rec_event { struct kw_rec r; uint64_t tsc; uint32_t seq, pad; uint64_t value; /* attributes */ }; /* also ATTR, STATUS */
+struct kw_rec_link { struct kw_rec r; uint64_t trace_hi, trace_lo, span_id; uint32_t seq, pad; uint64_t pad1[3]; };
+_Static_assert(sizeof(struct kw_rec_span) == 32 && sizeof(struct kw_rec_ctx) == 32 && sizeof(struct kw_rec_spanx) == 64 &&
+	sizeof(struct kw_rec_event) == 32 && sizeof(struct kw_rec_link) == 64, "");
+
+/* An attribute: 8 bytes of head, then its value padded to 8. Numbers are 8 bytes, a bool too. */
+enum kw_attr_type { KW_STR = 1, KW_INT = 2, KW_DOUBLE = 3, KW_BOOL = 4, KW_BYTES = 5 };
+enum { KW_ATTR_NAMED = 0xff }; /* key: none of the schema; the value starts with the key's text and a NUL */
+struct kw_attr { uint32_t len; uint8_t key; uint8_t type; uint16_t flags; };
+enum kw_attr_flags { KW_ATTR_MASKED = 1 /* sensitive: the value was never written, len is 0 */, KW_ATTR_CUT = 2 };
+_Static_assert(sizeof(struct kw_attr) == 8, "");
+
+/* ---- count cells ------------------------------------------------------------------------------------------------ */
+
+/* Log-linear histogram, 32 linear steps per octave of ticks: a value's bucket is at most 1/32 wide, its midpoint within
+ * 1.6 % (HdrHistogram's layout). Merges by addition. The reader takes differences, so wrapping counters are fine. */
+#define KW_BUCKETS 1216u
+struct kw_cell {
+	uint32_t site, pad;
+	uint64_t calls, errors, sum_ticks, max_ticks;
+	int64_t value;           /* KW_SITE_COUNT: the sum of what was counted */
+	uint64_t pad1[2];
+	uint32_t bucket[KW_BUCKETS];
+};
+_Static_assert(sizeof(struct kw_cell) == 64 + 4 * KW_BUCKETS, "");
+
+static inline uint32_t kw_bucket(uint64_t ticks)
+{
+	if (ticks < 32)
+		return (uint32_t)ticks;
+	unsigned e = 63u - (unsigned)__builtin_clzll(ticks);
+	uint32_t b = (e - 4) * 32u + (uint32_t)((ticks >> (e - 5)) & 31u);
+	return b < KW_BUCKETS ? b : KW_BUCKETS - 1;
+}
+/* The midpoint of a bucket, in ticks. */
+static inline double kw_bucket_mid(uint32_t b)
+{
+	if (b < 32)
+		return (double)b;
+	uint32_t e = b / 32u + 4, m = b % 32u;
+	double step = (double)(1ull << (e - 5));
+	return (32.0 + m) * step + (step - 1) / 2;
+}
+
+static inline uint64_t kw_mix(uint64_t x) /* splitmix64's finalizer (Steele, Lea, Flood 2014) */
+{
+	x ^= x >> 30; x *= 0xbf58476d1ce4e5b9ull;
+	x ^= x >> 27; x *= 0x94d049bb133111ebull;
+	return x ^ (x >> 31);
+}
+static inline uint64_t kw_span_id(uint64_t seed, uint32_t seq)
+{
+	uint64_t id = kw_mix(seed + seq * 0x9e3779b97f4a7c15ull);
+	return id ? id : 1;
+}
+
+/* ---- handshake ----------------------------------------------------------------------------------------------------- */
+
+/* AF_UNIX SOCK_SEQPACKET; one message from library to agent with the memfd in SCM_RIGHTS, then the library closes its end. */
+struct kw_hello { uint64_t magic; uint32_t version; uint32_t pid; };
+
+/* Where library and agent meet: $KLIEG_SOCKET, else $KLIEG_DIR/agent.sock, else /run/klieg/agent.sock (root),
+ * else $XDG_RUNTIME_DIR/klieg/agent.sock, else /tmp/klieg-UID/agent.sock. */
