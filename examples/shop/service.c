@@ -2,7 +2,10 @@
  * Runs on libmicrohttpd's thread pool; every handler is synchronous. */
 #define KLIEG_COMPONENT "http"
 #include "service.h"
+#include <arpa/inet.h>
 #include <curl/curl.h>
+#include <netinet/in.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

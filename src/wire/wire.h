@@ -54,7 +54,7 @@ struct kw_site {
 	uint32_t line;
 	uint16_t kind;
 	uint16_t flags;
-	uint32_t reserved;
+	int32_t slot;            /* to a uint32_t of the module's data that the library sets to the site's index + 1 */
 };
 _Static_assert(sizeof(struct kw_site) == 24, "the assembler in klieg.h writes this layout");
 
@@ -151,7 +151,7 @@ struct kw_thread {
 	uint64_t lost_reentrant; /* lost: a signal handler interrupted a probe */
 	uint64_t abandoned;      /* begun, never ended (longjmp, thread exit): will never be recorded */
 	uint64_t unsampled;      /* spans not made: the trace was sampled out here at the head */
-	uint64_t pad1[1];
+	uint64_t lost_other;     /* attributes, events, links not recorded: ring full */
 	/* line 2: consumer */
 	uint64_t tail;           /* bytes ever consumed; release by the agent; pairs with the producer's acquire when it seems full */
 	uint64_t pad2[7];
@@ -159,7 +159,8 @@ struct kw_thread {
 	uint64_t trace_hi, trace_lo, parent_id;
 	uint32_t ctx_flags;      /* KW_CTX_* | level << 8 | th24 is in the CTX record */
 	uint32_t cells_used;     /* library: cells handed out, 1.. */
-	uint64_t pad3[4];
+	uint64_t lost_cells;     /* calls not counted: the thread has no cell left */
+	uint64_t pad3[3];
 	struct kw_open open[KW_OPEN_MAX];
 };
 _Static_assert(sizeof(struct kw_thread) <= 4096, "one page");

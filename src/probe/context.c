@@ -1,0 +1,236 @@
+/* The current trace context of a thread, and what travels between processes: W3C traceparent/tracestate, B3, Jaeger's uber-trace-id on input.
+ * Parsers of foreign headers: bounded, allocation-free, and a malformed header is no header. */
+#include "probe/internal.h"
+
+/* ---- threads ----------------------------------------------------------------------------------------------------- */
+
+KLIEG_PUBLIC void klieg_current(struct klieg_ctx *ret)
+{
+	struct klieg__thread *me = &klieg__thread;
+	memset(ret, 0, sizeof *ret);
+	if (!(me->trace_hi | me->trace_lo))
+		return;
+	ret->trace_hi = me->trace_hi;
+	ret->trace_lo = me->trace_lo;
+	ret->span_id = me->seq && me->t ? kw_span_id(me->t->seed, me->seq) : me->parent;
+	ret->threshold = me->threshold;
+	ret->flags = me->ctx_flags & ~(uint32_t)CTX_LOCAL_ROOT;
+}
+
+KLIEG_PUBLIC void klieg_set_current(const struct klieg_ctx *ctx, struct klieg_ctx *ret_previous)
+{
+	struct klieg__thread *me = &klieg__thread;
+	if (ret_previous)
+		*ret_previous = (struct klieg_ctx){ me->trace_hi, me->trace_lo, me->parent, me->threshold, me->ctx_flags, me->seq, me->root_depth };
+	me->trace_hi = ctx->trace_hi;
+	me->trace_lo = ctx->trace_lo;
+	me->parent = ctx->span_id;
+	me->threshold = ctx->threshold;
+	me->ctx_flags = ctx->flags;
+	me->seq = 0;
+	me->root_depth = 0;
+	me->ctx_dirty = true;
+}
+
+KLIEG_PUBLIC void klieg_restore(const struct klieg_ctx *p)
+{
+	struct klieg__thread *me = &klieg__thread;
+	me->trace_hi = p->trace_hi;
+	me->trace_lo = p->trace_lo;
+	me->parent = p->span_id;
+	me->threshold = p->threshold;
+	me->ctx_flags = p->flags;
+	me->seq = p->seq;
+	me->root_depth = (uint32_t)p->home;
+	me->ctx_dirty = true;
+}
+
+/* ---- text -------------------------------------------------------------------------------------------------------- */
+
+static char *put_hex(char *to, uint64_t v, int digits)
+{
+	for (int i = digits - 1; i >= 0; i--, v >>= 4)
+		to[i] = "0123456789abcdef"[v & 15];
+	return to + digits;
+}
+
+/* Exactly n hex digits; false if there are fewer. */
+static bool get_hex(const char *s, int n, uint64_t *ret_v)
+{
+	uint64_t v = 0;
+	for (int i = 0; i < n; i++) {
+		char c = s[i];
+		unsigned d = c >= '0' && c <= '9' ? (unsigned)(c - '0') : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a' + 10) : c >= 'A' && c <= 'F' ? (unsigned)(c - 'A' + 10) : 16;
+		if (d > 15)
+			return false;
+		v = v << 4 | d;
+	}
+	*ret_v = v;
+	return true;
+}
+
+/* Hex digits up to a character that is none; at most 32. Returns how many. */
+static int get_hex_run(const char *s, uint64_t *ret_hi, uint64_t *ret_lo)
+{
+	uint64_t hi = 0, lo = 0, d;
+	int n = 0;
+	for (; n < 32 && get_hex(s + n, 1, &d); n++) {
+		hi = hi << 4 | lo >> 60;
+		lo = lo << 4 | d;
+	}
+	*ret_hi = hi;
+	*ret_lo = lo;
+	return n;
+}
+
+static bool traceparent(const char *s, struct klieg_ctx *c)
+{
+	uint64_t version, flags;
+	if (!s || strnlen(s, 55) < 55 || !get_hex(s, 2, &version) || version == 0xff || s[2] != '-' || s[35] != '-' || s[52] != '-')
+		return false;
+	if (!get_hex(s + 3, 16, &c->trace_hi) || !get_hex(s + 19, 16, &c->trace_lo) || !get_hex(s + 36, 16, &c->span_id) || !get_hex(s + 53, 2, &flags))
+		return false;
+	if (!(c->trace_hi | c->trace_lo) || !c->span_id || (s[55] && (version == 0 || s[55] != '-')))
+		return false;
+	c->flags = KW_CTX_REMOTE | (flags & 1 ? KW_CTX_SAMPLED : (uint32_t)CTX_UNDECIDED) | (flags & 2 ? KW_CTX_RANDOM : 0);
+	return true;
+}
+
+static const char *level_names[] = { "off", "count", "span", "detail", "deep" };
+
+static void force(struct klieg_ctx *c, uint32_t level)
+{
+	if (level < KW_SPAN || level > KW_DEEP)
+		return;
+	c->flags = (c->flags & ~(7u << KW_CTX_LEVEL_SHIFT | (uint32_t)CTX_UNDECIDED)) | level << KW_CTX_LEVEL_SHIFT | KW_CTX_FORCED | KW_CTX_SAMPLED;
+}
+
+/* tracestate members we know: klieg=l:N, ot=th:HEX. Everything else is somebody else's. */
+static void tracestate(const char *s, struct klieg_ctx *c)
+{
+	for (int i = 0; s && i < 512 && s[i];) {
+		while (s[i] == ' ' || s[i] == '\t' || s[i] == ',')
+			i++;
+		if (!strncmp(s + i, "klieg=l:", 8) && s[i + 8] >= '1' && s[i + 8] <= '4')
+			force(c, (uint32_t)(s[i + 8] - '0'));
+		if (!strncmp(s + i, "ot=", 3))
+			for (int k = i + 3; k < 512 && s[k] && s[k] != ','; k++)
+				if ((s[k - 1] == '=' || s[k - 1] == ';') && !strncmp(s + k, "th:", 3)) {
+					uint64_t hi, lo;
+					int n = get_hex_run(s + k + 3, &hi, &lo);
+					if (n >= 1 && n <= 14)
+						c->threshold = lo << (4 * (14 - n)); /* right-padded to 56 bits */
+				}
+		while (i < 512 && s[i] && s[i] != ',')
+			i++;
+	}
+}
+
+static bool b3(const char *s, struct klieg_ctx *c)
+{
+	uint64_t ignored;
+	int n = get_hex_run(s, &c->trace_hi, &c->trace_lo);
+	if ((n != 32 && n != 16) || s[n] != '-' || !get_hex(s + n + 1, 16, &c->span_id) || !(c->trace_hi | c->trace_lo) || !c->span_id)
+		return false;
+	(void)ignored;
+	s += n + 17;
+	c->flags = KW_CTX_REMOTE | (*s == '-' && (s[1] == '1' || s[1] == 'd') ? KW_CTX_SAMPLED : (uint32_t)CTX_UNDECIDED);
+	return !*s || *s == '-';
+}
+
+static bool b3_multi(const char *trace, const char *span, const char *sampled, const char *flags, struct klieg_ctx *c)
+{
+	int n = trace && span ? get_hex_run(trace, &c->trace_hi, &c->trace_lo) : 0;
+	if ((n != 32 && n != 16) || trace[n] || !get_hex(span, 16, &c->span_id) || span[16] || !(c->trace_hi | c->trace_lo) || !c->span_id)
+		return false;
+	bool yes = (sampled && (!strcmp(sampled, "1") || !strcmp(sampled, "true"))) || (flags && !strcmp(flags, "1"));
+	c->flags = KW_CTX_REMOTE | (yes ? KW_CTX_SAMPLED : (uint32_t)CTX_UNDECIDED);
+	return true;
+}
+
+/* {trace}:{span}:{parent}:{flags} */
+static bool uber(const char *s, struct klieg_ctx *c)
+{
+	uint64_t hi, lo;
+	int n = get_hex_run(s, &c->trace_hi, &c->trace_lo);
+	if (n < 1 || s[n] != ':' || !(c->trace_hi | c->trace_lo))
+		return false;
+	s += n + 1;
+	n = get_hex_run(s, &hi, &c->span_id);
+	if (n < 1 || n > 16 || s[n] != ':' || !c->span_id)
+		return false;
+	s += n + 1;
+	n = get_hex_run(s, &hi, &lo);
+	if (n < 1 || s[n] != ':' || get_hex_run(s + n + 1, &hi, &lo) < 1)
+		return false;
+	c->flags = KW_CTX_REMOTE | (lo & 1 ? KW_CTX_SAMPLED : (uint32_t)CTX_UNDECIDED);
+	return true;
+}
+
+KLIEG_PUBLIC int klieg_extract(const char *(*get)(void *arg, const char *name), void *arg, struct klieg_ctx *ret)
+{
+	struct klieg_ctx c = { 0 };
+	const char *v;
+	bool found = traceparent(get(arg, "traceparent"), &c);
+	if (found) {
+		tracestate(get(arg, "tracestate"), &c);
+	} else {
+		memset(&c, 0, sizeof c);
+		if ((v = get(arg, "b3")))
+			found = b3(v, &c);
+		if (!found)
+			memset(&c, 0, sizeof c), found = b3_multi(get(arg, "x-b3-traceid"), get(arg, "x-b3-spanid"), get(arg, "x-b3-sampled"), get(arg, "x-b3-flags"), &c);
+		if (!found && (v = get(arg, "uber-trace-id")))
+			memset(&c, 0, sizeof c), found = uber(v, &c);
+		if (!found)
+			memset(&c, 0, sizeof c);
+	}
+	if ((v = get(arg, "klieg-level")))
+		for (uint32_t l = KW_SPAN; l <= KW_DEEP; l++)
+			if (!strcmp(v, level_names[l]))
+				force(&c, l);
+	*ret = c;
+	return found;
+}
+
+KLIEG_PUBLIC void klieg_inject(struct klieg_headers *ret)
+{
+	struct klieg_ctx c;
+	ret->traceparent[0] = ret->tracestate[0] = 0;
+	klieg_current(&c);
+	if (!(c.trace_hi | c.trace_lo) || !c.span_id)
+		return;
+	char *p = ret->traceparent;
+	memcpy(p, "00-", 3);
+	p = put_hex(p + 3, c.trace_hi, 16);
+	p = put_hex(p, c.trace_lo, 16);
+	*p++ = '-';
+	p = put_hex(p, c.span_id, 16);
+	*p++ = '-';
+	p = put_hex(p, (c.flags & KW_CTX_SAMPLED ? 1 : 0) | (c.flags & KW_CTX_RANDOM ? 2 : 0), 2);
+	*p = 0;
+	p = ret->tracestate;
+	uint32_t level = c.flags >> KW_CTX_LEVEL_SHIFT & 7;
+	if (level) {
+		memcpy(p, "klieg=l:", 8);
+		p[8] = (char)('0' + level);
+		p += 9;
+	}
+	if (c.threshold && c.flags & KW_CTX_SAMPLED) {
+		if (level)
+			*p++ = ',';
+		memcpy(p, "ot=th:", 6);
+		p = put_hex(p + 6, c.threshold, 14);
+		while (p[-1] == '0' && p[-2] != ':')
+			p--;
+	}
+	*p = 0;
+}
+
+KLIEG_PUBLIC void klieg_trace_id(char ret_hex[33])
+{
+	struct klieg__thread *me = &klieg__thread;
+	ret_hex[0] = 0;
+	if (me->trace_hi | me->trace_lo)
+		*put_hex(put_hex(ret_hex, me->trace_hi, 16), me->trace_lo, 16) = 0;
+}

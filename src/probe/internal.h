@@ -1,0 +1,66 @@
+/* What libklieg's files share. Nothing here is seen outside; names begin with klieg__ because a static archive leaks them into its host. */
+#pragma once
+#include "klieg/klieg.h"
+#include "wire/wire.h"
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#define KLIEG_PUBLIC __attribute__((visibility("default")))
+#define klieg__load(p, order) __atomic_load_n(p, __ATOMIC_##order)
+#define klieg__store(p, v, order) __atomic_store_n(p, v, __ATOMIC_##order)
+#define klieg__likely(x) __builtin_expect(!!(x), 1)
+#define klieg__unlikely(x) __builtin_expect(!!(x), 0)
+
+/* This process's side of the region; NULL mapping = tracing cannot work here and every probe does nothing. */
+struct klieg__process {
+	struct kw_region *region;
+	struct kw_control *control;
+	struct kw_module *modules;
+	struct kw_site_state *sites;
+	uint8_t *threads;
+	uint64_t ring_bytes;
+	uint64_t *epoch;         /* a page that fork and clone wipe: 0 = this process has not made its region yet */
+};
+extern struct klieg__process klieg__process;
+
+/* One per thread, in static TLS: no allocation, safe in signal handlers. */
+struct klieg__thread {
+	struct kw_thread *t;     /* our slot, NULL = none yet */
+	uint8_t *ring;
+	uint64_t epoch;          /* of the process region that t belongs to */
+	uint64_t head, limit;    /* head: ours; limit: where the slow path must look at the consumer again */
+	struct kw_cell *cells;
+	uint16_t *cellmap;
+	/* current context: new spans are children of `seq` (a span of this thread), else of `parent` */
+	uint64_t trace_hi, trace_lo, parent, threshold;
+	uint32_t ctx_flags, seq;
+	uint32_t root_depth;     /* depth + 1 of the open span that started the trace here; 0 = the trace came from outside */
+	bool ctx_dirty;          /* no CTX record written for it yet */
+	volatile bool busy;      /* inside a probe: a signal handler's probe must keep out */
+	bool failed;             /* no slot could be had; tried again after the epoch changes */
+	uint64_t random[2];
+};
+extern __thread struct klieg__thread klieg__thread __attribute__((tls_model("initial-exec")));
+
+enum { CTX_LOCAL_ROOT = 1u << 16, CTX_UNDECIDED = 1u << 17 }; /* beside KW_CTX_*, never in a record */
+enum { OPEN_COUNT = 1u << 16, OPEN_UNSAMPLED = 1u << 17, OPEN_ENDED = 1u << 18, OPEN_DETAIL = 1u << 19 }; /* beside KW_REC_* in kw_open.flags */
+
+static inline uint64_t klieg__ticks(void)
+{
+#if defined(__x86_64__)
+	return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+	uint64_t t;
+	__asm__ volatile("mrs %0, cntvct_el0" : "=r"(t));
+	return t;
+#endif
+}
+
+/* thread.c */
+bool klieg__thread_attach(struct klieg__thread *me); /* gives this thread a slot; false: none to be had */
+uint64_t klieg__random(struct klieg__thread *me);
+/* process.c */
+void klieg__process_after_fork(void);
+void klieg__wake_agent(void);
+/* span.c */
+void klieg__wake_if_waiting(void);
