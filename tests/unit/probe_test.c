@@ -1,0 +1,506 @@
+/* What libklieg promises to the program it is in: nothing when off, the right records when on, and no harm ever. The test acts as the agent,
+ * through the same memory and the same byte writes. */
+#define KLIEG_COMPONENT "unit"
+#include "klieg/klieg.h"
+#include "probe_harness.h"
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+static int evaluated;
+static int expensive(void) { return ++evaluated; }
+
+__attribute__((noinline)) static void inner(void) { KLIEG_SPAN("inner", KLIEG_INT("n", expensive()), KLIEG_STR("s", "text"), KLIEG_SENSITIVE(KLIEG_STR("secret", "hunter2"))); }
+__attribute__((noinline)) static void outer(void)
+{
+	KLIEG_SPAN_AS(s, "outer");
+	inner();
+	inner();
+	KLIEG_ERROR(s, "bad luck");
+	KLIEG_SET(s, KLIEG_DOUBLE("late", 2.5));
+}
+static struct kw_thread *me(void) { return slot_of((unsigned)syscall(SYS_gettid)); }
+
+static int setup(void **state)
+{
+	(void)state;
+	harness_find();
+	unsigned off = 0;
+	for (uint32_t m = 0; m < H.c->modules_n; m++)
+		for (uint32_t i = 0; H.modules[m].state == KW_MODULE_LIVE && i < H.modules[m].nsites; i++)
+			switch_one((const struct kw_site *)H.modules[m].sites + i, H.modules[m].first + i, &off);
+	skip_records(me());
+	evaluated = 0;
+	return 0;
+}
+
+static void off_evaluates_and_records_nothing(void **state)
+{
+	(void)state;
+	outer();
+	assert_int_equal(evaluated, 0);
+	struct any_record r;
+	assert_true(!me() || !next_record(me(), &r));
+}
+
+static void nested_spans_are_parent_and_children_of_one_trace(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_SPAN);
+	switch_site("outer", KW_SPAN);
+	outer();
+	struct any_record r;
+	assert_true(next_record(me(), &r));
+	assert_int_equal(r.r.type, KW_REC_CTX);
+	assert_true(r.ctx.trace_hi && r.ctx.trace_lo);
+	assert_int_equal(r.ctx.parent_id, 0);
+	uint32_t parent = 0;
+	for (int i = 0; i < 2; i++) {
+		assert_true(next_record(me(), &r));
+		assert_int_equal(r.r.type, KW_REC_SPAN);
+		parent = r.span.parent_seq;
+		assert_true(parent != 0);
+	}
+	assert_true(next_record(me(), &r));
+	assert_int_equal(r.r.type, KW_REC_STATUS);
+	assert_true(next_record(me(), &r));
+	assert_int_equal(r.r.type, KW_REC_SPAN);
+	assert_int_equal(r.span.seq, parent);
+	assert_int_equal(r.span.parent_seq, 0);
+	assert_true(r.r.flags & KW_REC_ERROR);
+	assert_int_equal(evaluated, 0); /* attributes belong to detail */
+	assert_false(next_record(me(), &r));
+}
+
+static void each_root_is_a_trace_of_its_own(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_SPAN);
+	inner();
+	inner();
+	struct any_record a, b, r;
+	assert_true(next_record(me(), &a) && next_record(me(), &r) && next_record(me(), &b));
+	assert_int_equal(a.r.type, KW_REC_CTX);
+	assert_int_equal(b.r.type, KW_REC_CTX);
+	assert_true(a.ctx.trace_lo != b.ctx.trace_lo);
+}
+
+static void detail_adds_attributes_and_hides_sensitive_ones(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_DETAIL);
+	inner();
+	assert_int_equal(evaluated, 1);
+	struct any_record r;
+	assert_true(next_record(me(), &r) && r.r.type == KW_REC_CTX);
+	assert_true(next_record(me(), &r));
+	assert_int_equal(r.r.type, KW_REC_ATTR);
+	assert_int_equal(r.r.flags >> KW_REC_NATTR_SHIFT, 3);
+	const uint8_t *p = r.b + sizeof(struct kw_rec_event);
+	const struct kw_attr *a = (const void *)p;
+	assert_int_equal(a->type, KW_INT);
+	int64_t v;
+	memcpy(&v, p + 8, 8);
+	assert_int_equal(v, 1);
+	a = (const void *)(p + 16);
+	assert_int_equal(a->len, 4);
+	assert_memory_equal(p + 24, "text", 4);
+	a = (const void *)(p + 32);
+	assert_int_equal(a->len, 0);
+	assert_true(a->flags & KW_ATTR_MASKED);
+	for (unsigned i = 0; i + 7 <= H.r->ring_bytes; i++)
+		assert_memory_not_equal((uint8_t *)me() + H.r->ring_off + i, "hunter2", 7);
+}
+
+static void count_keeps_numbers_and_writes_no_record(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_COUNT);
+	for (int i = 0; i < 1000; i++)
+		inner();
+	struct any_record r;
+	assert_false(next_record(me(), &r));
+	struct kw_cell *cells = (struct kw_cell *)((uint8_t *)me() + H.r->cells_off);
+	uint64_t calls = 0, in_buckets = 0;
+	for (unsigned i = 1; i <= me()->cells_used; i++) {
+		calls += cells[i].calls;
+		for (unsigned b = 0; b < KW_BUCKETS; b++)
+			in_buckets += cells[i].bucket[b];
+	}
+	assert_int_equal(calls, 1000);
+	assert_int_equal(in_buckets, 1000);
+}
+
+static void histogram_error_is_at_most_two_percent(void **state)
+{
+	(void)state;
+	for (uint64_t v = 1; v < 1ull << 40; v += v / 97 + 1) {
+		double mid = kw_bucket_mid(kw_bucket(v)), off = mid > (double)v ? mid - (double)v : (double)v - mid;
+		assert_true(off <= 0.02 * (double)v + 0.001);
+	}
+}
+
+static void sampling_is_a_function_of_the_trace_id(void **state)
+{
+	(void)state;
+	switch_site("outer", KW_SPAN);
+	switch_site("inner", KW_SPAN);
+	uint64_t threshold = (1ull << 56) / 4 * 3;
+	for (uint32_t i = 0; i < H.c->sites_n; i++)
+		H.states[i].threshold = threshold;
+	uint64_t unsampled = me()->unsampled;
+	int kept = 0, spans = 0;
+	struct any_record r;
+	for (int i = 0; i < 400; i++) {
+		outer();
+		while (next_record(me(), &r)) {
+			if (r.r.type == KW_REC_CTX) {
+				kept++;
+				assert_true((r.ctx.trace_lo & 0xffffffffffffffull) >= threshold);
+				assert_int_equal(r.r.site >> 8, threshold >> 32);
+			}
+			spans += r.r.type == KW_REC_SPAN;
+		}
+	}
+	for (uint32_t i = 0; i < H.c->sites_n; i++)
+		H.states[i].threshold = 0;
+	assert_true(kept > 50 && kept < 150);
+	assert_int_equal(spans, kept * 3);
+	assert_int_equal(me()->unsampled - unsampled, (400 - kept) * 3);
+}
+
+static const char *headers[8][2];
+static const char *get_header(void *arg, const char *name)
+{
+	(void)arg;
+	for (int i = 0; i < 8 && headers[i][0]; i++)
+		if (!strcmp(headers[i][0], name))
+			return headers[i][1];
+	return NULL;
+}
+
+static void a_request_is_continued_from_its_headers_and_passed_on(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_SPAN);
+	memset(headers, 0, sizeof headers);
+	headers[0][0] = "traceparent";
+	headers[0][1] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+	headers[1][0] = "tracestate";
+	headers[1][1] = "other=x,klieg=l:3,ot=th:c";
+	struct klieg_ctx c, previous;
+	assert_int_equal(klieg_extract(get_header, NULL, &c), 1);
+	klieg_set_current(&c, &previous);
+	inner();
+	struct klieg_headers h;
+	klieg_inject(&h);
+	klieg_restore(&previous);
+	assert_memory_equal(h.traceparent, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0", 54);
+	assert_string_equal(h.tracestate, "klieg=l:3,ot=th:c");
+	struct any_record r;
+	assert_true(next_record(me(), &r) && r.r.type == KW_REC_CTX);
+	assert_int_equal(r.ctx.trace_hi, 0x0af7651916cd43ddull);
+	assert_int_equal(r.ctx.parent_id, 0xb7ad6b7169203331ull);
+	assert_int_equal(r.r.flags >> KW_CTX_LEVEL_SHIFT & 7, 3);
+	assert_true(next_record(me(), &r) && r.r.type == KW_REC_SPAN && r.span.parent_seq == 0);
+	klieg_inject(&h);
+	assert_string_equal(h.traceparent, "");
+}
+
+static void foreign_and_broken_headers(void **state)
+{
+	(void)state;
+	static const struct { const char *name, *value; int found; uint64_t lo; } cases[] = {
+		{ "b3", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1-05e3ac9a4f6e3b90", 1, 0x64fe8b2a57d3eff7ull },
+		{ "b3", "64fe8b2a57d3eff7-e457b5a2e4d86bd1", 1, 0x64fe8b2a57d3eff7ull },
+		{ "b3", "0", 0, 0 },
+		{ "uber-trace-id", "abc:12:0:1", 1, 0xabc },
+		{ "traceparent", "00-00000000000000000000000000000000-b7ad6b7169203331-01", 0, 0 },
+		{ "traceparent", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", 0, 0 },
+		{ "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01x", 0, 0 },
+		{ "traceparent", "00-0af7651916cd43dd8448eb211c80319", 0, 0 },
+		{ "traceparent", "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-the-future", 1, 0x8448eb211c80319cull },
+	};
+	for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+		memset(headers, 0, sizeof headers);
+		headers[0][0] = cases[i].name;
+		headers[0][1] = cases[i].value;
+		struct klieg_ctx c;
+		assert_int_equal(klieg_extract(get_header, NULL, &c), cases[i].found);
+		assert_int_equal(c.trace_lo, cases[i].lo);
+	}
+}
+
+static void a_gated_site_follows_only_requests_that_ask_for_it(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_DETAIL);
+	for (uint32_t i = 0; i < H.c->sites_n; i++)
+		H.states[i].flags = KW_STATE_GATED;
+	struct any_record r;
+	inner();
+	assert_false(next_record(me(), &r));
+	memset(headers, 0, sizeof headers);
+	headers[0][0] = "klieg-level";
+	headers[0][1] = "detail";
+	struct klieg_ctx c, previous;
+	klieg_extract(get_header, NULL, &c);
+	klieg_set_current(&c, &previous);
+	inner();
+	klieg_restore(&previous);
+	for (uint32_t i = 0; i < H.c->sites_n; i++)
+		H.states[i].flags = 0;
+	assert_true(next_record(me(), &r) && r.r.type == KW_REC_CTX && r.r.flags & KW_CTX_FORCED);
+	assert_true(next_record(me(), &r) && r.r.type == KW_REC_ATTR);
+	assert_true(next_record(me(), &r) && r.r.type == KW_REC_SPAN);
+}
+
+static void an_expired_lease_silences_everything(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_DETAIL);
+	H.c->lease_tsc = 1;
+	inner();
+	struct any_record r;
+	assert_false(next_record(me(), &r));
+	assert_int_equal(evaluated, 0);
+}
+
+static klieg_span handed;
+static void *end_it(void *arg)
+{
+	KLIEG_END(handed, "handed");
+	return arg;
+}
+
+static void a_span_may_end_on_another_thread(void **state)
+{
+	(void)state;
+	switch_site("handed", KW_SPAN);
+	switch_site("outer", KW_SPAN);
+	uint32_t depth = me()->depth;
+	KLIEG_BEGIN(handed, "handed");
+	assert_int_equal(me()->depth, depth + 1);
+	uint32_t seq = me()->seq;
+	uint64_t id = kw_span_id(me()->seed, seq);
+	pthread_t t;
+	pthread_create(&t, NULL, end_it, NULL);
+	pthread_join(t, NULL);
+	int found = 0;
+	for (uint32_t i = 0; i < 4; i++) { /* the other thread is gone; its slot is DEAD and not yet drained */
+		struct kw_thread *s = (struct kw_thread *)((uint8_t *)H.r + H.r->threads_off + i * H.r->thread_stride);
+		struct any_record r;
+		while (s->state == KW_THREAD_DEAD && next_record(s, &r))
+			found += r.r.type == KW_REC_SPANX && r.spanx.span_id == id;
+	}
+	assert_int_equal(found, 1);
+	outer(); /* and this thread goes on as if nothing had been */
+	assert_true(me()->depth <= 1);
+	KLIEG_END(handed, "handed"); /* a second end is nothing */
+}
+
+static void end_of_garbage_is_harmless(void **state)
+{
+	(void)state;
+	switch_site("garbage", KW_SPAN);
+	klieg_span s;
+	memset(&s, 0xa5, sizeof s);
+	uint64_t head = me()->head;
+	KLIEG_END(s, "garbage");
+	assert_int_equal(me()->head, head);
+}
+
+static sigjmp_buf jump;
+__attribute__((noinline)) static void jumps(void) { KLIEG_SPAN("jumps"); siglongjmp(jump, 1); }
+
+static void longjmp_over_spans_is_counted_and_mended(void **state)
+{
+	(void)state;
+	switch_site("jumps", KW_SPAN);
+	switch_site("outer", KW_SPAN);
+	uint64_t abandoned = me()->abandoned;
+	uint32_t seq = me()->seq;
+	{
+		KLIEG_SPAN_AS(s, "outer");
+		if (!sigsetjmp(jump, 0))
+			jumps();
+	}
+	assert_int_equal(me()->abandoned - abandoned, 1);
+	assert_int_equal(me()->depth, 0);
+	assert_int_equal(me()->seq - seq, 2);
+}
+
+static void handler(int sig) { (void)sig; inner(); errno = 77; errno = 0; }
+
+static void signal_handlers_may_use_probes(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_DETAIL);
+	switch_site("outer", KW_SPAN);
+	signal(SIGUSR1, handler);
+	uint32_t seq = me()->seq;
+	uint64_t reentrant = me()->lost_reentrant;
+	for (int i = 0; i < 1000; i++) {
+		KLIEG_SPAN("outer");
+		raise(SIGUSR1);
+		skip_records(me());
+	}
+	assert_int_equal(me()->seq - seq + (me()->lost_reentrant - reentrant), 2000);
+}
+
+static void a_full_ring_loses_and_counts(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_SPAN);
+	uint32_t seq = me()->seq;
+	uint64_t lost = me()->lost_full;
+	enum { N = 20000 };
+	for (int i = 0; i < N; i++)
+		inner();
+	struct any_record r;
+	uint64_t got = 0;
+	while (next_record(me(), &r))
+		got += r.r.type == KW_REC_SPAN;
+	assert_int_equal(me()->seq - seq, N);
+	assert_int_equal(got + (me()->lost_full - lost), N);
+	assert_true(got >= H.r->ring_bytes / 64 - 2);
+	inner();
+	assert_true(next_record(me(), &r));
+}
+
+static void a_wrapping_ring_keeps_every_record(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_DETAIL);
+	struct any_record r;
+	int spans = 0, attrs = 0;
+	for (int i = 0; i < 30000; i++) {
+		inner();
+		while (next_record(me(), &r)) {
+			spans += r.r.type == KW_REC_SPAN;
+			attrs += r.r.type == KW_REC_ATTR;
+		}
+	}
+	assert_int_equal(spans, 30000);
+	assert_int_equal(attrs, 30000);
+}
+
+static void deep_recursion_is_counted(int n)
+{
+	KLIEG_SPAN("deep");
+	if (n)
+		deep_recursion_is_counted(n - 1);
+}
+static void nesting_deeper_than_the_stack_is_counted(void **state)
+{
+	(void)state;
+	switch_site("deep", KW_SPAN);
+	uint64_t lost = me()->lost_depth;
+	deep_recursion_is_counted(99);
+	assert_int_equal(me()->lost_depth - lost, 100 - KW_OPEN_MAX);
+	assert_int_equal(me()->depth, 0);
+}
+
+static void a_forked_child_has_a_region_of_its_own(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_SPAN);
+	inner();
+	uint64_t head = me()->head;
+	struct kw_region *parents = H.r;
+	pid_t pid = fork();
+	if (!pid) {
+		for (int i = 0; i < 100; i++) /* on in the text it shares, but nobody leased its new region: nothing happens */
+			inner();
+		harness_find();
+		_exit(H.r != parents && H.r->pid == (uint32_t)getpid() && H.c->sites_n > 0 ? 0 : 1);
+	}
+	int status;
+	waitpid(pid, &status, 0);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	assert_int_equal(me()->head, head);
+	/* A clone that runs no atfork handler still never writes its parent's ring. */
+	pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+	if (!pid) {
+		inner();
+		syscall(SYS_exit_group, 0);
+	}
+	waitpid(pid, &status, 0);
+	assert_int_equal(me()->head, head);
+}
+
+static void *one_span(void *arg)
+{
+	inner();
+	return arg;
+}
+static void a_thousand_threads(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_SPAN);
+	for (uint32_t i = 0; i < H.r->max_threads; i++) { /* as the agent does: give back what is drained */
+		struct kw_thread *t = (struct kw_thread *)((uint8_t *)H.r + H.r->threads_off + i * H.r->thread_stride);
+		if (t->state == KW_THREAD_DEAD)
+			skip_records(t), t->state = KW_THREAD_FREE;
+	}
+	enum { N = 1000 };
+	static pthread_t t[N];
+	pthread_attr_t a;
+	pthread_attr_init(&a);
+	pthread_attr_setstacksize(&a, 65536);
+	for (int i = 0; i < N; i++)
+		assert_int_equal(pthread_create(&t[i], &a, one_span, NULL), 0);
+	for (int i = 0; i < N; i++)
+		pthread_join(t[i], NULL);
+	uint64_t spans = 0;
+	for (uint32_t i = 0; i < H.r->max_threads; i++) {
+		struct kw_thread *s = (struct kw_thread *)((uint8_t *)H.r + H.r->threads_off + i * H.r->thread_stride);
+		struct any_record r;
+		while (s->state == KW_THREAD_DEAD && next_record(s, &r))
+			spans += r.r.type == KW_REC_SPAN;
+	}
+	assert_int_equal(spans + H.c->lost_no_slot, N);
+}
+
+static void events_links_and_counters(void **state)
+{
+	(void)state;
+	switch_site("outer2", KW_DETAIL);
+	switch_site("tick", KW_DETAIL);
+	switch_site("bytes", KW_COUNT);
+	{
+		KLIEG_SPAN_AS(s, "outer2");
+		KLIEG_EVENT("tick", KLIEG_BOOL("yes", 1));
+		KLIEG_COUNT("bytes", 7);
+		struct klieg_ctx other = { .trace_hi = 1, .trace_lo = 2, .span_id = 3 };
+		KLIEG_LINK(s, &other);
+	}
+	struct any_record r;
+	assert_true(next_record(me(), &r) && r.r.type == KW_REC_CTX);
+	assert_true(next_record(me(), &r) && r.r.type == KW_REC_EVENT && r.event.seq == me()->seq && r.event.tsc);
+	assert_true(next_record(me(), &r) && r.r.type == KW_REC_LINK && r.link.trace_lo == 2 && r.link.span_id == 3);
+	assert_true(next_record(me(), &r) && r.r.type == KW_REC_SPAN);
+	struct kw_cell *cells = (struct kw_cell *)((uint8_t *)me() + H.r->cells_off);
+	int64_t value = 0;
+	for (unsigned i = 1; i <= me()->cells_used; i++)
+		value += cells[i].value;
+	assert_int_equal(value, 7);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define T(f) cmocka_unit_test_setup(f, setup)
+		T(off_evaluates_and_records_nothing), T(nested_spans_are_parent_and_children_of_one_trace), T(each_root_is_a_trace_of_its_own),
+		T(detail_adds_attributes_and_hides_sensitive_ones), T(count_keeps_numbers_and_writes_no_record), T(histogram_error_is_at_most_two_percent),
+		T(sampling_is_a_function_of_the_trace_id), T(a_request_is_continued_from_its_headers_and_passed_on), T(foreign_and_broken_headers),
+		T(a_gated_site_follows_only_requests_that_ask_for_it), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
+		T(end_of_garbage_is_harmless), T(longjmp_over_spans_is_counted_and_mended), T(signal_handlers_may_use_probes), T(a_full_ring_loses_and_counts),
+		T(a_wrapping_ring_keeps_every_record), T(nesting_deeper_than_the_stack_is_counted), T(events_links_and_counters),
+		T(a_forked_child_has_a_region_of_its_own), T(a_thousand_threads),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
