@@ -1,0 +1,66 @@
+/* What nearly every command does first and last: parse, find the server, ask, print what went wrong. */
+#include "cli/cli.h"
+#include "base/clock.h"
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+bool cli_open(int argc, char **argv, struct cli *ret_c, int *ret_status)
+{
+	struct cli c = { 0 };
+	struct err e = { 0 };
+	if (cli_begin(argc, argv, &c.args, ret_status))
+		return false;
+	if (output_of(&c.args, &c.out, &e) < 0 || client_find(cli_opt(&c.args, "server"), &c.client, &e) < 0) {
+		*ret_status = cli_fail(&e);
+		return false;
+	}
+	*ret_c = c;
+	return true;
+}
+
+json_t *cli_get(struct cli *c, const char *target, int *ret_status)
+{
+	struct err e = { 0 };
+	json_t *doc = NULL;
+	if (client_json(&c->client, "GET", target, NULL, &doc, NULL, &e) < 0)
+		*ret_status = cli_fail(&e);
+	return doc;
+}
+
+static void on_interrupt(int sig)
+{
+	cli_interrupted = 1;
+}
+
+void cli_catch_interrupt(void)
+{
+	struct sigaction sa = { .sa_handler = on_interrupt };  /* no SA_RESTART: a blocked read ends */
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGTERM, &sa, NULL);
+}
+
+int cli_range(const struct cli_args *a, struct buf *target, struct err *e)
+{
+	const char *since = cli_opt(a, "since"), *from = cli_opt(a, "from"), *to = cli_opt(a, "to");
+	int64_t ns, f = 0, t = clock_wall();
+	int rc;
+	if (since && from)
+		return err_set(e, KLIEG_E_USAGE, "--since and --from exclude each other");
+	if (from) {
+		if ((rc = cli_parse_count(from, 0, INT64_MAX, &f, e)) < 0 || (to && (rc = cli_parse_count(to, f, INT64_MAX, &t, e)) < 0))
+			return rc;
+		char s[32];
+		snprintf(s, sizeof(s), "%lld", (long long)f);
+		client_query(target, "from", s);
+		snprintf(s, sizeof(s), "%lld", (long long)t);
+		client_query(target, "to", s);
+		return 0;
+	}
+	if (to)
+		return err_set(e, KLIEG_E_USAGE, "--to needs --from");
+	if ((rc = cli_parse_duration(since ? since : "15m", &ns, e)) < 0)
+		return rc;
+	client_query(target, "since", since ? since : "15m");
+	return 0;
+}
