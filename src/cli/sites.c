@@ -1,8 +1,8 @@
 /* Sites and toggles: ps, ls, on, off, toggles. */
 #include "cli/cli.h"
 #include "base/clock.h"
-#include <errno.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -135,6 +135,17 @@ static int remove_toggle(struct cli *c, const char *id, json_t **ret_doc, struct
 	return rc;
 }
 
+/* SIGINT and SIGTERM are blocked from before the request until the toggle is gone again: no moment in which it could be left behind. */
+static sigset_t hold_signals;
+
+static void hold_begin(void)
+{
+	sigemptyset(&hold_signals);
+	sigaddset(&hold_signals, SIGINT);
+	sigaddset(&hold_signals, SIGTERM);
+	sigprocmask(SIG_BLOCK, &hold_signals, NULL);
+}
+
 /* --for: stays until the time is over or somebody presses Ctrl-C, then takes the toggle away. */
 static int hold(struct cli *c, const char *id, int64_t ns)
 {
@@ -142,14 +153,11 @@ static int hold(struct cli *c, const char *id, int64_t ns)
 	struct fmt f;
 	int64_t end = clock_mono() + ns;
 	fprintf(stderr, "on for %s; Ctrl-C switches off\n", fmt_duration(&f, ns));
-	while (!cli_interrupted && clock_mono() < end) {
-		int64_t left = end - clock_mono();
+	bool interrupted = false;
+	for (int64_t left; !interrupted && (left = end - clock_mono()) > 0;) {
 		struct timespec t = { left / 1000000000, left % 1000000000 };
-		if (left > 0)
-			nanosleep(&t, NULL);
+		interrupted = sigtimedwait(&hold_signals, NULL, &t) > 0;
 	}
-	bool interrupted = cli_interrupted;
-	cli_interrupted = 0;
 	json_t *doc = NULL;
 	int rc = remove_toggle(c, id, &doc, &e);
 	if (rc < 0 && e.code != KLIEG_E_NOT_FOUND)
@@ -195,8 +203,8 @@ int cli_on(int argc, char **argv)
 		"reason", cli_opt(&c.args, "reason") ?: "", "owner", pw ? pw->pw_name : "unknown", "where", where, "scope", cli_flag(&c.args, "marked") ? "marked" : "all", "dry_run", dry);
 	if (!body)
 		return cli_fail_usage(c.args.cmd, "an argument is not valid UTF-8");
-	if (hold_text)
-		cli_catch_interrupt();
+	if (hold_text && !dry)
+		hold_begin();
 	int64_t start = clock_mono();
 	json_t *doc = NULL;
 	int rc = client_json(&c.client, "POST", "/api/v1/toggles", body, &doc, NULL, &e);

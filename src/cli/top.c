@@ -160,7 +160,7 @@ struct screen {
 	unsigned version;
 	int at, first;
 	bool tree, help;
-	char find[80], filter[80], note[400], keep[16], ttl[16];
+	char find[80], filter[80], note[440], keep[16], ttl[16];
 };
 
 /* The latency of a row over the last looks; one step per answer. */
@@ -535,7 +535,8 @@ static int live(struct cli *c, const char *sel, int64_t interval)
 	pthread_cond_signal(&s.wake);
 	pthread_mutex_unlock(&s.lock);
 	/* The reader may sit in a slow answer; the process ends and takes it along rather than make the person wait. */
-	return cli_interrupted ? CLI_INTERRUPTED : (fflush(stdout), _exit(CLI_OK), CLI_OK);
+	fflush(stdout);
+	_exit(cli_interrupted ? CLI_INTERRUPTED : CLI_OK);
 }
 
 int cli_top(int argc, char **argv)

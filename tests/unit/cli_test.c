@@ -1,0 +1,234 @@
+/* The pure parts of the command line: parser, formats, tables, chunked bodies, waterfall; and that help, explanations and the manual page are true. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "cli/cli.h"
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* Present here so that the table holds every command, as in the composed executable; never called. */
+int cli_up(int c, char **v) { return c; }
+int cli_agent(int c, char **v) { return c; }
+int cli_server(int c, char **v) { return c; }
+
+static void same(struct buf *b, const char *want)
+{
+	buf_byte(b, 0);
+	assert_string_equal((char *)b->p, want);
+	buf_finish(b);
+}
+
+static void test_formats(void **state)
+{
+	static const struct { double ns; const char *want; } d[] = { { 0, "0ns" }, { 999, "999ns" }, { 1000, "1.00us" }, { 1234567, "1.23ms" }, { 123456789, "123ms" },
+		{ 999.4e6, "999ms" }, { 1.5e9, "1.50s" }, { 59e9, "59.0s" }, { 90e9, "1m30s" }, { 3661e9, "1h01m" }, { 90000e9, "1d01h" } };
+	struct fmt f;
+	for (size_t i = 0; i < sizeof(d) / sizeof(*d); i++)
+		assert_string_equal(fmt_duration(&f, d[i].ns), d[i].want);
+	assert_string_equal(fmt_count(&f, 9999), "9999");
+	assert_string_equal(fmt_count(&f, 12345), "12.3k");
+	assert_string_equal(fmt_percent(&f, 0), "0 %");
+	assert_string_equal(fmt_percent(&f, 0.0001), "<0.001 %");
+	assert_string_equal(fmt_percent(&f, 0.0131), "0.013 %");
+	assert_string_equal(fmt_percent(&f, 100), "100 %");
+	assert_string_equal(fmt_bytes(&f, 1200000), "1.20 MB");
+	assert_int_equal(fmt_width("aé漢", strlen("aé漢")), 4);
+	struct buf b = { 0 };
+	fmt_safe(&b, "a\033[31mb\n\xff", 0);
+	same(&b, "a?[31mb??");
+	fmt_safe(&b, "abcdefgh", 5);
+	same(&b, "abc..");
+	fmt_sparkline(&b, (double[]){ 0, 1, 8 }, 3, true);
+	same(&b, " _#");
+}
+
+static void test_durations_and_shares(void **state)
+{
+	int64_t ns;
+	double keep;
+	struct err e;
+	assert_int_equal(cli_parse_duration("1h30m", &ns, &e), 0);
+	assert_int_equal(ns, 5400000000000);
+	assert_int_equal(cli_parse_duration("250ms", &ns, &e), 0);
+	assert_int_equal(ns, 250000000);
+	const char *bad[] = { "", "5", "m", "-1s", "0s", "5 m", "1e400s", "9999999d", "10parsecs", "inf" };
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
+		assert_int_equal(cli_parse_duration(bad[i], &ns, &e), KLIEG_E_USAGE);
+	assert_int_equal(cli_parse_keep("10%", &keep, &e), 0);
+	assert_true(keep > 0.0999 && keep < 0.1001);
+	const char *bad_keep[] = { "", "0", "101%", "-1", "x", "10%%", "nan" };
+	for (size_t i = 0; i < sizeof(bad_keep) / sizeof(*bad_keep); i++)
+		assert_int_equal(cli_parse_keep(bad_keep[i], &keep, &e), KLIEG_E_USAGE);
+}
+
+#define PARSE(...) (v = (char *[]){ __VA_ARGS__, NULL }, n = 0, ({ while (v[n]) n++; }), cli_parse(cli_find(v[0]), n, v, &a, &e))
+
+static void test_parser(void **state)
+{
+	struct cli_args a;
+	struct err e = { 0 };
+	char **v;
+	int n;
+	assert_int_equal(PARSE("on", "--level=count", "x", "-k", "10%", "--dry-run"), 0);
+	assert_string_equal(cli_opt(&a, "level"), "count");
+	assert_string_equal(cli_opt(&a, "keep"), "10%");
+	assert_true(cli_flag(&a, "dry-run") && !cli_flag(&a, "json"));
+	assert_int_equal(a.npos, 1);
+	assert_string_equal(a.pos[0], "x");
+	assert_int_equal(PARSE("run", "--", "ls", "--color", "-l"), 0);
+	assert_int_equal(a.npos, 3);
+	assert_int_equal(PARSE("run", "ls", "--color"), 0);
+	assert_int_equal(a.npos, 2);
+	assert_int_equal(PARSE("on", "x", "--levle", "span"), KLIEG_E_USAGE);
+	assert_non_null(strstr(e.hint, "did you mean: --level"));
+	assert_int_equal(PARSE("on"), KLIEG_E_USAGE);
+	assert_int_equal(PARSE("on", "x", "y"), KLIEG_E_USAGE);
+	assert_int_equal(PARSE("on", "x", "--ttl"), KLIEG_E_USAGE);
+	assert_int_equal(PARSE("on", "x", "--json=1"), KLIEG_E_USAGE);
+	assert_int_equal(PARSE("on", "--help"), 0);
+}
+
+static void test_chunked_bodies_in_any_cut(void **state)
+{
+	static const char in[] = "5;x=y\r\nhello\r\n6\r\n world\r\n0\r\nTrailer: 1\r\n\r\n";
+	for (size_t cut = 1; cut < sizeof(in); cut++) {
+		struct chunks c = { 0 };
+		struct buf b = { 0 };
+		for (size_t at = 0; at < sizeof(in) - 1; at += cut)
+			assert_int_equal(chunks_feed(&c, in + at, sizeof(in) - 1 - at < cut ? sizeof(in) - 1 - at : cut, &b), 0);
+		assert_true(c.done);
+		same(&b, "hello world");
+	}
+	struct chunks c = { 0 };
+	struct buf b = { 0 };
+	assert_int_equal(chunks_feed(&c, "zz\r\n", 4, &b), KLIEG_E_BAD_DATA);
+}
+
+static void test_tables(void **state)
+{
+	static const struct column cols[] = { { "NAME", "name", COL_TEXT, .max = 6 }, { "P", "x.p", COL_NS }, { "ID", "id", COL_TEXT, true }, { 0 } };
+	json_t *rows = json_loads("[{\"name\":\"a,\\\"b\\\"cdefg\",\"x\":{\"p\":1500},\"id\":\"i\"},{\"name\":\"n\"}]", 0, NULL);
+	struct buf b = { 0 };
+	table_text(rows, cols, false, false, 0, &b);
+	same(&b, "NAME         P\na,\"b..  1.50us\nn            -\n");
+	table_csv(rows, cols, &b);
+	same(&b, "name,x.p,id\r\n\"a,\"\"b\"\"cdefg\",1500,i\r\nn,,\r\n");
+	json_decref(rows);
+}
+
+static void test_waterfall(void **state)
+{
+	json_t *t = json_loads("{\"trace_id\":\"t\",\"spans\":[{\"span_id\":\"b\",\"parent_span_id\":\"a\",\"service\":\"s\",\"name\":\"child\",\"start_unix_nano\":1700000000000000025,"
+		"\"duration_nano\":50,\"status\":\"error\"},{\"span_id\":\"a\",\"parent_span_id\":\"\",\"service\":\"s\",\"name\":\"root\",\"start_unix_nano\":1700000000000000000,\"duration_nano\":100},"
+		"{\"span_id\":\"x\",\"parent_span_id\":\"y\",\"name\":\"c1\",\"start_unix_nano\":1700000000000000001,\"duration_nano\":1},"
+		"{\"span_id\":\"y\",\"parent_span_id\":\"x\",\"name\":\"c2\",\"start_unix_nano\":1700000000000000002,\"duration_nano\":1}]}", 0, NULL);
+	struct buf b = { 0 };
+	waterfall_text(t, 80, false, true, false, &b);
+	buf_byte(&b, 0);
+	assert_non_null(strstr((char *)b.p, "s:root"));
+	assert_non_null(strstr((char *)b.p, "`-s:child !"));
+	assert_non_null(strstr((char *)b.p, "   100ns     50ns\n"));  /* self: without the child */
+	assert_non_null(strstr((char *)b.p, ":c1"));                   /* a cycle is cut, not followed and not lost */
+	assert_non_null(strstr((char *)b.p, ":c2"));
+	buf_finish(&b);
+	json_decref(t);
+}
+
+/* As a shell would cut it: quotes and a comment. */
+static int words(char *s, char **ret, int max)
+{
+	int n = 0;
+	while (*s && n < max - 1) {
+		while (*s == ' ')
+			s++;
+		if (!*s || *s == '#')
+			break;
+		char *w = ret[n++] = s;
+		char q = 0;
+		for (; *s && (q || *s != ' '); s++)
+			if (q ? *s == q : *s == '\'')
+				q = q ? 0 : *s;
+			else
+				*w++ = *s;
+		if (*s)
+			s++;
+		*w = 0;
+	}
+	ret[n] = NULL;
+	return n;
+}
+
+static void test_examples_parse(void **state)
+{
+	for (const struct cli_command *c = cli_commands; c->name; c++) {
+		assert_non_null(c->run);
+		assert_true(c->examples && c->examples[0]);
+		for (const char *const *x = c->examples; *x; x++) {
+			char *copy = strdup(*x), *v[32];
+			int n = words(copy, v, 32);
+			struct cli_args a;
+			struct err e = { 0 };
+			assert_true(n >= 2);
+			assert_string_equal(v[0], "klieg");
+			assert_string_equal(v[1], c->name);
+			if (cli_parse(c, n - 1, v + 1, &a, &e) < 0)
+				fail_msg("%s: %s", *x, e.msg);
+			free(copy);
+		}
+	}
+}
+
+static void test_every_error_is_explained(void **state)
+{
+	char code[8];
+	fflush(stdout);
+	int out = dup(1), null = open("/dev/null", O_WRONLY);
+	dup2(null, 1);
+	bool good = true;
+#define X(name, num, http, title) snprintf(code, sizeof(code), "E%d", num); good = good && cli_explain(code) == CLI_OK;
+	KLIEG_ERRORS(X)
+#undef X
+	good = good && cli_explain("E999") == CLI_NONE;
+	fflush(stdout);
+	dup2(out, 1);
+	close(out);
+	close(null);
+	assert_true(good);
+}
+
+static void test_manual_names_everything(void **state)
+{
+	struct buf b = { 0 };
+	assert_int_equal(buf_read_file(KLIEG_TOP "/docs/klieg.1", 1 << 20, &b), 0);
+	buf_byte(&b, 0);
+	for (const struct cli_command *c = cli_commands; c->name; c++) {
+		char heading[64];
+		snprintf(heading, sizeof(heading), ".SS klieg %s", c->name);
+		char *at = strstr((char *)b.p, heading), *end;
+		if (!at)
+			fail_msg("klieg.1 does not describe klieg %s", c->name);
+		end = strstr(at + 1, "\n.S");
+		for (const struct cli_option *o = c->options; o && o->name; o++) {
+			struct buf want = { 0 };
+			buf_add_str(&want, "\\-\\-");
+			for (const char *p = o->name; *p; p++)
+				buf_printf(&want, "%s%c", *p == '-' ? "\\" : "", *p);
+			if (!memmem(at, end ? end - at : (long)strlen(at), want.p, want.n))
+				fail_msg("klieg.1 does not describe klieg %s --%s", c->name, o->name);
+			buf_finish(&want);
+		}
+	}
+	buf_finish(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_formats), cmocka_unit_test(test_durations_and_shares), cmocka_unit_test(test_parser),
+		cmocka_unit_test(test_chunked_bodies_in_any_cut), cmocka_unit_test(test_tables), cmocka_unit_test(test_waterfall), cmocka_unit_test(test_examples_parse),
+		cmocka_unit_test(test_every_error_is_explained), cmocka_unit_test(test_manual_names_everything) };
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
