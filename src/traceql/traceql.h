@@ -31,10 +31,27 @@ enum tq_intrinsic {
 struct tq_field { enum tq_scope scope; enum tq_intrinsic intrinsic; struct str key; };
 
 /* Evaluation over anything that can name its fields: spans, sites. get() writes TQ_NIL for what is absent. */
-struct tq_source { void *ctx; void (*get)(void *ctx, const struct tq_field *f, struct tq_value *ret_v); };
+struct tq_source {
+	void *ctx;
+	void (*get)(void *ctx, const struct tq_field *f, struct tq_value *ret_v);
+	/* The nth value of a field that a span has several of (events, links); false = no more. NULL: the source has none. */
+	bool (*nth)(void *ctx, const struct tq_field *f, uint32_t n, struct tq_value *ret_v);
+};
 bool traceql_eval(const struct traceql *q, const struct tq_source *src);
 /* The same over span i of a batch. Trace intrinsics (rootName, ...) are looked up in the batch if it holds the whole trace, else nil. */
 bool traceql_match(const struct traceql *q, const struct batch *b, uint32_t i);
+/* True if it mentions such an intrinsic (rootName, rootServiceName, traceDuration, span:childCount): evaluate it over whole traces then. */
+bool traceql_needs_trace(const struct traceql *q);
+/* How many regular-expression matches were given up at their work limit (and counted as no match). */
+uint64_t traceql_gave_up(const struct traceql *q);
+
+/* The same as traceql_match, much faster over many spans of one batch. One thread per matcher; q must outlive it. Call begin at each new
+ * batch, also if it lives at the old one's address; match does so by itself only when it can see that the batch is another one. */
+struct tq_matcher;
+struct tq_matcher *traceql_matcher_create(const struct traceql *q);
+void traceql_matcher_destroy(struct tq_matcher *m);      /* NULL is fine */
+void traceql_matcher_begin(struct tq_matcher *m, const struct batch *b);
+bool traceql_matcher_match(struct tq_matcher *m, const struct batch *b, uint32_t i);
 
 /* Conditions that every match must satisfy (AND-ed at the top level), for a store to push down. Unset members: empty / 0 / INT64_MAX. */
 struct tq_pushdown {
