@@ -518,9 +518,9 @@ static void add_glob(struct buf *b, const char *field, struct str glob)
 	for (size_t i = 0; i < glob.n; i++) {
 		char c = glob.p[i];
 		if (wild && c == '*')
-			buf_add_str(b, "(?s:.*)");
+			buf_add_str(b, ".*");
 		else if (wild && c == '?')
-			buf_add_str(b, "(?s:.)");
+			buf_add_str(b, ".");
 		else if (wild && strchr("\\^$.[]|()+{}", c))
 			buf_printf(b, c == '\\' ? "\\\\\\\\" : "\\\\%c", c);
 		else if (c == '"' || c == '\\')
