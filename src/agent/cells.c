@@ -1,0 +1,197 @@
+/* Statistics per site: calls, errors, latency histogram, over the last minute; from count cells in shared memory and from drained spans, so
+ * that they exist at every level. Agent thread. */
+#include "agent/state.h"
+#include <stdlib.h>
+
+static struct site_stat *stat_of(struct process *p, struct site *s)
+{
+	if (!s->stat)
+		s->stat = base_calloc(1, sizeof *s->stat);
+	return s->stat;
+}
+
+static uint32_t *hist(struct process *p, struct site_stat *st, int64_t sec)
+{
+	int64_t epoch = sec / 15;
+	uint32_t k = (uint32_t)(epoch % STAT_HISTS);
+	if (!st->h[k].bucket) {
+		if (p->agent->stat_sites >= STAT_SITES_MAX * STAT_HISTS)
+			return NULL; /* no percentiles for the rest */
+		p->agent->stat_sites++;
+		st->h[k].bucket = base_calloc(KW_BUCKETS, sizeof(uint32_t));
+	} else if (st->h[k].epoch != epoch) {
+		memset(st->h[k].bucket, 0, KW_BUCKETS * sizeof(uint32_t));
+	}
+	st->h[k].epoch = epoch;
+	return st->h[k].bucket;
+}
+
+#define SEC_OF(st, now) ({ __typeof__(&(st)->s[0]) x_ = &(st)->s[(now) % STAT_SECONDS]; \
+	if (x_->sec != (now)) { memset(x_, 0, sizeof *x_); x_->sec = (now); } x_; })
+
+void stat_span(struct process *p, struct site *s, int64_t sec, uint64_t ticks, bool error, uint64_t self, bool has_self)
+{
+	struct site_stat *st = stat_of(p, s);
+	__auto_type x = SEC_OF(st, sec);
+	x->calls++;
+	x->errors += error;
+	x->ticks += ticks;
+	x->self += self;
+	x->has_self |= has_self;
+	if (ticks > x->max)
+		x->max = ticks;
+	uint32_t *h = has_self ? hist(p, st, sec) : NULL;
+	if (h)
+		h[kw_bucket(ticks)]++;
+}
+
+void stat_free(struct agent *a, struct site *s)
+{
+	if (!s->stat)
+		return;
+	for (int i = 0; i < STAT_HISTS; i++)
+		if (s->stat->h[i].bucket) {
+			a->stat_sites--;
+			free(s->stat->h[i].bucket);
+		}
+	free(s->stat);
+	s->stat = NULL;
+}
+
+/* Takes the differences since the last look. The cells are the process's: any value in them only spoils its own statistics. */
+void cells_read(struct process *p)
+{
+	int64_t now = clock_mono() / SECOND;
+	for (uint32_t i = 0; p->map && i < process_slots(p); i++) {
+		struct kw_thread *slot = process_slot(p, i);
+		struct thread *th = p->threads[i];
+		uint32_t used = __atomic_load_n(&slot->cells_used, __ATOMIC_ACQUIRE);
+		if (!used || !p->reg.cell_count)
+			continue;
+		if (!th)
+			th = p->threads[i] = base_calloc(1, sizeof *th);
+		if (!th->cell_base) {
+			th->cell_base = base_calloc(p->reg.cell_count * 4, sizeof(uint64_t));
+			th->cell_bucket = base_calloc(p->reg.cell_count, sizeof *th->cell_bucket);
+		}
+		const struct kw_cell *cells = (const struct kw_cell *)((uint8_t *)slot + p->reg.cells_off);
+		for (uint32_t c = 0; c < p->reg.cell_count && c <= used; c++) {
+			uint64_t calls = __atomic_load_n(&cells[c].calls, __ATOMIC_ACQUIRE), *base = &th->cell_base[4 * c];
+			uint32_t site = cells[c].site;
+			if (calls == base[0] || site >= p->nsites || !p->sites[site].id)
+				continue;
+			struct site *s = &p->sites[site];
+			struct site_stat *st = stat_of(p, s);
+			__auto_type x = SEC_OF(st, now);
+			uint64_t errors = cells[c].errors, ticks = cells[c].sum_ticks, value = (uint64_t)cells[c].value, max = 0;
+			x->calls += calls - base[0];
+			x->errors += errors - base[1];
+			x->ticks += ticks - base[2];
+			x->value += (int64_t)(value - base[3]);
+			p->hits += calls - base[0];
+			base[0] = calls, base[1] = errors, base[2] = ticks, base[3] = value;
+			if (s->kind != KW_SITE_SPAN)
+				continue;
+			if (!th->cell_bucket[c])
+				th->cell_bucket[c] = base_calloc(KW_BUCKETS, sizeof(uint32_t));
+			uint32_t *h = hist(p, st, now);
+			for (uint32_t b = 0; b < KW_BUCKETS; b++) {
+				uint32_t v = cells[c].bucket[b], d = v - th->cell_bucket[c][b];
+				if (!d)
+					continue;
+				th->cell_bucket[c][b] = v;
+				max = (uint64_t)kw_bucket_mid(b);
+				if (h)
+					h[b] += d;
+			}
+			if (max > x->max)
+				x->max = max;
+		}
+	}
+}
+
+uint64_t stat_calls(const struct site *s, int64_t from_sec)
+{
+	uint64_t n = 0;
+	for (int i = 0; s->stat && i < STAT_SECONDS; i++)
+		if (s->stat->s[i].sec >= from_sec)
+			n += s->stat->s[i].calls;
+	return n;
+}
+
+struct sum { uint64_t id, calls, errors, ticks, max, self; int64_t value; bool has_self, has_hist; struct process *p; uint32_t site; uint8_t level;
+	uint32_t hist[KW_BUCKETS]; };
+
+static json_t *quantile(const struct sum *s, double q, double ns)
+{
+	uint64_t n = 0, at = 0;
+	for (uint32_t b = 0; b < KW_BUCKETS; b++)
+		n += s->hist[b];
+	if (!n)
+		return json_null();
+	uint64_t rank = (uint64_t)(q * (double)(n - 1)) + 1;
+	for (uint32_t b = 0; b < KW_BUCKETS; b++)
+		if ((at += s->hist[b]) >= rank)
+			return json_integer((json_int_t)(kw_bucket_mid(b) * ns));
+	return json_null();
+}
+
+json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns)
+{
+	int64_t sec = window_ns / SECOND < 1 ? 1 : window_ns / SECOND > 60 ? 60 : window_ns / SECOND, now = clock_mono() / SECOND, from = now - sec;
+	double ns = a->clock.ns_per_tick;
+	struct sum **sums = NULL;
+	uint32_t n = 0;
+	for (uint32_t k = 0; k < a->nprocs; k++) {
+		struct process *p = a->procs[k];
+		if (p->map)
+			cells_read(p);
+		for (uint32_t i = 0; i < p->nsites; i++) {
+			struct site *s = &p->sites[i];
+			if (!s->stat || !s->id || !stat_calls(s, from) || (q && !site_match(p, i, q)))
+				continue;
+			struct sum *m = NULL;
+			for (uint32_t j = 0; j < n && !m; j++)
+				if (sums[j]->id == s->id && !strcmp(sums[j]->p->service, p->service))
+					m = sums[j];
+			if (!m) {
+				sums = base_realloc(sums, (n + 1) * sizeof *sums);
+				m = sums[n++] = base_calloc(1, sizeof *m);
+				m->id = s->id, m->p = p, m->site = i;
+			}
+			m->level = s->level > m->level ? s->level : m->level;
+			for (int t = 0; t < STAT_SECONDS; t++) {
+				__auto_type x = &s->stat->s[t];
+				if (x->sec < from)
+					continue;
+				m->calls += x->calls, m->errors += x->errors, m->ticks += x->ticks, m->self += x->self, m->value += x->value;
+				m->has_self |= x->has_self;
+				m->max = x->max > m->max ? x->max : m->max;
+			}
+			for (int t = 0; t < STAT_HISTS; t++)
+				if (s->stat->h[t].bucket && s->stat->h[t].epoch >= from / 15)
+					for (uint32_t b = 0; b < KW_BUCKETS; b++)
+						m->hist[b] += s->stat->h[t].bucket[b];
+		}
+	}
+	json_t *list = json_array();
+	for (uint32_t j = 0; j < n; j++) {
+		struct sum *m = sums[j];
+		struct site *s = &m->p->sites[m->site];
+		struct str name = strtab_get(&m->p->strs, s->name), comp = strtab_get(&m->p->strs, s->component);
+		char id[17];
+		span_id_hex(m->id, id);
+		double d = (double)sec, cost = (double)m->calls / d * 25e-9 * 100; /* a probe's calibrated order of cost: 25 ns */
+		json_t *o = json_pack("{s:s,s:s%,s:s%,s:s,s:s,s:I,s:I,s:f,s:f,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:n,s:f}", "id", id, "name", name.p, name.n,
+			"component", comp.p, comp.n, "service", m->p->service, "level", level_name(m->level), "calls", (json_int_t)m->calls, "errors",
+			(json_int_t)m->errors, "calls_per_s", (double)m->calls / d, "errors_per_s", (double)m->errors / d, "p50_nano", quantile(m, .5, ns),
+			"p95_nano", quantile(m, .95, ns), "p99_nano", quantile(m, .99, ns), "max_nano", (json_int_t)((double)m->max * ns), "mean_nano",
+			(json_int_t)(m->calls ? (double)m->ticks * ns / (double)m->calls : 0), "total_nano", (json_int_t)((double)m->ticks * ns),
+			"value", (json_int_t)m->value, "cpu_percent", "overhead_percent", cost);
+		json_object_set_new(o, "self_nano", m->has_self ? json_integer((json_int_t)((double)m->self * ns)) : json_null());
+		json_array_append_new(list, o);
+		free(m);
+	}
+	free(sums);
+	return json_pack("{s:I,s:o}", "window_nano", (json_int_t)(sec * SECOND), "sites", list);
+}

@@ -1,0 +1,236 @@
+/* What the agent's modules share. Everything here is owned by the agent thread unless a comment says otherwise. */
+#pragma once
+#include "agent/agent.h"
+#include "agent/clock.h"
+#include "agent/ring.h"
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "traceql/traceql.h"
+#include "wire/wire.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#define SECOND 1000000000ll
+#define EXITED_KEEP (600 * SECOND) /* how long `ps` still shows a process that is gone */
+#define STAT_SECONDS 64
+#define STAT_HISTS 5               /* histograms of 15 s each: the last minute and the one being filled */
+#define STAT_SITES_MAX 20000       /* sites of a host with a histogram: 24 KiB each */
+
+struct process;
+
+struct site_stat {
+	struct { int64_t sec; uint64_t calls, errors, ticks, max, self; int64_t value; bool has_self; } s[STAT_SECONDS];
+	struct { int64_t epoch; uint32_t *bucket; } h[STAT_HISTS];
+};
+
+struct site_key { uint32_t name; char type; bool sensitive; };
+
+struct site {
+	uint64_t id;              /* hash of component, name, base name of the file: 0 = index not (or no longer) described */
+	uint64_t addr, target;    /* in the traced process */
+	uint32_t name, component, file; /* string ids of process->strs */
+	uint32_t line;
+	uint16_t module;
+	uint8_t kind, flags;
+	uint8_t level;            /* what the toggles want, and what state[] says */
+	uint8_t peek;             /* level wanted by a running cost estimate */
+	uint8_t patched;          /* the byte is on */
+	uint8_t bad;              /* its bytes are not those of a site: never touched */
+	uint8_t where;            /* every toggle that records here has a `where`: spans must pass one of them */
+	uint8_t gated;
+	uint32_t function;        /* string id, 0 = not looked up or unknown */
+	uint64_t threshold;
+	struct site_key *keys;
+	uint32_t nkeys;
+	uint64_t batch_gen;       /* of the batch that these ids belong to */
+	uint32_t batch_name, batch_scope;
+	struct site_stat *stat;
+};
+
+struct module {
+	uint8_t known, gone;
+	uint64_t addr;
+	uint32_t first, n;
+	uint32_t path;            /* string id, 0 = unknown */
+	bool resolved;            /* functions were looked up */
+};
+
+struct thread {
+	uint64_t epoch;           /* of the slot's claim that this belongs to */
+	bool live;
+	struct ring_ctx ctx;
+	struct { uint32_t seq; uint64_t ticks; } child[128]; /* time of finished children, for self time */
+	uint64_t *cell_base;      /* per cell: calls, errors, ticks, value as last read */
+	uint32_t **cell_bucket;
+	void *sw;                 /* on/off-CPU recording (switches.c) */
+};
+
+/* Records that wait for the end of their span. */
+struct pending {
+	uint64_t span_id;
+	int32_t next;
+	uint32_t bytes;
+	uint32_t site;
+	uint8_t type;
+	uint8_t data[];
+};
+#define PENDING_MAX 4096
+#define PENDING_HEADS 1024
+
+struct counters {
+	uint64_t made, passed, events_passed;
+	uint64_t ring_full, depth, reentrant, abandoned, no_slot, corrupt, where, spool_full, pending;
+	uint64_t unsampled, no_site;
+};
+
+struct process {
+	struct agent *agent;
+	pid_t pid;
+	uid_t uid;
+	int pidfd, memfd, mem;    /* mem: /proc/PID/mem, opened at the handshake: never another process's */
+	uint8_t *map;
+	size_t map_bytes;
+	ino_t ino; dev_t dev;
+	struct kw_region reg;     /* the validated copy: the only one whose numbers are believed */
+	struct kw_control *control;
+	struct kw_module *modules_shm;
+	struct kw_site_state *state;
+	uint32_t modules_gen;
+	struct strtab strs;
+	struct module *modules;
+	struct site *sites;
+	uint32_t nsites, sites_cap, sites_alive;
+	struct thread **threads;  /* by slot */
+	uint32_t nthreads;
+	uint32_t next_slot;       /* where the next slice of draining begins */
+	char *exe, *cmdline, *user, *service;
+	int64_t started_ns, attached_ns, exited_ns; /* exited_ns != 0: gone */
+	bool abnormal, denied, lease;
+	json_t *resource;         /* {k: v} */
+	json_t *last_in_flight;
+	uint32_t resource_seq;
+	uint64_t batch_gen; uint32_t batch_resource;
+	struct counters c;        /* banked: threads that are gone, and everything counted on this side */
+	struct pending *pending[PENDING_MAX];
+	int32_t pending_head[PENDING_HEADS];
+	int32_t pending_free;
+	uint32_t pending_n, pending_hand;
+	uint32_t detail_n;        /* sites on at detail */
+	int64_t ends_due;         /* end sites wait for their open spans until then, 0 = none */
+	uint64_t hits;            /* calls seen, for the overhead */
+	uint64_t hits_before; int64_t hits_at; double overhead;
+};
+
+struct toggle {
+	char *id, *selector, *where_text, *owner, *reason, *scope;
+	struct traceql *q, *where;
+	uint8_t level;
+	double keep;
+	bool marked;
+	int64_t expires_ns;
+	uint32_t sites, instances, processes;
+	json_t *predicted;
+};
+
+struct request {
+	struct request *next;
+	char *method;
+	json_t *params;
+	agent_reply_fn reply; void *arg;
+	int64_t due;              /* an `on` that waits for its estimate */
+	struct toggle *peek;
+	int64_t peek_started;
+	uint64_t peek_calls;
+};
+
+struct spool { struct spool *next; struct batch *b; };
+#define SPOOL_MAX 64
+
+struct agent {
+	struct agent_config cfg;
+	char *socket, *host;
+	pthread_t thread, waker;
+	int epfd, listen_fd, lock_fd, request_fd, wake_fd;
+	atomic_bool stop, waker_stop;
+	pthread_mutex_t lock;     /* guards the request queue, and `wake words` (waker) */
+	struct request *queue, **queue_end, *waiting;
+	struct process **procs;
+	uint32_t nprocs, procs_cap;
+	uint32_t *wake_words[128]; uint32_t nwake; /* under lock */
+	atomic_uint wake_gen;     /* futex: the set above changed */
+	struct clock_map clock;
+	struct batch *batch;
+	uint64_t batch_gen;
+	int64_t batch_since;
+	uint64_t key_gen; uint32_t key_thread, key_cpu, key_off;
+	struct spool *spool, **spool_end; uint32_t spool_n;
+	struct toggle **toggles;
+	uint32_t ntoggles;
+	uint32_t stat_sites;
+	int64_t next_second, cpu_at, cpu_ns; double cpu_percent;
+	uint64_t drained;
+	struct counters gone;     /* of processes forgotten */
+};
+
+/* hello.c */
+int hello_listen(struct agent *a, struct err *e);
+void hello_accept(struct agent *a);
+void hello_close(struct agent *a);
+void discover(struct agent *a);
+/* process.c */
+int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late);
+void process_exited(struct process *p);
+void process_destroy(struct process *p);
+bool process_alive(struct process *p);
+void process_read_resource(struct process *p);
+bool process_lease(struct process *p, int64_t lease_ns); /* 0 = let it lapse now */
+static inline struct kw_thread *process_slot(const struct process *p, uint32_t i)
+{
+	return (struct kw_thread *)(p->map + p->reg.threads_off + (uint64_t)i * p->reg.thread_stride);
+}
+uint32_t process_slots(const struct process *p);
+json_t *process_in_flight(struct process *p, const struct traceql *q, uint32_t limit);
+void process_count(struct process *p, struct counters *ret_c, uint64_t *ret_open);
+/* sites.c */
+bool sites_refresh(struct process *p);      /* true: something came or went */
+void sites_resolve(struct process *p, uint32_t index); /* module path and function, lazily */
+void site_source_get(void *ctx, const struct tq_field *f, struct tq_value *ret_v);
+struct site_ref { struct process *p; uint32_t i; char id[17]; };
+bool site_match(struct process *p, uint32_t i, const struct traceql *q);
+json_t *site_json(struct process *p, uint32_t i);
+/* patch.c */
+void patch_apply(struct process *p);        /* makes bytes and state[] what the sites' levels say */
+void patch_ends(struct process *p, bool force);
+/* drain.c */
+uint32_t drain_process(struct process *p, uint32_t budget); /* records taken */
+void drain_all(struct process *p);
+int drain_flush(struct agent *a);
+void pending_clear(struct process *p);
+/* mask.c: cards, e-mail addresses, tokens and keys become <masked:card> and the like. false: nothing to mask. */
+bool mask_text(struct str s, struct buf *ret_b);
+/* cells.c */
+void cells_read(struct process *p);
+void stat_span(struct process *p, struct site *s, int64_t sec, uint64_t ticks, bool error, uint64_t self, bool has_self);
+json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns);
+void stat_free(struct agent *a, struct site *s);
+uint64_t stat_calls(const struct site *s, int64_t from_sec);
+/* toggles.c */
+int toggle_parse(const json_t *j, struct toggle **ret_t, struct err *e);
+void toggle_destroy(struct toggle *t);
+json_t *toggle_json(struct agent *a, struct toggle *t);
+void toggles_match(struct agent *a, struct process *p, uint32_t from); /* sets the wanted levels; patch_apply() does them */
+void toggles_apply(struct agent *a);
+int toggle_add(struct agent *a, struct toggle *t);   /* takes t; one of the same id is replaced */
+bool toggle_remove(struct agent *a, const char *id);
+bool toggles_expire(struct agent *a);
+bool toggles_where(struct agent *a, struct process *p, uint32_t site, const struct batch *b, uint32_t span);
+const char *level_name(unsigned level);
+/* control.c */
+void control_run(struct agent *a);
+void control_waiting(struct agent *a);
+void agent_emit(struct agent *a, const char *type, json_t *more);
+/* agent.c */
+void agent_wake_words(struct agent *a);

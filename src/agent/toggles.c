@@ -1,0 +1,231 @@
+/* What people (and later policies) want on: matched against sites as these come and go; the highest level and the highest keep win; nothing
+ * outlives its TTL. Agent thread. */
+#include "agent/state.h"
+#include <math.h>
+#include <stdlib.h>
+
+static const char *const levels[] = { "off", "count", "span", "detail", "deep" };
+const char *level_name(unsigned level) { return level < 5 ? levels[level] : "off"; }
+
+void toggle_destroy(struct toggle *t)
+{
+	if (!t)
+		return;
+	free(t->id);
+	free(t->selector);
+	free(t->where_text);
+	free(t->owner);
+	free(t->reason);
+	free(t->scope);
+	traceql_destroy(t->q);
+	traceql_destroy(t->where);
+	json_decref(t->predicted);
+	free(t);
+}
+
+static char *text(const json_t *j, const char *key)
+{
+	const char *s = json_string_value(json_object_get(j, key));
+	return s ? str_dup(str_of(s)) : NULL;
+}
+
+int toggle_parse(const json_t *j, struct toggle **ret_t, struct err *e)
+{
+	if (!json_is_object(j))
+		return err_set(e, KLIEG_E_USAGE, "a toggle is an object");
+	struct toggle *t = base_calloc(1, sizeof *t);
+	int rc = 0;
+	t->id = text(j, "id");
+	t->selector = text(j, "selector");
+	t->where_text = text(j, "where");
+	t->owner = text(j, "owner");
+	t->reason = text(j, "reason");
+	t->scope = text(j, "scope");
+	const char *level = json_string_value(json_object_get(j, "level"));
+	json_t *keep = json_object_get(j, "keep");
+	t->keep = json_is_number(keep) ? json_number_value(keep) : 1;
+	t->expires_ns = json_integer_value(json_object_get(j, "expires_unix_nano"));
+	t->marked = t->scope && !strcmp(t->scope, "marked");
+	t->level = level ? 255 : KW_SPAN;
+	for (uint8_t i = 0; level && i < KW_DEEP; i++)
+		if (!strcmp(level, levels[i]))
+			t->level = i;
+	if (t->level == 255)
+		rc = err_set(e, KLIEG_E_BAD_DATA, "level \"%.40s\" is none of off, count, span, detail", level);
+	else if (!(t->keep >= 0 && t->keep <= 1))
+		rc = err_set(e, KLIEG_E_BAD_DATA, "keep must be between 0 and 1");
+	else if (t->scope && !t->marked && strcmp(t->scope, "all"))
+		rc = err_set(e, KLIEG_E_BAD_DATA, "scope \"%.40s\" is none of all, marked", t->scope);
+	else if ((rc = traceql_parse_selector(str_of(t->selector ? t->selector : ""), &t->q, e)) >= 0 && (rc = traceql_check_site(t->q, e)) >= 0
+			&& t->where_text && *t->where_text)
+		rc = traceql_parse(str_of(t->where_text), &t->where, e);
+	if (rc < 0) {
+		toggle_destroy(t);
+		return rc;
+	}
+	if (!t->id) {
+		static unsigned serial;
+		struct buf b = { 0 };
+		buf_printf(&b, "t-%08x%04x", (unsigned)(clock_wall() / 1000000), serial++ & 0xffff);
+		t->id = str_dup(buf_str(&b));
+		buf_finish(&b);
+	}
+	*ret_t = t;
+	return 0;
+}
+
+static json_t *maybe(const char *s) { return s ? json_string(s) : json_null(); }
+
+json_t *toggle_json(struct agent *a, struct toggle *t)
+{
+	int64_t from = clock_mono() / SECOND - 5;
+	uint64_t calls = 0;
+	t->sites = t->instances = t->processes = 0;
+	uint64_t *ids = NULL;
+	uint32_t cap = 0;
+	for (uint32_t k = 0; k < a->nprocs; k++) {
+		struct process *p = a->procs[k];
+		uint32_t before = t->instances;
+		for (uint32_t i = 0; p->map && i < p->nsites; i++) {
+			struct site *s = &p->sites[i];
+			if (!s->id || !s->level || p->modules[s->module].gone || s->kind == KW_SITE_END || !site_match(p, i, t->q))
+				continue;
+			t->instances++;
+			calls += stat_calls(s, from);
+			if (t->sites == cap)
+				ids = base_realloc(ids, (cap = cap ? 2 * cap : 64) * sizeof *ids);
+			ids[t->sites++] = hash_bytes(p->service, strlen(p->service), s->id);
+		}
+		t->processes += t->instances > before;
+	}
+	int cmp(const void *x, const void *y) { uint64_t m = *(const uint64_t *)x, n = *(const uint64_t *)y; return m < n ? -1 : m > n; }
+	if (t->sites)
+		qsort(ids, t->sites, sizeof *ids, cmp);
+	uint32_t distinct = 0;
+	for (uint32_t i = 0; i < t->sites; i++)
+		distinct += !i || ids[i] != ids[i - 1];
+	free(ids);
+	t->sites = distinct;
+	double per_s = (double)calls / 5;
+	return json_pack("{s:s,s:s,s:s,s:f,s:s,s:o,s:I,s:o,s:o,s:i,s:i,s:i,s:{s:b,s:f,s:f,s:f,s:f,s:s},s:O?}", "id", t->id, "selector",
+		t->selector ? t->selector : "", "level", level_name(t->level), "keep", t->keep, "scope", t->marked ? "marked" : "all",
+		"where", maybe(t->where_text), "expires_unix_nano", (json_int_t)t->expires_ns, "owner", maybe(t->owner), "reason", maybe(t->reason),
+		"sites", (int)t->sites, "instances", (int)t->instances, "processes", (int)t->processes, "measured", "known", 1, "calls_per_s", per_s,
+		"spans_per_s", t->level >= KW_SPAN ? per_s * t->keep : 0., "bytes_per_s", t->level >= KW_SPAN ? per_s * t->keep * 32 : 0.,
+		"cpu_percent", per_s * 25e-9 * 100, "basis", "measured 5 s", "predicted", t->predicted);
+}
+
+/* Sets what each site from index `from` on should be; ends follow the begins of the same id. */
+void toggles_match(struct agent *a, struct process *p, uint32_t from)
+{
+	if (!p->map)
+		return;
+	uint32_t nends = 0, size = 1;
+	for (uint32_t i = from; i < p->nsites; i++) {
+		struct site *s = &p->sites[i];
+		s->level = s->peek = 0;
+		s->threshold = 0;
+		s->where = s->gated = 0;
+		if (!s->id || p->modules[s->module].gone)
+			continue;
+		if (s->kind == KW_SITE_END) {
+			nends++;
+			continue;
+		}
+		double keep = 0;
+		bool all = false, unfiltered = false, any = false;
+		for (uint32_t k = 0; k < a->ntoggles; k++) {
+			struct toggle *t = a->toggles[k];
+			if (!t->level || !site_match(p, i, t->q))
+				continue;
+			any = true;
+			s->level = t->level > s->level ? t->level : s->level;
+			keep = t->keep > keep ? t->keep : keep;
+			all |= !t->marked;
+			unfiltered |= !t->where && t->level >= KW_SPAN;
+		}
+		for (struct request *r = a->waiting; r; r = r->next)
+			if (r->peek && !s->level && site_match(p, i, r->peek->q))
+				s->peek = KW_COUNT;
+		if (!any)
+			continue;
+		s->gated = !all;
+		s->where = !unfiltered && s->level >= KW_SPAN;
+		s->threshold = keep >= 1 ? 0 : (uint64_t)ldexp(1 - keep, 56);
+		if (s->threshold >= 1ull << 56)
+			s->threshold = UINT64_MAX; /* keep 0: nothing reaches it */
+	}
+	if (!nends)
+		return;
+	while (size < 2 * p->nsites)
+		size *= 2;
+	uint32_t *slots = base_calloc(size, sizeof *slots); /* begin sites by id: index + 1 of the one with the highest level */
+	for (int pass = 0; pass < 2; pass++)
+		for (uint32_t i = 0; i < p->nsites; i++) {
+			struct site *s = &p->sites[i];
+			if (!s->id || (pass ? s->kind != KW_SITE_END : s->kind != KW_SITE_SPAN))
+				continue;
+			uint32_t h = (uint32_t)s->id & (size - 1);
+			while (slots[h] && p->sites[slots[h] - 1].id != s->id)
+				h = (h + 1) & (size - 1);
+			if (!pass) {
+				if (!slots[h] || p->sites[slots[h] - 1].level < s->level || p->sites[slots[h] - 1].peek < s->peek)
+					slots[h] = i + 1;
+			} else if (slots[h]) {
+				s->level = p->sites[slots[h] - 1].level;
+				s->peek = p->sites[slots[h] - 1].peek;
+			}
+		}
+	free(slots);
+}
+
+void toggles_apply(struct agent *a)
+{
+	for (uint32_t i = 0; i < a->nprocs; i++) {
+		toggles_match(a, a->procs[i], 0);
+		patch_apply(a->procs[i]);
+	}
+}
+
+int toggle_add(struct agent *a, struct toggle *t)
+{
+	toggle_remove(a, t->id);
+	a->toggles = base_realloc(a->toggles, (a->ntoggles + 1) * sizeof *a->toggles);
+	a->toggles[a->ntoggles++] = t;
+	return 0;
+}
+
+bool toggle_remove(struct agent *a, const char *id)
+{
+	for (uint32_t i = 0; i < a->ntoggles; i++)
+		if (!strcmp(a->toggles[i]->id, id)) {
+			toggle_destroy(a->toggles[i]);
+			a->toggles[i] = a->toggles[--a->ntoggles];
+			return true;
+		}
+	return false;
+}
+
+bool toggles_expire(struct agent *a)
+{
+	int64_t now = clock_wall();
+	bool any = false;
+	for (uint32_t i = a->ntoggles; i-- > 0;)
+		if (a->toggles[i]->expires_ns && a->toggles[i]->expires_ns <= now) {
+			log_info("agent", "toggle %s has run out", a->toggles[i]->id);
+			agent_emit(a, "toggle", json_pack("{s:s,s:s}", "id", a->toggles[i]->id, "state", "expired"));
+			toggle_remove(a, a->toggles[i]->id);
+			any = true;
+		}
+	return any;
+}
+
+bool toggles_where(struct agent *a, struct process *p, uint32_t site, const struct batch *b, uint32_t span)
+{
+	for (uint32_t k = 0; k < a->ntoggles; k++) {
+		struct toggle *t = a->toggles[k];
+		if (t->level >= KW_SPAN && site_match(p, site, t->q) && (!t->where || traceql_match(t->where, b, span)))
+			return true;
+	}
+	return false;
+}
