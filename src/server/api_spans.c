@@ -1,0 +1,143 @@
+/* Search, one trace, the heatmap. Each runs on a pool thread against the store. */
+#include "base/clock.h"
+#include "model/span_json.h"
+#include "server/internal.h"
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+struct search { struct store_query q; struct buf out; struct traceql *tq; uint32_t columns; int64_t step; uint64_t *cells, max, matched; };
+enum { BOUNDS = 48 };
+
+static void search_done(struct call *c)
+{
+	struct search *x = c->data;
+	traceql_destroy(x->tq);
+	free(x->cells);
+	struct buf out = x->out;
+	free(x);
+	if (c->rc < 0) {
+		buf_finish(&out);
+		call_fail(c, &c->e);
+	} else
+		call_text(c, &out);
+}
+
+int call_range(struct call *c, int64_t *from, int64_t *to, struct err *e)
+{
+	json_t *since = json_object_get(c->params, "since"), *f = json_object_get(c->params, "from"), *t = json_object_get(c->params, "to");
+	*to = t ? json_integer_value(t) : clock_wall() + 60000000000ll;  /* clocks of other hosts may be ahead */
+	*from = f ? json_integer_value(f) : clock_wall() - (since ? json_integer_value(since) : 900000000000ll);
+	return *from < *to ? 0 : err_set(e, KLIEG_E_USAGE, "'from' must be before 'to'");
+}
+
+static struct search *search_new(struct call *c)
+{
+	struct search *x = base_calloc(1, sizeof(*x));
+	const char *q = json_string_value(json_object_get(c->params, "q"));
+	if (call_range(c, &x->q.from_ns, &x->q.to_ns, &c->e) < 0 || (q && *q && traceql_parse(str_of(q), &x->tq, &c->e) < 0)) {
+		free(x);
+		call_fail(c, &c->e);
+		return NULL;
+	}
+	x->q.q = x->tq;
+	x->q.limit = (uint32_t)json_integer_value(json_object_get(c->params, "limit"));
+	x->q.newest_first = true;
+	x->q.deadline_ns = clock_mono() + 10000000000ll;
+	c->data = x;
+	return x;
+}
+
+static void add_spans(struct buf *out, const struct batch *b, bool full)
+{
+	buf_add_str(out, "\"spans\":[");
+	for (uint32_t i = 0; i < b->n; i++) {
+		if (i)
+			buf_byte(out, ',');
+		span_json(b, i, full, out);
+	}
+	buf_byte(out, ']');
+}
+
+static void spans_work(struct call *c)
+{
+	struct search *x = c->data;
+	struct batch *b = NULL;
+	struct store_found f = { 0 };
+	if ((c->rc = store_query(c->s->c.store, &x->q, &b, &f, &c->e)) < 0)
+		return;
+	buf_add_str(&x->out, "{\"version\":1,");
+	add_spans(&x->out, b, false);
+	buf_printf(&x->out, ",\"matched\":%" PRIu64 ",\"partial\":%s,\"scanned\":{\"spans\":%" PRIu64 ",\"blocks\":%" PRIu64 ",\"skipped_blocks\":%" PRIu64 "}}", f.matched,
+		f.partial ? "true" : "false", f.scanned_spans, f.scanned_blocks, f.skipped_blocks);
+	batch_destroy(b);
+}
+void api_spans(struct call *c)
+{
+	if (search_new(c))
+		call_work(c, spans_work, search_done);
+}
+
+static void trace_work(struct call *c)
+{
+	struct search *x = c->data;
+	struct batch *b = NULL;
+	uint64_t hi, lo;
+	if ((c->rc = trace_id_parse(str_of(c->id), &hi, &lo)) < 0)
+		err_set(&c->e, c->rc, "'%s' is not a trace id (1 to 32 hex digits)", c->id);
+	else if ((c->rc = store_trace(c->s->c.store, hi, lo, &b, &c->e)) == 0) {
+		char h[33];
+		trace_id_hex(hi, lo, h);
+		buf_printf(&x->out, "{\"trace_id\":\"%s\",", h);
+		add_spans(&x->out, b, true);
+		buf_printf(&x->out, ",\"matched\":%u}", b->n);
+		batch_destroy(b);
+	} else if (!c->e.code)
+		err_set(&c->e, c->rc, "no spans of trace %s are stored", c->id);
+}
+void api_trace(struct call *c)
+{
+	c->data = base_calloc(1, sizeof(struct search));
+	call_work(c, trace_work, search_done);
+}
+
+/* Bounds: 1 us * 2^(i/2), the last one takes all above. */
+static double bound(int i) { return 1000 * exp2(i / 2.0); }
+static int heat(void *arg, const struct batch *b, uint32_t i)
+{
+	struct search *x = arg;
+	int64_t col = (b->spans[i].start_ns - x->q.from_ns) / x->step, d = b->spans[i].duration_ns;
+	int row = d <= 1000 ? 0 : (int)ceil(2 * log2((double)d / 1000));
+	if (col < 0 || col >= x->columns)
+		return 0;
+	uint64_t n = ++x->cells[col * BOUNDS + (row < BOUNDS ? row : BOUNDS - 1)];
+	x->max = n > x->max ? n : x->max;
+	return 0;
+}
+static void heat_work(struct call *c)
+{
+	struct search *x = c->data;
+	struct store_found f = { 0 };
+	if ((c->rc = store_scan(c->s->c.store, &x->q, heat, x, &f, &c->e)) < 0)
+		return;
+	buf_printf(&x->out, "{\"from\":%" PRId64 ",\"to\":%" PRId64 ",\"step_nano\":%" PRId64 ",\"bounds\":[", x->q.from_ns, x->q.to_ns, x->step);
+	for (int i = 0; i < BOUNDS; i++)
+		buf_printf(&x->out, "%s%.0f", i ? "," : "", bound(i));
+	buf_add_str(&x->out, "],\"columns\":[");
+	for (uint32_t i = 0; i < x->columns; i++) {
+		for (int k = 0; k < BOUNDS; k++)
+			buf_printf(&x->out, "%s%" PRIu64, k ? "," : i ? ",[" : "[", x->cells[i * BOUNDS + k]);
+		buf_byte(&x->out, ']');
+	}
+	buf_printf(&x->out, "],\"max\":%" PRIu64 ",\"matched\":%" PRIu64 ",\"partial\":%s}", x->max, f.matched, f.partial ? "true" : "false");
+}
+void api_heatmap(struct call *c)
+{
+	struct search *x = search_new(c);
+	if (!x)
+		return;
+	x->columns = (uint32_t)json_integer_value(json_object_get(c->params, "columns"));
+	x->step = (x->q.to_ns - x->q.from_ns + x->columns - 1) / x->columns;
+	x->cells = base_calloc((size_t)x->columns * BOUNDS, sizeof(*x->cells));
+	call_work(c, heat_work, search_done);
+}

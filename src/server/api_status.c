@@ -1,0 +1,164 @@
+/* What is: status, processes, sites, statistics, open spans, the doctor, metrics. Mostly the agent's answers, passed on. */
+#include "base/clock.h"
+#include "server/internal.h"
+#include <stdlib.h>
+#include <unistd.h>
+
+static json_int_t num(const json_t *o, const char *k) { return json_integer_value(json_object_get(o, k)); }
+
+/* made = what the agent's processes made + what came by OTLP. Spans the agent has passed and the store has not finished are queued. */
+static json_t *account(struct server *s, const json_t *agent)
+{
+	struct admit *a = &s->admit;
+	json_t *dropped = agent ? json_deep_copy(json_object_get(agent, "dropped")) : NULL, *v;
+	const char *k;
+	json_int_t lost = 0;
+	if (!dropped)
+		dropped = json_object();
+	json_int_t stored = (json_int_t)a->stored, made = num(agent, "made") + (json_int_t)a->otlp_taken, open = num(agent, "open");
+	admit_dropped(s, dropped);
+	json_object_foreach(dropped, k, v)
+		lost += json_integer_value(v);
+	json_int_t queued = (json_int_t)(a->agent_taken + a->otlp_taken - a->otlp_rejected - a->dropped_store) - stored;
+	return json_pack("{sI sI sI sI so sb}", "made", made, "stored", stored, "open", open, "queued", queued > 0 ? queued : 0, "dropped", dropped,
+		"balanced", made == stored + lost);
+}
+
+static json_t *store_json(struct server *s)
+{
+	struct store_stats st;
+	store_stats(s->c.store, &st);
+	return json_pack("{sI sI sI sI sI sI sI sI ss}", "spans", (json_int_t)st.spans, "bytes", (json_int_t)st.bytes, "files", (json_int_t)st.files, "wal_bytes",
+		(json_int_t)st.wal_bytes, "queue_bytes", (json_int_t)st.queue_bytes, "queue_age_nano", (json_int_t)st.queue_age_ns, "recovered", (json_int_t)st.recovered,
+		"expired", (json_int_t)st.expired, "last_error", st.last_error);
+}
+
+static json_t *status_json(struct server *s, const json_t *processes, const json_t *agent_account)
+{
+	char host[256] = "";
+	int64_t next;
+	unsigned toggles = toggles_active(s, &next), live = 0;
+	json_int_t sites = 0, on = 0;
+	double overhead = 0;
+	size_t i;
+	json_t *p;
+	json_array_foreach(json_object_get(processes, "processes"), i, p) {
+		if (strcmp(json_string_value(json_object_get(p, "state")) ?: "live", "live"))
+			continue;
+		double o = json_number_value(json_object_get(p, "overhead_percent"));
+		live++;
+		sites += num(p, "sites");
+		on += num(p, "on");
+		overhead = o > overhead ? o : overhead;
+	}
+	gethostname(host, sizeof(host) - 1);
+	return json_pack("{ss sI ss ss s{sI sI sI sI} so so sf sf sf so}", "version", "0.1.0", "uptime_nano", (json_int_t)(clock_mono() - s->started), "mode",
+		s->agent ? "up" : "server", "host", host, "counts", "processes", (json_int_t)live, "sites", sites, "on", on, "toggles", (json_int_t)toggles,
+		"next_expiry_unix_nano", next ? json_integer(next) : json_null(), "account", account(s, agent_account), "overhead_percent", overhead,
+		"budget_percent", 1.0, "spans_per_s", s->spans_per_s, "store", store_json(s));
+}
+
+static void status_account(struct call *c)
+{
+	json_t *ps = c->data, *st = status_json(c->s, ps, c->rc < 0 ? NULL : c->result);
+	json_decref(ps);
+	if (c->r) {
+		call_json(c, 200, st);
+		return;
+	}
+	events_send(c->s, "status", st);     /* the tick's own call */
+	json_decref(st);
+	call_free(c);
+}
+static void status_ps(struct call *c)
+{
+	c->data = c->rc < 0 ? NULL : json_incref(c->result);
+	call_agent(c, "account", NULL, status_account);
+}
+void api_status(struct call *c) { call_agent(c, "ps", NULL, status_ps); }
+
+void events_tick(struct server *s)
+{
+	uint64_t stored = s->admit.stored;
+	s->spans_per_s = (double)(stored - s->last_stored);
+	s->last_stored = stored;
+	toggles_tick(s);
+	if (!s->watchers)
+		return;
+	struct call *c = base_calloc(1, sizeof(*c));
+	c->s = s;
+	api_status(c);
+}
+
+static void pass_on(struct call *c)
+{
+	if (c->rc < 0)
+		call_fail(c, &c->e);
+	else
+		call_json(c, 200, json_incref(c->result));
+}
+static json_t *copy(const json_t *v) { return v ? json_deep_copy(v) : json_null(); }
+#define PARAM(name) copy(json_object_get(c->params, name))
+void api_processes(struct call *c) { call_agent(c, "ps", NULL, pass_on); }
+void api_sites(struct call *c)
+{
+	call_agent(c, "ls", json_pack("{so so so}", "selector", PARAM("sel"), "limit", PARAM("limit"), "offset", PARAM("offset")), pass_on);
+}
+void api_stats(struct call *c) { call_agent(c, "stats", json_pack("{so so}", "selector", PARAM("sel"), "window_nano", PARAM("window")), pass_on); }
+void api_inflight(struct call *c) { call_agent(c, "inflight", json_pack("{so so}", "selector", PARAM("sel"), "limit", PARAM("limit")), pass_on); }
+
+static void doctor_health(struct call *c)
+{
+	json_t *acc = c->data, *checks = json_array(), *v;
+	const char *k;
+	bool ok = true;
+	struct store_stats st;
+	store_stats(c->s->c.store, &st);
+	json_array_append_new(checks, json_pack("{ss sb sI sI ss ss}", "name", "store.queue", "ok", st.queue_bytes < 256 << 20, "value", (json_int_t)st.queue_bytes, "limit",
+		(json_int_t)(256 << 20), "what", "bytes waiting to be synced", "next", "is the disk slow?"));
+	json_array_append_new(checks, json_pack("{ss sb ss sn ss ss}", "name", "store.error", "ok", !st.last_error[0], "value", st.last_error, "limit", "what", "last error of the store",
+		"next", "free disk space, look at the log"));
+	json_array_append_new(checks, json_pack("{ss sb sb sn ss ss}", "name", "agent", "ok", c->rc == 0, "value", c->rc == 0, "limit", "what", "an agent answers", "next", "klieg up"));
+	if (c->rc == 0)
+		json_object_foreach(c->result, k, v)
+			if (json_is_object(v)) {
+				json_t *row = json_copy(v);
+				json_object_set_new(row, "name", json_string(k));
+				if (!json_object_get(row, "next"))
+					json_object_set_new(row, "next", json_string(""));
+				json_array_append_new(checks, row);
+			}
+	size_t i;
+	json_array_foreach(checks, i, v)
+		ok = ok && json_is_true(json_object_get(v, "ok"));
+	call_json(c, 200, json_pack("{sb so so}", "ok", ok, "checks", checks, "account", acc));
+}
+static void doctor_account(struct call *c)
+{
+	c->data = account(c->s, c->rc < 0 ? NULL : c->result);
+	call_agent(c, "health", NULL, doctor_health);
+}
+void api_doctor(struct call *c) { call_agent(c, "account", NULL, doctor_account); }
+
+void metrics_reply(struct server *s, struct http_req *r)
+{
+	struct admit *a = &s->admit;
+	struct store_stats st;
+	struct buf b = { 0 };
+	int64_t next;
+	store_stats(s->c.store, &st);
+#define METRIC(name, type, v) buf_printf(&b, "# TYPE klieg_" name " " type "\nklieg_" name " %.17g\n", (double)(v))
+	METRIC("spans_taken_total", "counter", a->agent_taken + a->otlp_taken);
+	METRIC("spans_stored_total", "counter", a->stored);
+	buf_printf(&b, "# TYPE klieg_spans_dropped_total counter\nklieg_spans_dropped_total{reason=\"store_failed\"} %llu\nklieg_spans_dropped_total{reason=\"rejected\"} %llu\n",
+		(unsigned long long)a->dropped_store, (unsigned long long)a->otlp_rejected);
+	METRIC("store_busy_total", "counter", a->busy);
+	METRIC("store_queue_bytes", "gauge", st.queue_bytes);
+	METRIC("store_queue_age_seconds", "gauge", (double)st.queue_age_ns / 1e9);
+	METRIC("store_bytes", "gauge", st.bytes + st.wal_bytes);
+	METRIC("toggles", "gauge", toggles_active(s, &next));
+	METRIC("connections", "gauge", http_server_conns(s->http));
+	METRIC("process_cpu_seconds_total", "counter", (double)clock_cpu() / 1e9);
+	http_reply(r, 200, "text/plain; version=0.0.4", buf_str(&b), NULL);
+	buf_finish(&b);
+}

@@ -1,0 +1,355 @@
+/* Toggles: who switched what on, why and until when. The agent does the switching; this file owns the set, sends it, and keeps the ended ones of the last day.
+ * In memory for now: after a restart of `klieg up` all is off. */
+#include "base/clock.h"
+#include "server/internal.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+struct toggle_set { json_t *live, *ended, *undo; };  /* id -> toggle; array of toggles; array of what the last off removed */
+
+struct toggle_set *toggles_create(void)
+{
+	struct toggle_set *t = base_alloc(sizeof(*t));
+	*t = (struct toggle_set){ json_object(), json_array(), json_array() };
+	return t;
+}
+void toggles_destroy(struct toggle_set *t)
+{
+	if (!t)
+		return;
+	json_decref(t->live);
+	json_decref(t->ended);
+	json_decref(t->undo);
+	free(t);
+}
+
+static int64_t expiry(const json_t *t) { return json_integer_value(json_object_get(t, "expires_unix_nano")); }
+
+static void end(struct server *s, const char *id, const char *state, const char *by)
+{
+	struct toggle_set *ts = s->toggles;
+	json_t *t = json_incref(json_object_get(ts->live, id));
+	json_object_del(ts->live, id);
+	json_object_set_new(t, "state", json_string(state));
+	json_object_set_new(t, "ended_by", json_string(by));
+	json_object_set_new(t, "ended_unix_nano", json_integer(clock_wall()));
+	json_array_insert(ts->ended, 0, t);
+	json_t *ev = json_pack("{ss ss ss sO}", "type", "toggle", "what", state, "by", by, "toggle", t);
+	events_send(s, "toggle", ev);
+	json_decref(ev);
+	json_decref(t);
+}
+
+void toggles_tick(struct server *s)
+{
+	struct toggle_set *ts = s->toggles;
+	int64_t now = clock_wall();
+	const char *id;
+	void *tmp;
+	json_t *t;
+	json_object_foreach_safe(ts->live, tmp, id, t)
+		if (expiry(t) <= now) {
+			char copy[64];
+			snprintf(copy, sizeof(copy), "%s", id);
+			end(s, copy, "expired", "system:ttl");
+		}
+	for (size_t n; (n = json_array_size(ts->ended)) > 0 && (n > 1000 || json_integer_value(json_object_get(json_array_get(ts->ended, n - 1), "ended_unix_nano"))
+		< now - 86400000000000ll);)
+		json_array_remove(ts->ended, n - 1);
+}
+
+unsigned toggles_active(struct server *s, int64_t *ret_next)
+{
+	const char *id;
+	json_t *t;
+	toggles_tick(s);
+	*ret_next = 0;
+	json_object_foreach(s->toggles->live, id, t)
+		if (!*ret_next || expiry(t) < *ret_next)
+			*ret_next = expiry(t);
+	return (unsigned)json_object_size(s->toggles->live);
+}
+
+/* What the agent gets of a toggle. */
+static json_t *wire(const json_t *t)
+{
+	static const char *const keys[] = { "id", "selector", "level", "keep", "scope", "where", "expires_unix_nano", "owner", "reason" };
+	json_t *o = json_object();
+	for (unsigned i = 0; i < sizeof(keys) / sizeof(*keys); i++)
+		json_object_set(o, keys[i], json_object_get(t, keys[i]) ?: json_null());
+	json_t *copy = json_deep_copy(o);  /* the agent's thread gets no references into ours */
+	json_decref(o);
+	return copy;
+}
+
+static void list_then(struct call *c)
+{
+	struct toggle_set *ts = c->s->toggles;
+	json_t *out = json_array(), *t, *a;
+	const char *id, *k;
+	size_t i;
+	json_t *v;
+	json_object_foreach(ts->live, id, t) {
+		json_t *row = json_copy(t);
+		json_array_foreach(json_object_get(c->result, "toggles"), i, a)
+			if (!strcmp(json_string_value(json_object_get(a, "id")) ?: "", id))
+				json_object_foreach(a, k, v)
+					json_object_set(row, k, v);
+		json_object_set_new(row, "state", json_string("active"));
+		json_array_append_new(out, row);
+	}
+	if (json_is_true(json_object_get(c->params, "all")))
+		json_array_extend(out, ts->ended);
+	call_json(c, 200, json_pack("{so}", "toggles", out));
+}
+void api_toggles(struct call *c)
+{
+	toggles_tick(c->s);
+	call_agent(c, "toggles", NULL, list_then);
+}
+
+static json_t *plan_of(json_t *result)
+{
+	json_t *plan = json_copy(result);
+	json_object_del(plan, "applied");
+	json_object_del(plan, "ack_nano");
+	return plan;
+}
+
+static void on_then(struct call *c)
+{
+	json_t *t = c->data, *plan;
+	bool dry = json_is_true(json_object_get(c->body, "dry_run"));
+	if (c->rc < 0) {
+		json_decref(t);
+		call_fail(c, &c->e);
+		return;
+	}
+	plan = plan_of(c->result);
+	if (!dry) {
+		json_object_set_new(t, "state", json_string("active"));
+		json_object_set(t, "plan", plan);
+		json_object_set(t, "predicted", json_object_get(plan, "predicted") ?: json_null());
+		json_object_set(c->s->toggles->live, json_string_value(json_object_get(t, "id")), t);
+		json_t *ev = json_pack("{ss ss sO}", "type", "toggle", "what", "active", "toggle", t);
+		events_send(c->s, "toggle", ev);
+		json_decref(ev);
+	}
+	json_t *ack = json_object_get(c->result, "ack_nano");
+	json_t *out = json_pack("{sO so sO}", "toggle", dry ? json_null() : t, "plan", plan, "ack_nano", ack ? ack : json_null());
+	json_decref(t);
+	call_json(c, dry ? 200 : 201, out);
+}
+void api_toggle_on(struct call *c)
+{
+	static const char digits[] = "abcdefghijklmnopqrstuvwxyz0123456789";
+	unsigned char r[6];
+	char id[10] = "t-";
+	do {
+		if (getrandom(r, sizeof(r), 0) != sizeof(r))
+			abort();
+		for (int i = 0; i < 6; i++)
+			id[2 + i] = digits[r[i] % 36];
+	} while (json_object_get(c->s->toggles->live, id));
+	json_t *b = c->body, *t = json_object();
+	static const char *const same[] = { "selector", "level", "keep", "scope", "owner", "reason" };
+	int64_t now = clock_wall(), ttl = json_integer_value(json_object_get(b, "ttl"));
+	json_object_set_new(t, "id", json_string(id));
+	for (unsigned i = 0; i < sizeof(same) / sizeof(*same); i++)
+		json_object_set(t, same[i], json_object_get(b, same[i]));
+	json_object_set(t, "where", json_object_get(b, "where") ?: json_null());
+	json_object_set_new(t, "created_unix_nano", json_integer(now));
+	json_object_set_new(t, "expires_unix_nano", json_integer(now + ttl));
+	c->data = t;
+	call_agent(c, "on", json_pack("{so sO sO}", "toggle", wire(t), "dry_run", json_object_get(b, "dry_run"), "estimate_nano", json_object_get(b, "estimate")), on_then);
+}
+
+static void patch_then(struct call *c)
+{
+	json_t *t = c->data;
+	if (c->rc < 0) {
+		json_decref(t);
+		call_fail(c, &c->e);
+		return;
+	}
+	json_object_set(c->s->toggles->live, c->id, t);
+	call_json(c, 200, t);
+}
+void api_toggle_patch(struct call *c)
+{
+	toggles_tick(c->s);
+	json_t *old = json_object_get(c->s->toggles->live, c->id), *v;
+	if (!old) {
+		err_set(&c->e, KLIEG_E_NOT_FOUND, "there is no active toggle %s", c->id);
+		call_fail(c, &c->e);
+		return;
+	}
+	json_t *t = json_copy(old);
+	if ((v = json_object_get(c->body, "ttl")))
+		json_object_set_new(t, "expires_unix_nano", json_integer(clock_wall() + json_integer_value(v)));
+	if ((v = json_object_get(c->body, "level")))
+		json_object_set(t, "level", v);
+	if ((v = json_object_get(c->body, "keep")))
+		json_object_set(t, "keep", v);
+	c->data = t;
+	call_agent(c, "on", json_pack("{so sb sI}", "toggle", wire(t), "dry_run", 0, "estimate_nano", (json_int_t)0), patch_then);
+}
+
+static void off_then(struct call *c)
+{
+	json_t *ids = c->data, *v;
+	size_t i;
+	if (c->rc < 0) {
+		json_decref(ids);
+		call_fail(c, &c->e);
+		return;
+	}
+	struct toggle_set *ts = c->s->toggles;
+	json_t *removed = json_array();
+	if (json_array_size(ids))
+		json_array_clear(ts->undo);
+	json_array_foreach(ids, i, v) {
+		const char *id = json_string_value(v);
+		json_t *t = json_object_get(ts->live, id);
+		if (!t)
+			continue;
+		json_array_append_new(ts->undo, json_copy(t));
+		json_array_append(removed, v);
+		json_array_append_new(ts->undo, json_integer(expiry(t) - clock_wall()));
+		end(c->s, id, "removed", "api");
+	}
+	json_decref(ids);
+	json_t *sites = json_object_get(c->result, "sites"), *ack = json_object_get(c->result, "ack_nano");
+	call_json(c, 200, json_pack("{so so so}", "removed", removed, "sites", sites ? json_incref(sites) : json_integer(0), "ack_nano", ack ? json_incref(ack) : json_integer(0)));
+}
+static void off(struct call *c, json_t *ids)
+{
+	c->data = ids;
+	if (!json_array_size(ids)) {       /* nothing to remove is fine: DELETE is idempotent */
+		off_then(c);
+		return;
+	}
+	call_agent(c, "off", json_pack("{so}", "ids", json_deep_copy(ids)), off_then);
+}
+void api_toggle_off(struct call *c)
+{
+	json_t *ids = json_array();
+	toggles_tick(c->s);
+	if (json_object_get(c->s->toggles->live, c->id))
+		json_array_append_new(ids, json_string(c->id));
+	off(c, ids);
+}
+
+/* Sites that a selector touches -> toggles whose own selector touches one of them: asked of the agent toggle by toggle through ls. */
+struct by_sel { json_t *touched, *todo, *ids; const char *now; };
+static void sel_next(struct call *c);
+static void sel_then(struct call *c)
+{
+	struct by_sel *b = c->data;
+	json_t *row;
+	size_t i;
+	if (c->rc < 0 && c->rc != KLIEG_E_NO_MATCH) {
+		json_decref(b->touched), json_decref(b->todo), json_decref(b->ids);
+		free(b);
+		call_fail(c, &c->e);
+		return;
+	}
+	json_array_foreach(json_object_get(c->result, "sites"), i, row) {
+		const char *id = json_string_value(json_object_get(row, "id")) ?: "";
+		if (!b->now)
+			json_object_set_new(b->touched, id, json_true());
+		else if (json_object_get(b->touched, id)) {
+			json_array_append_new(b->ids, json_string(b->now));
+			break;
+		}
+	}
+	sel_next(c);
+}
+static void sel_next(struct call *c)
+{
+	struct by_sel *b = c->data;
+	void *it = json_object_iter(b->todo);
+	if (it && json_object_size(b->touched)) {
+		json_t *t = json_object_get(c->s->toggles->live, json_object_iter_key(it));
+		b->now = t ? json_string_value(json_object_get(t, "id")) : "";
+		json_object_del(b->todo, json_object_iter_key(it));
+		if (t)
+			call_agent(c, "ls", json_pack("{so si si}", "selector", json_deep_copy(json_object_get(t, "selector")), "limit", 100000, "offset", 0), sel_then);
+		else
+			sel_next(c);
+		return;
+	}
+	json_t *ids = b->ids;
+	json_decref(b->touched), json_decref(b->todo);
+	free(b);
+	off(c, ids);
+}
+void api_toggles_off(struct call *c)
+{
+	const char *sel = json_string_value(json_object_get(c->params, "sel")), *id;
+	bool all = json_is_true(json_object_get(c->params, "all"));
+	json_t *t;
+	toggles_tick(c->s);
+	if (!sel == !all) {
+		err_set(&c->e, KLIEG_E_USAGE, "say either sel= or all=true");
+		call_fail(c, &c->e);
+		return;
+	}
+	if (all) {
+		json_t *ids = json_array();
+		json_object_foreach(c->s->toggles->live, id, t)
+			json_array_append_new(ids, json_string(id));
+		off(c, ids);
+		return;
+	}
+	struct by_sel *b = base_calloc(1, sizeof(*b));
+	*b = (struct by_sel){ json_object(), json_copy(c->s->toggles->live), json_array(), NULL };
+	c->data = b;
+	call_agent(c, "ls", json_pack("{ss si si}", "selector", sel, "limit", 100000, "offset", 0), sel_then);
+}
+
+static void undo_then(struct call *c)
+{
+	json_t *back = c->data, *t;
+	size_t i;
+	if (c->rc < 0) {
+		json_decref(back);
+		call_fail(c, &c->e);
+		return;
+	}
+	json_array_foreach(back, i, t)
+		json_object_set(c->s->toggles->live, json_string_value(json_object_get(t, "id")), t);
+	json_array_clear(c->s->toggles->undo);
+	json_t *ev = json_pack("{ss ss}", "type", "toggle", "what", "restored");
+	events_send(c->s, "toggle", ev);
+	json_decref(ev);
+	call_json(c, 200, json_pack("{so}", "toggles", back));
+}
+void api_toggles_undo(struct call *c)
+{
+	struct toggle_set *ts = c->s->toggles;
+	json_t *back = json_array(), *all = json_array(), *t;
+	const char *id;
+	toggles_tick(c->s);
+	for (size_t i = 0; i + 1 < json_array_size(ts->undo); i += 2) {
+		int64_t left = json_integer_value(json_array_get(ts->undo, i + 1));
+		if (left <= 0)
+			continue;
+		t = json_copy(json_array_get(ts->undo, i));
+		json_object_set_new(t, "state", json_string("active"));
+		json_object_set_new(t, "expires_unix_nano", json_integer(clock_wall() + left));
+		json_array_append_new(all, wire(t));
+		json_array_append_new(back, t);
+	}
+	if (!json_array_size(back)) {
+		json_decref(back), json_decref(all);
+		err_set(&c->e, KLIEG_E_NOT_FOUND, "there is nothing to undo");
+		call_fail(c, &c->e);
+		return;
+	}
+	json_object_foreach(ts->live, id, t)
+		json_array_append_new(all, wire(t));
+	c->data = back;
+	call_agent(c, "sync", json_pack("{so}", "toggles", all), undo_then);
+}

@@ -1,0 +1,95 @@
+/* The composition of the server: listeners, who may talk to them, and which of API, OTLP, metrics and dashboard a request is for. */
+#include "base/clock.h"
+#include "server/internal.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+
+static const char MAIN[] = "main", OTLP[] = "otlp";
+
+static bool is_loopback(const char *bound) { return !strncmp(bound, "127.", 4) || !strncmp(bound, "[::1]", 5); }
+
+/* A page of another origin must not reach a loopback server through a name that it made resolve to 127.0.0.1. */
+static bool host_allowed(struct server *s, struct http_req *r)
+{
+	const char *bound = r->listener_arg == OTLP ? s->otlp_bound : s->bound;
+	struct str h = http_header(r, "host");
+	if (r->local || !is_loopback(bound))
+		return true;
+	const char *end = h.n && h.p[0] == '[' ? memchr(h.p, ']', h.n) : NULL, *colon = end ? NULL : memchr(h.p ? h.p : "", ':', h.n);
+	size_t n = end ? (size_t)(end + 1 - h.p) : colon ? (size_t)(colon - h.p) : h.n;
+	struct str name = { h.p, n };
+	return (n == 9 && !strncasecmp(h.p, "localhost", 9)) || str_is(name, "[::1]") || (n > 4 && n < 16 && !strncmp(h.p, "127.", 4) && strspn(h.p, "0123456789.") >= n);
+}
+static bool origin_allowed(struct http_req *r)
+{
+	struct str o = http_header(r, "origin"), h = http_header(r, "host"), site = http_header(r, "sec-fetch-site");
+	if (!strcmp(r->method, "GET") || r->is_head || !strcmp(r->method, "OPTIONS"))
+		return true;
+	if (str_is(site, "cross-site"))
+		return false;
+	return !o.n || (o.n == h.n + 7 && !strncmp(o.p, "http://", 7) && !memcmp(o.p + 7, h.p, h.n)) ||
+		(o.n == h.n + 8 && !strncmp(o.p, "https://", 8) && !memcmp(o.p + 8, h.p, h.n));
+}
+
+static void handle(void *arg, struct http_req *r)
+{
+	struct server *s = arg;
+	struct err e = { 0 };
+	if (!host_allowed(s, r) || !origin_allowed(r)) {
+		err_set(&e, KLIEG_E_DENIED, "requests from other sites are refused (Host or Origin does not belong to this server)");
+		err_hint(&e, "use http://localhost or http://127.0.0.1");
+		reply_problem(r, &e);
+	} else if (str_is(r->path, "/v1/traces"))
+		admit_otlp(s, r);
+	else if (str_is(r->path, "/healthz") || str_is(r->path, "/readyz"))
+		http_reply(r, 200, "text/plain", STR("ok\n"), NULL);
+	else if (r->listener_arg == OTLP) {
+		err_set(&e, KLIEG_E_NOT_FOUND, "this port takes POST /v1/traces only");
+		reply_problem(r, &e);
+	} else if (str_is(r->path, "/metrics"))
+		metrics_reply(s, r);
+	else if (r->path.n > 8 && !strncmp(r->path.p, "/api/v1/", 8))
+		routes_dispatch(s, r);
+	else if (strcmp(r->method, "GET") && !r->is_head)
+		http_reply(r, 405, NULL, (struct str){ 0 }, "Allow: GET, HEAD\r\n");
+	else
+		assets_reply(r);
+}
+
+static void tick(uv_timer_t *t) { events_tick(t->data); }
+
+int server_create(const struct server_config *c, struct server **ret_s, struct err *e)
+{
+	struct server *s = base_calloc(1, sizeof(*s));
+	char path[300];
+	s->c = *c;
+	s->started = clock_mono();
+	s->toggles = toggles_create();
+	http_server_create(c->loop, &(struct http_limits){ 0 }, handle, s, &s->http);
+	uv_timer_init(loop_uv(c->loop), &s->tick);
+	s->tick.data = s;
+	uv_timer_start(&s->tick, tick, 1000, 1000);
+	snprintf(path, sizeof(path), "%s/klieg.sock", c->dir);
+	int rc = http_listen_tcp(s->http, c->http, (void *)MAIN, s->bound, e);
+	if (rc == 0)
+		rc = http_listen_tcp(s->http, c->otlp_http, (void *)OTLP, s->otlp_bound, e);
+	if (rc == 0)
+		rc = http_listen_unix(s->http, path, e);
+	if (rc == 0)
+		*ret_s = s;
+	return rc;   /* on failure the process ends: the loop still knows the handles */
+}
+void server_set_agent(struct server *s, server_agent_fn fn, void *agent) { s->agent = fn; s->agent_arg = agent; }
+const char *server_http(const struct server *s) { return s->bound; }
+const char *server_otlp_http(const struct server *s) { return s->otlp_bound; }
+void server_destroy(struct server *s)
+{
+	if (!s)
+		return;
+	http_server_close(s->http);
+	uv_close((uv_handle_t *)&s->tick, NULL);
+	uv_run(loop_uv(s->c.loop), UV_RUN_NOWAIT);
+	toggles_destroy(s->toggles);
+	free(s);
+}
