@@ -84,7 +84,7 @@ int cli_ls(int argc, char **argv)
 	if (!cli_open(argc, argv, &c, &status))
 		return status;
 	const char *limit = cli_opt(&c.args, "limit"), *off = cli_opt(&c.args, "offset");
-	if ((limit && cli_parse_count(limit, 1, 1000000, &n, &e) < 0) || (off && cli_parse_count(off, 0, INT32_MAX, &offset, &e) < 0))
+	if ((limit && cli_parse_count(limit, 1, 100000, &n, &e) < 0) || (off && cli_parse_count(off, 0, INT32_MAX, &offset, &e) < 0))
 		return cli_fail(&e);
 	struct buf t = { 0 };
 	buf_printf(&t, "/api/v1/sites?limit=%lld&offset=%lld", (long long)n, (long long)offset);

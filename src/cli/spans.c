@@ -66,7 +66,7 @@ int cli_query(int argc, char **argv)
 	char *q = filter_of(c.args.pos[0]), n[24];
 	client_query(&t, "q", q);
 	free(q);
-	if (cli_range(&c.args, &t, &e) < 0 || (cli_opt(&c.args, "limit") && cli_parse_count(cli_opt(&c.args, "limit"), 1, 100000, &limit, &e) < 0)) {
+	if (cli_range(&c.args, &t, &e) < 0 || (cli_opt(&c.args, "limit") && cli_parse_count(cli_opt(&c.args, "limit"), 1, 10000, &limit, &e) < 0)) {
 		buf_finish(&t);
 		return cli_fail(&e);
 	}

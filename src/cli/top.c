@@ -252,7 +252,14 @@ static void draw(struct screen *w, const json_t *rows)
 	attroff(A_BOLD);
 	mvprintw(1, 0, "sort %s%s%s%s  new toggles: keep %s, for %s", sorts[sort_now], w->tree ? ", by service" : "", w->filter[0] ? "  filter " : "", w->filter, w->keep, w->ttl);
 	attron(A_REVERSE);
-	mvprintw(2, 0, "%-*.*s", cols, cols, "   LEVEL   KEEP    LEFT  CALLS/S   ERR/S      P50      P99  LATENCY       SELF%  TOTAL%     COST  NAME");
+	bool narrow = cols < 112;  /* a terminal of 80 columns shows the half that fits, never half a name */
+	char head[200];
+	if (narrow)
+		snprintf(head, sizeof(head), "   %-6s %7s %8s %7s %8s  %-12s %8s  %s", "LEVEL", "LEFT", "CALLS/S", "ERR/S", "P99", "LATENCY", "COST", "NAME");
+	else
+		snprintf(head, sizeof(head), "   %-6s %5s %7s %8s %7s %8s %8s  %-12s %7s %7s %8s  %s", "LEVEL", "KEEP", "LEFT", "CALLS/S", "ERR/S", "P50", "P99", "LATENCY", "SELF%", "TOTAL%",
+			"COST", "NAME");
+	mvprintw(2, 0, "%-*.*s", cols, cols, head);
 	attroff(A_REVERSE);
 	json_array_foreach(rows, i, r)
 		all += jnum(r, "total_nano");
@@ -270,16 +277,23 @@ static void draw(struct screen *w, const json_t *rows)
 		fmt_sparkline(&spark, history_of(w, row)->v, SPARK, cli_ascii);
 		char full[300];
 		snprintf(full, sizeof(full), "%s%s:%s", w->tree ? "  " : "", jstr(row, "service"), jstr(row, "name"));
-		fmt_safe(&name, full, cols > 108 ? cols - 104 : 8);
+		fmt_safe(&name, full, narrow ? (cols > 76 ? cols - 68 : 8) : cols - 101);
 		int64_t left = t ? jint(t, "expires_unix_nano") - clock_wall() : 0;
 		const json_t *self = json_object_get(row, "self_nano");
 		int colour = here ? A_REVERSE : bad && has_colors() ? COLOR_PAIR(1) : 0;
 		attron(colour);
-		mvprintw(3 + y, 0, "%c%c %-6.6s %5s %7s %8s %7s %8s %8s  ", here ? '>' : ' ', on ? '*' : ' ', jstr(row, "level"), t ? fmt_percent(&f[0], jnum(t, "keep") * 100) : "",
-			t && left > 0 ? fmt_duration(&f[1], left) : "", fmt_count(&f[2], jnum(row, "calls_per_s")), fmt_count(&f[3], jnum(row, "errors_per_s")),
+		if (narrow)
+			mvprintw(3 + y, 0, "%c%c %-6.6s %7s %8s %7s %8s  ", here ? '>' : ' ', on ? '*' : ' ', jstr(row, "level"), t && left > 0 ? fmt_duration(&f[1], left) : "",
+				fmt_count(&f[2], jnum(row, "calls_per_s")), fmt_count(&f[3], jnum(row, "errors_per_s")), fmt_duration(&f[5], jnum(row, "p99_nano")));
+		else
+			mvprintw(3 + y, 0, "%c%c %-6.6s %5.5s %7s %8s %7s %8s %8s  ", here ? '>' : ' ', on ? '*' : ' ', jstr(row, "level"), t ? fmt_percent(&f[0], jnum(t, "keep") * 100) : "",
+				t && left > 0 ? fmt_duration(&f[1], left) : "", fmt_count(&f[2], jnum(row, "calls_per_s")), fmt_count(&f[3], jnum(row, "errors_per_s")),
 			fmt_duration(&f[4], jnum(row, "p50_nano")), fmt_duration(&f[5], jnum(row, "p99_nano")));
 		addnstr((char *)spark.p, (int)spark.n);
-		printw(" %7s %7s %8s  ", json_is_number(self) && all > 0 ? fmt_percent(&f[6], json_number_value(self) / all * 100) : "-",
+		if (narrow)
+			printw(" %8s  ", fmt_percent(&f[8], jnum(row, "overhead_percent")));
+		else
+			printw(" %7s %7s %8s  ", json_is_number(self) && all > 0 ? fmt_percent(&f[6], json_number_value(self) / all * 100) : "-",
 			all > 0 ? fmt_percent(&f[7], jnum(row, "total_nano") / all * 100) : "-", fmt_percent(&f[8], jnum(row, "overhead_percent")));
 		addnstr((char *)name.p, (int)name.n);
 		attroff(colour);
