@@ -112,7 +112,7 @@ void process_read_resource(struct process *p)
 		*eq = 0;
 		percent_decode(kv);
 		percent_decode(eq + 1);
-		if (*kv && str_utf8_valid(str_of(kv)) && (*eq || strcmp(kv, "service.name")))
+		if (*kv && str_utf8_valid(str_of(kv)) && (eq[1] || strcmp(kv, "service.name")))
 			put(o, kv, eq + 1);
 	}
 	json_object_set_new(o, "process.pid", json_integer(p->pid));
