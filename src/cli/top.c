@@ -257,7 +257,7 @@ static void draw(struct screen *w, const json_t *rows)
 	if (narrow)
 		snprintf(head, sizeof(head), "   %-6s %7s %8s %7s %8s  %-12s %8s  %s", "LEVEL", "LEFT", "CALLS/S", "ERR/S", "P99", "LATENCY", "COST", "NAME");
 	else
-		snprintf(head, sizeof(head), "   %-6s %5s %7s %8s %7s %8s %8s  %-12s %7s %7s %8s  %s", "LEVEL", "KEEP", "LEFT", "CALLS/S", "ERR/S", "P50", "P99", "LATENCY", "SELF%", "TOTAL%",
+		snprintf(head, sizeof(head), "   %-6s %6s %7s %8s %7s %8s %8s  %-12s %7s %7s %8s  %s", "LEVEL", "KEEP", "LEFT", "CALLS/S", "ERR/S", "P50", "P99", "LATENCY", "SELF%", "TOTAL%",
 			"COST", "NAME");
 	mvprintw(2, 0, "%-*.*s", cols, cols, head);
 	attroff(A_REVERSE);
@@ -277,7 +277,7 @@ static void draw(struct screen *w, const json_t *rows)
 		fmt_sparkline(&spark, history_of(w, row)->v, SPARK, cli_ascii);
 		char full[300];
 		snprintf(full, sizeof(full), "%s%s:%s", w->tree ? "  " : "", jstr(row, "service"), jstr(row, "name"));
-		fmt_safe(&name, full, narrow ? (cols > 76 ? cols - 68 : 8) : cols - 101);
+		fmt_safe(&name, narrow && !w->tree ? jstr(row, "name") : full, narrow ? (cols > 76 ? cols - 68 : 8) : cols - 102);
 		int64_t left = t ? jint(t, "expires_unix_nano") - clock_wall() : 0;
 		const json_t *self = json_object_get(row, "self_nano");
 		int colour = here ? A_REVERSE : bad && has_colors() ? COLOR_PAIR(1) : 0;
@@ -286,7 +286,7 @@ static void draw(struct screen *w, const json_t *rows)
 			mvprintw(3 + y, 0, "%c%c %-6.6s %7s %8s %7s %8s  ", here ? '>' : ' ', on ? '*' : ' ', jstr(row, "level"), t && left > 0 ? fmt_duration(&f[1], left) : "",
 				fmt_count(&f[2], jnum(row, "calls_per_s")), fmt_count(&f[3], jnum(row, "errors_per_s")), fmt_duration(&f[5], jnum(row, "p99_nano")));
 		else
-			mvprintw(3 + y, 0, "%c%c %-6.6s %5.5s %7s %8s %7s %8s %8s  ", here ? '>' : ' ', on ? '*' : ' ', jstr(row, "level"), t ? fmt_percent(&f[0], jnum(t, "keep") * 100) : "",
+			mvprintw(3 + y, 0, "%c%c %-6.6s %6.6s %7s %8s %7s %8s %8s  ", here ? '>' : ' ', on ? '*' : ' ', jstr(row, "level"), t ? fmt_percent(&f[0], jnum(t, "keep") * 100) : "",
 				t && left > 0 ? fmt_duration(&f[1], left) : "", fmt_count(&f[2], jnum(row, "calls_per_s")), fmt_count(&f[3], jnum(row, "errors_per_s")),
 			fmt_duration(&f[4], jnum(row, "p50_nano")), fmt_duration(&f[5], jnum(row, "p99_nano")));
 		addnstr((char *)spark.p, (int)spark.n);
