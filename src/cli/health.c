@@ -7,10 +7,8 @@
 
 static void print_account(const json_t *a)
 {
-	struct fmt f;
 	const char *k;
 	json_t *v;
-	(void)f;
 	printf("  made %lld = stored %lld + open %lld + queued %lld", (long long)jint(a, "made"), (long long)jint(a, "stored"), (long long)jint(a, "open"), (long long)jint(a, "queued"));
 	json_object_foreach(json_object_get(a, "dropped"), k, v)
 		if (json_number_value(v))
@@ -92,8 +90,10 @@ int cli_open_dashboard(int argc, char **argv)
 		snprintf(url, sizeof(url), "%s%s/", strncmp(http, "http", 4) ? "http://" : "", http);
 	else if (!c.client.path[0])
 		snprintf(url, sizeof(url), "%s/", c.client.named);
-	else
+	else {
 		snprintf(url, sizeof(url), "http://127.0.0.1:7070/");
+		fprintf(stderr, "the server's own address is not known over its socket; this is the default one\n");
+	}
 	if (c.out != OUT_TABLE && c.out != OUT_WIDE)
 		output_json(json_pack("{s:s}", "url", url));
 	else

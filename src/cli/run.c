@@ -51,20 +51,7 @@ int cli_run(int argc, char **argv)
 	buf_finish(&b);
 	if (dir)
 		setenv("KLIEG_DIR", dir, 1);
-	else if (!getenv("KLIEG_DIR") && !getenv("KLIEG_SOCKET")) {
-		/* The same default as klieg up's, if one has been there. */
-		const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-		if (xdg && *xdg)
-			buf_printf(&b, "%s/klieg", xdg);
-		else if (geteuid() == 0)
-			buf_add_str(&b, "/var/lib/klieg");
-		else
-			buf_printf(&b, "%s/.local/state/klieg", home ? home : "");
-		buf_byte(&b, 0);
-		if (access((char *)b.p, F_OK) == 0)
-			setenv("KLIEG_DIR", (char *)b.p, 1);
-		buf_finish(&b);
-	}
+	/* Otherwise library and agent agree by themselves: src/wire/wire.h has the rule. */
 	const char *d = getenv("KLIEG_DIR");
 	if (d && (dir || !getenv("KLIEG_SOCKET"))) {
 		char full[PATH_MAX];
