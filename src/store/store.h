@@ -49,5 +49,7 @@ struct store_stats {
 	uint64_t wal_bytes, recovered;  /* spans replayed from the WAL at open */
 	int64_t oldest_ns, newest_ns;
 	char last_error[200];           /* empty if none */
+	uint64_t damaged;               /* WAL records, blocks and files skipped because they could not be read, since open */
+	uint64_t clamped;               /* spans dated outside of the store's window, kept in its first or last hour */
 };
 void store_stats(struct store *s, struct store_stats *ret_st);

@@ -1,0 +1,19 @@
+/* The state store: JSON documents by (kind, id), each with a version for compare-and-set (toggles now; policies, audit later).
+ * SQLite, durable when a call returns. Thread-safe. */
+#pragma once
+#include "base/buf.h"
+#include "base/err.h"
+
+struct state;
+int state_open(const char *path, struct state **ret_s, struct err *e);     /* created 0600 if absent */
+void state_close(struct state *s);                                        /* NULL is fine */
+
+enum { STATE_ANY = -1, STATE_NEW = 0 };
+/* expected: the version it must have now, STATE_NEW (must not exist) or STATE_ANY. KLIEG_E_STALE if it has another. Versions of a
+ * (kind, id) only grow, also past a delete. ret_version may be NULL. */
+int state_put(struct state *s, const char *kind, const char *id, struct str json, int64_t expected, int64_t *ret_version, struct err *e);
+int state_get(struct state *s, const char *kind, const char *id, struct buf *ret_json, int64_t *ret_version); /* KLIEG_E_NOT_FOUND */
+int state_delete(struct state *s, const char *kind, const char *id, int64_t expected, struct err *e);         /* KLIEG_E_NOT_FOUND */
+/* In order of id; nonzero from fn stops and is returned. fn must not call the state store. */
+typedef int (*state_fn)(void *arg, const char *id, int64_t version, struct str json);
+int state_list(struct state *s, const char *kind, state_fn fn, void *arg);
