@@ -277,7 +277,7 @@ static void add_row(struct process *p, struct thread *th, struct kw_thread *slot
 		b->events_n = before.events;
 		b->links_n = before.links;
 		if (rec->r.type != KW_REC_EVENT)
-			p->c.where++;
+			p->c.where++, slot->pad2[6]++;
 	} else if (rec->r.type != KW_REC_EVENT) {
 		p->c.passed++;
 		slot->pad2[4]++; /* the consumer's line outlives us: the next agent's account goes on from here */

@@ -132,8 +132,10 @@ uint32_t process_slots(const struct process *p)
 /* Where the former agent of this ring left the account and the trace: in the consumer's own line, so that a restart goes on. */
 static void adopt_counts(struct process *p)
 {
-	for (uint32_t i = 0; i < process_slots(p); i++)
+	for (uint32_t i = 0; i < process_slots(p); i++) {
 		p->c.passed += process_slot(p, i)->pad2[4];
+		p->c.where += process_slot(p, i)->pad2[6];
+	}
 }
 
 int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late)
