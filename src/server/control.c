@@ -117,9 +117,38 @@ static json_t *plan_of(json_t *result)
 	return plan;
 }
 
+/* Nothing matched: the toggle is gone again, and the names of all sites give the suggestions. */
+static void nothing_then(struct call *c)
+{
+	const char *sel = json_string_value(json_object_get(c->body, "selector")), *colon = strrchr(sel, ':'), *name, *best = NULL;
+	struct str want = str_of(colon && *sel != '{' ? colon + 1 : sel);
+	unsigned near = (unsigned)want.n / 2 + 1, d;
+	json_t *row;
+	size_t i;
+	json_array_foreach(json_object_get(c->result, "sites"), i, row)
+		if ((name = json_string_value(json_object_get(row, "name"))) && (d = str_distance(want, str_of(name))) < near)
+			near = d, best = name;
+	err_set(&c->e, KLIEG_E_NO_MATCH, "no site matches '%.200s'", sel);
+	if (best)
+		err_hint(&c->e, "did you mean: %.100s\nklieg ls", best);
+	else
+		err_hint(&c->e, "klieg ls lists all sites");
+	call_fail(c, &c->e);
+}
+static void nothing_off(struct call *c)
+{
+	call_agent(c, "ls", json_pack("{ss si si}", "selector", "", "limit", 10000, "offset", 0), nothing_then);
+}
+
 static void on_then(struct call *c)
 {
 	json_t *t = c->data, *plan;
+	if (c->rc == KLIEG_E_NO_MATCH || (c->rc == 0 && !json_integer_value(json_object_get(c->result, "sites")))) {
+		json_t *ids = json_pack("{s[s]}", "ids", json_string_value(json_object_get(t, "id")));
+		json_decref(t);
+		call_agent(c, "off", ids, nothing_off);
+		return;
+	}
 	bool dry = json_is_true(json_object_get(c->body, "dry_run"));
 	if (c->rc < 0) {
 		json_decref(t);
