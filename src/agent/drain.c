@@ -54,6 +54,8 @@ int drain_flush(struct agent *a)
 	struct batch *b = a->batch;
 	if (!b || !b->n)
 		return 0;
+	if (a->spool && b->n < BATCH_SPANS)
+		return KLIEG_E_BUSY; /* the sink is away: fill batches, so that the spool holds as much as it can */
 	a->batch = NULL;
 	if (!a->spool && send(a, b))
 		return 0;
