@@ -113,7 +113,9 @@ bool tq_span_nth(void *ctx, const struct tq_field *f, uint32_t n, struct tq_valu
 		} else if (f->intrinsic == TQ_EVENT_NAME) {
 			set_str(ret_v, batch_text(b, b->events[s->events_off + n].name));
 		} else {
-			*ret_v = (struct tq_value){ .type = TQ_DURATION, .i = b->events[s->events_off + n].time_ns - s->start_ns };
+			*ret_v = (struct tq_value){ .type = TQ_DURATION };
+			if (__builtin_sub_overflow(b->events[s->events_off + n].time_ns, s->start_ns, &ret_v->i))
+				ret_v->i = INT64_MAX;
 		}
 		return true;
 	}

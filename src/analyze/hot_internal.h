@@ -1,0 +1,33 @@
+/* Between hot.c, which collects and adds up, and findings.c, which looks for what is wrong. */
+#pragma once
+#include "analyze/histogram.h"
+#include "analyze/hot.h"
+
+#define HOT_NONE UINT32_MAX
+#define HOT_UNKNOWN INT64_MIN
+
+struct hot_span {
+	uint64_t trace_hi, trace_lo, span_id, parent_id;
+	int64_t start_ns, duration_ns;
+	int64_t self_ns;                   /* set by hot_finish */
+	int64_t cpu_ns, off_cpu_ns;        /* of the whole span; HOT_UNKNOWN */
+	double weight, queue_depth;        /* queue_depth < 0: none */
+	uint32_t op;
+	uint32_t parent, child, sibling;   /* indices into spans, children by start; HOT_NONE */
+	uint32_t attrs_off;
+	uint8_t attrs_n, kind, error, selected, lockish;
+};
+struct hot_attr { uint32_t key, value; };  /* string ids of hot->strs */
+struct hot_op { uint32_t service, name; uint32_t first, n; /* of by_op */ double total, self; struct hot_finding *findings; uint32_t findings_n; };
+
+/* All spans of all kept traces, sorted by trace and start, linked to their parents. */
+struct hot_view {
+	struct hot_span *spans; uint32_t n;
+	const struct hot_attr *attrs;
+	struct hot_op *ops; uint32_t ops_n;
+	uint32_t *by_op;                   /* span indices, grouped by operation, by trace within one */
+	const struct strtab *strs;
+	double self;                       /* of all spans */
+	struct histogram *a, *b;           /* scratch */
+};
+void hot_find(struct hot_view *v);         /* adds to each op's findings */
