@@ -642,7 +642,7 @@ static int segment_flush(struct store *s)
 struct sweep {
 	struct segment *g;
 	struct block_filter f;
-	const struct traceql *q;
+	struct tq_matcher *matcher;     /* NULL = all match */
 	int64_t deadline_ns;
 	store_visit_fn fn;
 	void *arg;
@@ -659,7 +659,7 @@ static bool late(struct sweep *w)
 
 static void offer(struct sweep *w, const struct batch *b, uint32_t i)
 {
-	if (w->q && !traceql_match(w->q, b, i))
+	if (w->matcher && !traceql_matcher_match(w->matcher, b, i))
 		return;
 	w->found.matched++;
 	if (w->fn(w->arg, b, i))
@@ -669,6 +669,8 @@ static void offer(struct sweep *w, const struct batch *b, uint32_t i)
 static void sweep_held(struct sweep *w, const struct batch *b)
 {
 	const struct block_filter *f = &w->f;
+	if (w->matcher)
+		traceql_matcher_begin(w->matcher, b);
 	for (uint32_t i = 0; i < b->n && !w->stop; i++) {
 		const struct span *s = b->spans + i;
 		if ((i & 4095) == 0 && late(w))
@@ -715,6 +717,8 @@ static int sweep_block(struct sweep *w, sqlite3 *db, sqlite3_stmt *head, sqlite3
 		return rc;
 	struct batch *b = batch_create();
 	rc = block_decode(h, y, sel, b);
+	if (w->matcher)
+		traceql_matcher_begin(w->matcher, b);
 	for (uint32_t i = 0; rc == 0 && i < b->n && !w->stop && !((i & 4095) == 0 && late(w)); i++)
 		offer(w, b, i);
 	batch_destroy(b);
@@ -829,9 +833,83 @@ static void sweep(struct sweep *w)
 	free(hours);
 }
 
+static int keep(void *arg, const struct batch *b, uint32_t i)
+{
+	batch_copy_span(arg, b, i);
+	return 0;
+}
+
+/* Traces met, each once: open addressing over 16-byte ids; never more than half full. */
+struct traces { uint64_t (*id)[2]; uint32_t n, cap; };
+
+static int meet(void *arg, const struct batch *b, uint32_t i)
+{
+	struct traces *t = arg;
+	const struct span *s = b->spans + i;
+	if (t->n * 2 >= t->cap) {
+		struct traces big = { .cap = t->cap ? t->cap * 2 : 1024 };
+		big.id = base_calloc(big.cap, sizeof *big.id);
+		for (uint32_t k = 0; k < t->cap; k++)
+			if (t->id[k][0] | t->id[k][1]) {
+				uint32_t at = (uint32_t)hash_bytes(t->id[k], 16, 0) & (big.cap - 1);
+				while (big.id[at][0] | big.id[at][1])
+					at = (at + 1) & (big.cap - 1);
+				memcpy(big.id[at], t->id[k], 16);
+				big.n++;
+			}
+		free(t->id);
+		*t = big;
+	}
+	uint64_t id[2] = { s->trace_hi, s->trace_lo };
+	if (!(id[0] | id[1]))
+		return 0; /* not a valid trace */
+	uint32_t at = (uint32_t)hash_bytes(id, 16, 0) & (t->cap - 1);
+	while ((t->id[at][0] | t->id[at][1]) && memcmp(t->id[at], id, 16))
+		at = (at + 1) & (t->cap - 1);
+	t->n += !(t->id[at][0] | t->id[at][1]);
+	memcpy(t->id[at], id, 16);
+	return 0;
+}
+
+static void whole_trace(struct sweep *w, uint64_t hi, uint64_t lo, struct batch *out)
+{
+	struct sweep one = { .g = w->g, .fn = keep, .arg = out, .deadline_ns = w->deadline_ns };
+	one.f = (struct block_filter){ .from_ns = INT64_MIN, .to_ns = INT64_MAX, .min_duration = INT64_MIN, .max_duration = INT64_MAX,
+		.by_trace = true, .trace_hi = hi, .trace_lo = lo };
+	sweep(&one);
+	w->stop |= one.stop;
+	w->found.partial |= one.found.partial;
+}
+
+/* A query about the trace around a span (root name, child count): the candidates' traces are fetched whole, one by one. */
+static void sweep_traces(struct sweep *w)
+{
+	struct traces t = { 0 };
+	struct sweep first = *w;
+	first.matcher = NULL;
+	first.fn = meet;
+	first.arg = &t;
+	sweep(&first);
+	w->found = first.found;
+	w->found.matched = 0;
+	w->stop = first.stop;
+	for (uint32_t k = 0; k < t.cap && !w->stop; k++) {
+		if (!(t.id[k][0] | t.id[k][1]))
+			continue;
+		struct batch *b = batch_create();
+		uint64_t scanned = w->found.scanned_spans;
+		whole_trace(w, t.id[k][0], t.id[k][1], b);
+		if (!w->stop)
+			sweep_held(w, b);
+		w->found.scanned_spans = scanned;
+		batch_destroy(b);
+	}
+	free(t.id);
+}
+
 static int segment_scan(struct store *s, const struct store_query *q, store_visit_fn fn, void *arg, struct store_found *ret_found, struct err *e)
 {
-	struct sweep w = { .g = (struct segment *)s, .q = q->q, .deadline_ns = q->deadline_ns, .fn = fn, .arg = arg };
+	struct sweep w = { .g = (struct segment *)s, .deadline_ns = q->deadline_ns, .fn = fn, .arg = arg };
 	w.f = (struct block_filter){ .from_ns = q->from_ns, .to_ns = q->to_ns, .max_duration = INT64_MAX, .min_duration = INT64_MIN };
 	if (q->q) {
 		struct tq_pushdown p = { .max_duration_ns = INT64_MAX };
@@ -844,16 +922,15 @@ static int segment_scan(struct store *s, const struct store_query *q, store_visi
 		w.f.by_trace = p.trace_hi || p.trace_lo;
 		w.f.trace_hi = p.trace_hi;
 		w.f.trace_lo = p.trace_lo;
+		w.matcher = traceql_matcher_create(q->q);
 	}
-	sweep(&w);
+	if (q->q && traceql_needs_trace(q->q))
+		sweep_traces(&w);
+	else
+		sweep(&w);
+	traceql_matcher_destroy(w.matcher);
 	if (ret_found)
 		*ret_found = w.found;
-	return 0;
-}
-
-static int keep(void *arg, const struct batch *b, uint32_t i)
-{
-	batch_copy_span(arg, b, i);
 	return 0;
 }
 
