@@ -97,7 +97,8 @@ class Up:
 		cmd = [KLIEG, *args] + (["--json"] if json_out else [])
 		r = subprocess.run(cmd, env={**self.env, **(env or {})}, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
 		if check:
-			assert r.returncode == 0, f"{cmd} -> {r.returncode}\n{r.stdout}\n{r.stderr}"
+			# A query that finds nothing says so with status 1 and still prints its document.
+			assert r.returncode == 0 or (json_out and r.returncode == 1 and r.stdout), f"{cmd} -> {r.returncode}\n{r.stdout}\n{r.stderr}"
 		return json.loads(r.stdout) if json_out else r
 
 

@@ -1,0 +1,32 @@
+// Bundles the dashboard: node build.mjs OUTDIR writes index.html and assets/* with hashed names. No inline script or style: the server's
+// content security policy forbids them.
+import { build } from 'esbuild';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const out = resolve(process.argv[2] ?? join(here, 'dist'));
+rmSync(join(out, 'assets'), { recursive: true, force: true });
+mkdirSync(out, { recursive: true });
+const result = await build({
+  absWorkingDir: here,
+  entryPoints: ['src/main.tsx'],
+  bundle: true, minify: true, format: 'esm', target: 'es2022', jsx: 'automatic', jsxImportSource: 'preact',
+  outdir: join(out, 'assets'), entryNames: '[name]-[hash]', assetNames: '[name]-[hash]', metafile: true, logLevel: 'warning', legalComments: 'none',
+});
+const files = Object.keys(result.metafile.outputs).map((f) => basename(f));
+const js = files.find((f) => f.endsWith('.js')), css = files.find((f) => f.endsWith('.css'));
+writeFileSync(join(out, 'index.html'), `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Klieg</title>
+<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath fill='%23f5b83d' d='M2 8 14 2v12z'/%3E%3C/svg%3E">
+<link rel="stylesheet" href="/assets/${css}">
+<script type="module" src="/assets/${js}"></script>
+</head>
+<body><div id="app"></div><noscript>The dashboard needs JavaScript. Everything it does, <code>klieg</code> does on the command line too.</noscript></body>
+</html>
+`);
