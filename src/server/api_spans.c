@@ -1,19 +1,16 @@
-/* Search, one trace, the heatmap. Each runs on a pool thread against the store. */
+/* Search and one trace. Each runs on a pool thread against the store. */
 #include "base/clock.h"
 #include "model/span_json.h"
 #include "server/internal.h"
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 
-struct search { struct store_query q; struct buf out; struct traceql *tq; uint32_t columns; int64_t step; uint64_t *cells, max, matched; };
-enum { BOUNDS = 48 };
+struct search { struct store_query q; struct buf out; struct traceql *tq; };
 
 static void search_done(struct call *c)
 {
 	struct search *x = c->data;
 	traceql_destroy(x->tq);
-	free(x->cells);
 	struct buf out = x->out;
 	free(x);
 	if (c->rc < 0) {
@@ -99,45 +96,4 @@ void api_trace(struct call *c)
 {
 	c->data = base_calloc(1, sizeof(struct search));
 	call_work(c, trace_work, search_done);
-}
-
-/* Bounds: 1 us * 2^(i/2), the last one takes all above. */
-static double bound(int i) { return 1000 * exp2(i / 2.0); }
-static int heat(void *arg, const struct batch *b, uint32_t i)
-{
-	struct search *x = arg;
-	int64_t col = (b->spans[i].start_ns - x->q.from_ns) / x->step, d = b->spans[i].duration_ns;
-	int row = d <= 1000 ? 0 : (int)ceil(2 * log2((double)d / 1000));
-	if (col < 0 || col >= x->columns)
-		return 0;
-	uint64_t n = ++x->cells[col * BOUNDS + (row < BOUNDS ? row : BOUNDS - 1)];
-	x->max = n > x->max ? n : x->max;
-	return 0;
-}
-static void heat_work(struct call *c)
-{
-	struct search *x = c->data;
-	struct store_found f = { 0 };
-	if ((c->rc = store_scan(c->s->c.store, &x->q, heat, x, &f, &c->e)) < 0)
-		return;
-	buf_printf(&x->out, "{\"from\":%" PRId64 ",\"to\":%" PRId64 ",\"step_nano\":%" PRId64 ",\"bounds\":[", x->q.from_ns, x->q.to_ns, x->step);
-	for (int i = 0; i < BOUNDS; i++)
-		buf_printf(&x->out, "%s%.0f", i ? "," : "", bound(i));
-	buf_add_str(&x->out, "],\"columns\":[");
-	for (uint32_t i = 0; i < x->columns; i++) {
-		for (int k = 0; k < BOUNDS; k++)
-			buf_printf(&x->out, "%s%" PRIu64, k ? "," : i ? ",[" : "[", x->cells[i * BOUNDS + k]);
-		buf_byte(&x->out, ']');
-	}
-	buf_printf(&x->out, "],\"max\":%" PRIu64 ",\"matched\":%" PRIu64 ",\"partial\":%s}", x->max, f.matched, f.partial ? "true" : "false");
-}
-void api_heatmap(struct call *c)
-{
-	struct search *x = search_new(c);
-	if (!x)
-		return;
-	x->columns = (uint32_t)json_integer_value(json_object_get(c->params, "columns"));
-	x->step = (x->q.to_ns - x->q.from_ns + x->columns - 1) / x->columns;
-	x->cells = base_calloc((size_t)x->columns * BOUNDS, sizeof(*x->cells));
-	call_work(c, heat_work, search_done);
 }

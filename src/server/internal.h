@@ -53,7 +53,7 @@ void routes_dispatch(struct server *s, struct http_req *r);
 void api_openapi(struct call *c);
 
 void api_status(struct call *c), api_processes(struct call *c), api_sites(struct call *c), api_stats(struct call *c), api_inflight(struct call *c),
-	api_doctor(struct call *c), api_events(struct call *c), api_tail(struct call *c), api_spans(struct call *c), api_trace(struct call *c), api_heatmap(struct call *c),
+	api_doctor(struct call *c), api_events(struct call *c), api_tail(struct call *c), api_spans(struct call *c), api_trace(struct call *c), api_heatmap(struct call *c), api_hot(struct call *c),
 	api_toggles(struct call *c), api_toggle_on(struct call *c), api_toggle_patch(struct call *c), api_toggle_off(struct call *c), api_toggles_off(struct call *c),
 	api_toggles_undo(struct call *c);
 

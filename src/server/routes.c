@@ -30,6 +30,8 @@ static const struct route routes[] = {
 	{ "GET", "/spans/tail", "view", "spans as they come, as server-sent events", P(Q), NULL, NULL, api_tail },
 	{ "GET", "/traces/{id}", "view", "one trace", NULL, NULL, "trace_id,spans,matched", api_trace },
 	{ "GET", "/heatmap", "view", "latency over time", P(Q, RANGE, { "columns", F_INT, "60", 1, 1000 }), NULL, "from,to,step_nano,bounds,columns,max,matched", api_heatmap },
+	{ "GET", "/hot", "view", "hotspots", P(Q, RANGE, { "limit", F_INT, "50", 1, 1000 }, { "by", F_TEXT, "operation", .choices = "operation" }), NULL,
+		"rows,traces,spans,window_nano", api_hot },
 	{ "GET", "/inflight", "view", "open spans", P(SEL, { "limit", F_INT, "1000", 1, 100000 }), NULL, "spans", api_inflight },
 	{ "GET", "/events", "view", "changes, as server-sent events", NULL, NULL, NULL, api_events },
 	{ "GET", "/doctor", "view", "health and the account of spans", NULL, NULL, "ok,checks,account", api_doctor },
