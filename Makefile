@@ -16,7 +16,7 @@ SHELL  := /bin/bash
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) $(if $(V),-v,--quiet)
 	@[ ! -e $(BUILD)/src/klieg ] || ln -f $(BUILD)/src/klieg $(BUILD)/klieg
-	@[ ! -e $(BUILD)/src/probe/libklieg.so ] || ln -f "$$(readlink -f $(BUILD)/src/probe/libklieg.so)" $(BUILD)/libklieg.so
+	@lib=$$(readlink -f $(BUILD)/src/probe/libklieg.so) && ln -f "$$lib" $(BUILD)/libklieg.so && ln -f "$$lib" $(BUILD)/libklieg.so.0
 
 $(BUILD)/build.ninja: tools/packages.txt tools/setup
 	@tools/setup build

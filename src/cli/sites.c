@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const struct column process_columns[] = { { "PID", "pid", COL_COUNT }, { "SERVICE", "service", COL_TEXT, .max = 30 }, { "STATE", "state", COL_TEXT },
+static const struct column process_columns[] = { { "PID", "pid", COL_TEXT }, { "SERVICE", "service", COL_TEXT, .max = 30 }, { "STATE", "state", COL_TEXT },
 	{ "SITES", "sites", COL_COUNT }, { "ON", "on", COL_COUNT }, { "THREADS", "threads", COL_COUNT }, { "MADE", "made", COL_COUNT },
 	{ "OPEN", "open", COL_COUNT }, { "OVERHEAD", "overhead_percent", COL_PERCENT }, { "DROPPED", "dropped", COL_DROPS },
 	{ "RINGS", "rings", COL_COUNT, true }, { "MODULES", "modules", COL_COUNT, true }, { "PATCH", "patch", COL_TEXT, true }, { "LEASE", "lease", COL_BOOL, true },
