@@ -22,6 +22,8 @@ uint64_t clock_tsc(void)
 static void sample(uint64_t *ret_tsc, int64_t *ret_wall, int64_t *ret_mono)
 {
 	uint64_t best = UINT64_MAX;
+	*ret_tsc = 0;
+	*ret_wall = *ret_mono = 0;
 	for (int i = 0; i < 12; i++) {
 		uint64_t a = clock_tsc();
 		int64_t wall = clock_wall();

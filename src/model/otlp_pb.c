@@ -35,6 +35,7 @@ static int next(struct in *in, struct field *f)
 	if (!get_varint(in, &tag) || tag >> 3 == 0 || tag >> 3 > 0x1fffffff)
 		return -1;
 	f->number = (uint32_t)(tag >> 3);
+	f->v = 0;
 	f->type = tag & 7;
 	switch (f->type) {
 	case 0:

@@ -65,14 +65,19 @@ static void test_durations_and_shares(void **state)
 		assert_int_equal(cli_parse_keep(bad_keep[i], &keep, &e), KLIEG_E_USAGE);
 }
 
-#define PARSE(...) (v = (char *[]){ __VA_ARGS__, NULL }, n = 0, ({ while (v[n]) n++; }), cli_parse(cli_find(v[0]), n, v, &a, &e))
+static int parse(char **v, struct cli_args *ret_a, struct err *e)
+{
+	int n = 0;
+	while (v[n])
+		n++;
+	return cli_parse(cli_find(v[0]), n, v, ret_a, e);
+}
+#define PARSE(...) parse((char *[]){ __VA_ARGS__, NULL }, &a, &e)
 
 static void test_parser(void **state)
 {
 	struct cli_args a;
 	struct err e = { 0 };
-	char **v;
-	int n;
 	assert_int_equal(PARSE("on", "--level=count", "x", "-k", "10%", "--dry-run"), 0);
 	assert_string_equal(cli_opt(&a, "level"), "count");
 	assert_string_equal(cli_opt(&a, "keep"), "10%");
