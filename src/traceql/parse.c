@@ -211,12 +211,11 @@ static int make_binary(struct parser *p, const struct tq_token *op, uint16_t l, 
 			return rc;
 		break;
 	default:
-		n.type = TQ_UNKNOWN;
+		n.type = TQ_FLOAT; /* or an integer: checks treat them alike */
 		if ((rc = check_number(p, op, l)) < 0 || (rc = check_number(p, op, r)) < 0)
 			return rc;
-		unsigned a = p->q->nodes[l].type, b = p->q->nodes[r].type;
-		if (numeric(a) && numeric(b))
-			n.type = a == TQ_DURATION || b == TQ_DURATION ? TQ_DURATION : TQ_FLOAT; /* all three compare alike */
+		if (p->q->nodes[l].type == TQ_DURATION || p->q->nodes[r].type == TQ_DURATION)
+			n.type = TQ_DURATION;
 	}
 	return add_node(p, op, n, ret_i);
 }
@@ -263,7 +262,7 @@ static int parse_prefix(struct parser *p, const struct tq_token *op, uint16_t *r
 	rc = neg ? check_number(p, op, inner) : check_logic(p, op, inner);
 	if (rc < 0)
 		return rc;
-	struct tq_node made = { .op = neg ? OP_NEG : OP_NOT, .l = inner, .r = TQ_NONE, .type = neg ? n->type : TQ_BOOL };
+	struct tq_node made = { .op = neg ? OP_NEG : OP_NOT, .l = inner, .r = TQ_NONE, .type = !neg ? TQ_BOOL : n->type == TQ_UNKNOWN ? TQ_FLOAT : n->type };
 	return add_node(p, op, made, ret_i);
 }
 
@@ -392,7 +391,7 @@ static int check_end(struct parser *p, unsigned parens)
 	case TOK_RPAREN:
 		return FAIL(p, &t, KLIEG_E_SYNTAX, "this `)` closes nothing");
 	case TOK_ADD: case TOK_SUB: case TOK_MUL: case TOK_DIV: case TOK_MOD: case TOK_POW:
-		return unsupported(p, &t, "arithmetic on query results");
+		return unsupported(p, &t, "operations on query results");
 	default:
 		break;
 	}
