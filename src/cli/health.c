@@ -31,7 +31,9 @@ int cli_status(int argc, char **argv)
 		const json_t *n = json_object_get(doc, "counts"), *next = json_object_get(doc, "next_expiry_unix_nano");
 		struct fmt a, b;
 		printf("klieg %s on %s, up %s, at %s\n", jstr(doc, "version"), jstr(doc, "host"), fmt_duration(&a, jnum(doc, "uptime_nano")), c.client.named);
-		printf("  %lld processes, %lld sites, %lld on, %lld toggles", (long long)jint(n, "processes"), (long long)jint(n, "sites"), (long long)jint(n, "on"), (long long)jint(n, "toggles"));
+		long long processes = (long long)jint(n, "processes"), sites = (long long)jint(n, "sites"), toggles = (long long)jint(n, "toggles");
+		printf("  %lld process%s, %lld site%s, %lld on, %lld toggle%s", processes, processes == 1 ? "" : "es", sites, sites == 1 ? "" : "s", (long long)jint(n, "on"), toggles,
+			toggles == 1 ? "" : "s");
 		if (json_is_number(next))
 			printf(", the next one ends in %s", fmt_duration(&a, json_number_value(next) - clock_wall()));
 		printf("\n  overhead %s of a budget of %s", fmt_percent(&a, jnum(doc, "overhead_percent")), fmt_percent(&b, jnum(doc, "budget_percent")));

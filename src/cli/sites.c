@@ -107,7 +107,8 @@ int cli_ls(int argc, char **argv)
 	} else {
 		status = CLI_OK;
 		if (c.out == OUT_TABLE || c.out == OUT_WIDE)
-			fprintf(stderr, "showing %zu of %lld sites in %lld processes\n", rows, (long long)matched, (long long)processes);
+			fprintf(stderr, "showing %zu of %lld site%s in %lld process%s\n", rows, (long long)matched, matched == 1 ? "" : "s", (long long)processes,
+				processes == 1 ? "" : "es");
 	}
 	json_decref(doc);
 	return status;
@@ -221,8 +222,9 @@ int cli_on(int argc, char **argv)
 	else {
 		struct fmt f, g;
 		size_t k;
-		printf("%s%s%s%s: %lld sites (%lld places) in %lld processes", style("bold"), dry ? "would switch on" : "on ", dry ? "" : id, style("off"), (long long)jint(plan, "sites"),
-			(long long)jint(plan, "instances"), (long long)jint(plan, "processes"));
+		long long sites = (long long)jint(plan, "sites"), places = (long long)jint(plan, "instances"), processes = (long long)jint(plan, "processes");
+		printf("%s%s%s%s: %lld site%s (%lld place%s) in %lld process%s", style("bold"), dry ? "would switch on" : "on ", dry ? "" : id, style("off"), sites,
+			sites == 1 ? "" : "s", places, places == 1 ? "" : "s", processes, processes == 1 ? "" : "es");
 		json_array_foreach(json_object_get(plan, "services"), k, x)
 			printf("%s%s", k ? ", " : " of ", json_string_value(x) ?: "");
 		printf(", level %s", level);
