@@ -24,6 +24,7 @@ struct hot {
 	const struct batch *b;             /* the one visited last, */
 	uint32_t b_last;                   /* and where: indices grow within a batch */
 	unsigned shift;                    /* 2^-shift of the traces are kept */
+	bool full;                         /* and cannot be made smaller */
 	uint64_t seen, skipped;
 	uint64_t *trace_bits;              /* linear counting of distinct traces */
 	int64_t first_ns, last_ns;
@@ -161,11 +162,19 @@ static void halve(struct hot *h)
 	while (h->n > h->c.max_spans / 4 * 3 && h->shift < MAX_SHIFT) {
 		uint32_t n = 0, attrs_n = 0;
 		h->shift++;
+		for (uint32_t i = 0; i < h->n; i++)
+			n += kept(h, h->spans[i].trace_hi, h->spans[i].trace_lo);
+		if (!n) { /* one trace is larger than the bound: its beginning is better than nothing */
+			h->shift--;
+			break;
+		}
+		n = 0;
 		for (uint32_t i = 0; i < h->n; i++) {
 			struct hot_span r = h->spans[i];
 			if (!kept(h, r.trace_hi, r.trace_lo))
 				continue;
-			memmove(h->attrs + attrs_n, h->attrs + r.attrs_off, r.attrs_n * sizeof *h->attrs);
+			if (r.attrs_n)
+				memmove(h->attrs + attrs_n, h->attrs + r.attrs_off, r.attrs_n * sizeof *h->attrs);
 			r.attrs_off = attrs_n;
 			attrs_n += r.attrs_n;
 			h->spans[n++] = r;
@@ -173,6 +182,7 @@ static void halve(struct hot *h)
 		h->n = n;
 		h->attrs_n = attrs_n;
 	}
+	h->full = h->n >= h->c.max_spans;
 }
 
 int hot_visit(void *arg, const struct batch *b, uint32_t i)
@@ -198,7 +208,8 @@ int hot_visit(void *arg, const struct batch *b, uint32_t i)
 	if (!kept(h, s->trace_hi, s->trace_lo))
 		return 0;
 	if (h->n >= h->c.max_spans) {
-		halve(h);
+		if (!h->full)
+			halve(h);
 		if (!kept(h, s->trace_hi, s->trace_lo))
 			return 0;
 		if (h->n >= h->c.max_spans) {
