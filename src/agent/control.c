@@ -50,8 +50,9 @@ static json_t *account(struct agent *a)
 		json_array_append_new(list, json_pack("{s:i,s:s,s:I,s:I,s:I,s:o,s:I}", "pid", (int)p->pid, "service", p->service, "made", (json_int_t)made(&c),
 			"passed", (json_int_t)c.passed, "open", (json_int_t)o, "dropped", drops(&c), "unsampled", (json_int_t)c.unsampled));
 	}
-	return json_pack("{s:I,s:I,s:I,s:o,s:I,s:I,s:o}", "made", (json_int_t)made(&all), "passed", (json_int_t)all.passed, "open", (json_int_t)open,
-		"dropped", drops(&all), "unsampled", (json_int_t)all.unsampled, "events_passed", (json_int_t)all.events_passed, "processes", list);
+	return json_pack("{s:I,s:I,s:I,s:o,s:I,s:I,s:I,s:o}", "made", (json_int_t)made(&all), "passed", (json_int_t)all.passed, "open", (json_int_t)open,
+		"dropped", drops(&all), "unsampled", (json_int_t)all.unsampled, "events_passed", (json_int_t)all.events_passed, "carried",
+		(json_int_t)all.carried, "processes", list);
 }
 
 static json_t *ps(struct agent *a)

@@ -28,8 +28,6 @@ static void account_lost(struct agent *a, const struct batch *b)
 {
 	for (uint32_t i = 0; i < b->n; i++) {
 		const struct span *s = &b->spans[i];
-		if (s->flags & 0x80000000u)
-			continue;
 		const struct attr *pid = batch_attr(b, b->resources[s->resource].attrs, STR("process.pid"));
 		struct counters *c = &a->gone;
 		for (uint32_t k = 0; pid && k < a->nprocs; k++)
@@ -278,13 +276,17 @@ static void add_row(struct process *p, struct thread *th, struct kw_thread *slot
 		b->attrs_n = before.attrs > off ? before.attrs : off; /* a new resource's attributes stay */
 		b->events_n = before.events;
 		b->links_n = before.links;
+		p->c.where++;
 		if (rec->r.type != KW_REC_EVENT)
-			p->c.where++, slot->pad2[6]++;
+			slot->pad2[6]++;
+		else
+			p->c.made++;
 	} else if (rec->r.type != KW_REC_EVENT) {
 		p->c.passed++;
 		slot->pad2[4]++; /* the consumer's line outlives us: the next agent's account goes on from here */
-	} else {
-		p->c.events_passed++;
+	} else { /* the thread's sequence does not number them: they are made here */
+		p->c.made++;
+		p->c.passed++;
 	}
 	if (b->n >= BATCH_SPANS)
 		drain_flush(a);

@@ -134,6 +134,7 @@ static void adopt_counts(struct process *p)
 {
 	for (uint32_t i = 0; i < process_slots(p); i++) {
 		p->c.passed += process_slot(p, i)->pad2[4];
+		p->c.carried += process_slot(p, i)->pad2[4];
 		p->c.where += process_slot(p, i)->pad2[6];
 	}
 }

@@ -83,6 +83,7 @@ struct pending {
  * in 64 bits, 6 spans that `where` refused. The next agent goes on from there. */
 struct counters {
 	uint64_t made, passed, events_passed;
+	uint64_t carried;         /* of passed: by a former agent */
 	uint64_t ring_full, depth, reentrant, abandoned, no_slot, corrupt, where, spool_full, pending;
 	uint64_t unsampled, no_site;
 };

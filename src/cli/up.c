@@ -81,12 +81,12 @@ static int serve(int argc, char **argv, bool with_agent)
 	struct cli_args a;
 	int status, rc;
 	struct err e = { 0 };
-	char dir[256], state[300], socket_path[300] = "-";
+	char dir[256], path[300], spans[300], socket_path[300] = "-";
 	if (cli_begin(argc, argv, &a, &status))
 		return status;
 	const char *given = cli_opt(&a, "dir"), *http = cli_opt(&a, "http"), *otlp = cli_opt(&a, "otlp-http"), *retain = with_agent ? cli_opt(&a, "retain") : NULL,
 		*bytes = with_agent ? cli_opt(&a, "max-bytes") : NULL;
-	struct store_config sc = { .dir = state };
+	struct store_config sc = { .dir = spans };
 	if (retain && duration_parse(str_of(retain), &sc.retain_ns) < 0)
 		return cli_fail_usage(a.cmd, "--retain: '%s' is not a duration", retain);
 	if (bytes && size_parse(str_of(bytes), &sc.retain_bytes) < 0)
@@ -95,15 +95,19 @@ static int serve(int argc, char **argv, bool with_agent)
 		snprintf(dir, sizeof(dir), "%s", given);
 	else
 		default_dir(dir, sizeof(dir));
-	snprintf(state, sizeof(state), "%s/spans", dir);
+	snprintf(spans, sizeof(spans), "%s/spans", dir);
+	snprintf(path, sizeof(path), "%s/state.db", dir);
 	signal(SIGPIPE, SIG_IGN);
 	struct up u = { 0 };
 	struct server *server = NULL;
 	struct store *store = NULL;
+	struct state *state = NULL;
 	struct agent *agent = NULL;
-	if ((rc = make_dirs(dir, &e)) < 0 || (rc = loop_create(&u.loop)) < 0 || (rc = store_open(&sc, &store, &e)) < 0)
+	if ((rc = make_dirs(dir, &e)) < 0 || (rc = loop_create(&u.loop)) < 0 || (rc = store_open(&sc, &store, &e)) < 0 ||
+		(rc = state_open(path, &state, &e)) < 0)
 		goto fail;
-	struct server_config c = { .dir = dir, .http = http ? http : "127.0.0.1:7070", .otlp_http = otlp ? otlp : "127.0.0.1:4318", .store = store, .loop = u.loop };
+	struct server_config c = { .dir = dir, .http = http ? http : "127.0.0.1:7070", .otlp_http = otlp ? otlp : "127.0.0.1:4318", .store = store, .state = state,
+		.loop = u.loop, .with_agent = with_agent };
 	if ((rc = server_create(&c, &server, &e)) < 0)
 		goto fail;
 	if (with_agent) {
@@ -124,15 +128,20 @@ static int serve(int argc, char **argv, bool with_agent)
 	server_set_agent(server, NULL, NULL);
 	agent_destroy(agent);            /* sites off, the rest drained into the store */
 	store_close(store);
+	state_close(state);
 	fflush(stdout);
-	snprintf(state, sizeof(state), "%s/klieg.sock", dir);
-	unlink(state);
+	snprintf(path, sizeof(path), "%s/klieg.sock", dir);
+	unlink(path);
 	_exit(0);                        /* requests in flight are not waited for: their clients see the connection end */
 fail:
 	if (!e.code)
 		err_set(&e, rc, "cannot start");
 	status = cli_fail(&e);
+	agent_destroy(agent);
+	server_destroy(server);
+	loop_destroy(u.loop);
 	store_close(store);
+	state_close(state);
 	exit(status ? CLI_USAGE : CLI_OK);
 }
 

@@ -23,6 +23,7 @@ struct http_server {
 	struct listener *listeners;
 	struct http_conn *conns;
 	unsigned n;
+	bool closed;                     /* freed with its last connection */
 };
 struct http_conn {
 	union { uv_tcp_t tcp; uv_pipe_t pipe; uv_stream_t stream; uv_handle_t handle; } u;
@@ -48,6 +49,8 @@ static void on_closed(uv_handle_t *h)
 	*c->prev = c->next;
 	if (c->next)
 		c->next->prev = c->prev;
+	if (c->s->closed && !c->s->n)
+		free(c->s);
 	buf_finish(&c->in);
 	free(c);
 }
@@ -548,7 +551,13 @@ int http_listen_unix(struct http_server *s, const char *path, struct err *e)
 }
 
 static void listener_closed(uv_handle_t *h) { free(h->data); }
-static void server_closed(uv_handle_t *h) { free(h->data); }
+static void server_closed(uv_handle_t *h)
+{
+	struct http_server *s = h->data;
+	s->closed = true;
+	if (!s->n)
+		free(s);
+}
 void http_server_close(struct http_server *s)
 {
 	if (!s)
@@ -560,7 +569,6 @@ void http_server_close(struct http_server *s)
 	s->listeners = NULL;
 	for (struct http_conn *c = s->conns; c; c = c->next)
 		conn_close(c);
-	/* Closing callbacks run in order, so the connections' (which use s) are over before this one. */
 	uv_close((uv_handle_t *)&s->sweep, server_closed);
 }
 unsigned http_server_conns(const struct http_server *s) { return s->n; }

@@ -18,6 +18,7 @@ struct ingest {
 static void stored(void *arg, int rc, uint32_t n)
 {
 	struct server *s = arg;
+	s->admit.failing = rc < 0;
 	if (rc == 0)
 		s->admit.stored += n;
 	else
@@ -36,7 +37,7 @@ int server_sink(void *arg, struct batch *b)
 		s->admit.busy++;
 		batch_destroy(copy);
 	} else
-		events_spans(s, copy);
+		events_spans(s, copy, n);
 	return rc;
 }
 
@@ -103,7 +104,7 @@ static void decode(void *arg)                        /* a pool thread */
 			if (in->rc == 0) {
 				s->admit.otlp_taken += rejected;    /* `in` belongs to the store's answer now */
 				s->admit.otlp_rejected += rejected;
-				events_spans(s, copy);
+				events_spans(s, copy, n);
 				return;
 			}
 			batch_destroy(copy);

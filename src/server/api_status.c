@@ -6,7 +6,9 @@
 
 static json_int_t num(const json_t *o, const char *k) { return json_integer_value(json_object_get(o, k)); }
 
-/* made = what the agent's processes made + what came by OTLP. Spans the agent has passed and the store has not finished are queued. */
+/* made = what the agent's processes made + what came by OTLP, less what a former agent has passed on already: the account is that of this run. What was
+ * passed and is neither stored nor dropped yet is queued, in the agent's spool or in the store. The agent counts what it passed independently of
+ * what its processes made, so `balanced` is a check and not a definition. */
 static json_t *account(struct server *s, const json_t *agent)
 {
 	struct admit *a = &s->admit;
@@ -15,13 +17,14 @@ static json_t *account(struct server *s, const json_t *agent)
 	json_int_t lost = 0;
 	if (!dropped)
 		dropped = json_object();
-	json_int_t stored = (json_int_t)a->stored, made = num(agent, "made") + (json_int_t)a->otlp_taken, open = num(agent, "open");
+	json_int_t stored = (json_int_t)a->stored, passed = num(agent, "passed") - num(agent, "carried") + (json_int_t)a->otlp_taken,
+		made = num(agent, "made") - num(agent, "carried") + (json_int_t)a->otlp_taken, open = num(agent, "open");
 	admit_dropped(s, dropped);
 	json_object_foreach(dropped, k, v)
 		lost += json_integer_value(v);
-	json_int_t queued = (json_int_t)(a->agent_taken + a->otlp_taken - a->otlp_rejected - a->dropped_store) - stored;
+	json_int_t queued = passed - (json_int_t)(a->otlp_rejected + a->dropped_store) - stored;
 	return json_pack("{sI sI sI sI so sb}", "made", made, "stored", stored, "open", open, "queued", queued > 0 ? queued : 0, "dropped", dropped,
-		"balanced", made == stored + lost);
+		"balanced", made == stored + open + queued + lost);
 }
 
 static json_t *store_json(struct server *s)
@@ -116,8 +119,10 @@ static void doctor_health(struct call *c)
 	store_stats(c->s->c.store, &st);
 	json_array_append_new(checks, json_pack("{ss sb sI sI ss ss}", "name", "store.queue", "ok", st.queue_bytes < 256 << 20, "value", (json_int_t)st.queue_bytes, "limit",
 		(json_int_t)(256 << 20), "what", "bytes waiting to be synced", "next", "is the disk slow?"));
-	json_array_append_new(checks, json_pack("{ss sb ss sn ss ss}", "name", "store.error", "ok", !st.last_error[0], "value", st.last_error, "limit", "what", "last error of the store",
+	json_array_append_new(checks, json_pack("{ss sb ss sn ss ss}", "name", "store.error", "ok", !c->s->admit.failing, "value", st.last_error, "limit", "what", "last error of the store",
 		"next", "free disk space, look at the log"));
+	json_array_append_new(checks, json_pack("{ss sb sb sn ss ss}", "name", "state", "ok", !c->s->state_failed, "value", !c->s->state_failed, "limit", "what",
+		"toggles are saved for the next start", "next", "free disk space; the log says what failed"));
 	json_array_append_new(checks, json_pack("{ss sb sb sn ss ss}", "name", "agent", "ok", c->rc == 0, "value", c->rc == 0, "limit", "what", "an agent answers", "next", "klieg up"));
 	if (c->rc == 0)
 		json_object_foreach(c->result, k, v)

@@ -1,19 +1,18 @@
 /* Toggles: who switched what on, why and until when. The agent does the switching; this file owns the set, sends it, and keeps the ended ones of the last day.
- * In memory for now: after a restart of `klieg up` all is off. */
+ * Every change is in the state store before it is answered, one document per toggle and one for what undo would restore; toggles_restore sends the agent
+ * what was on when klieg ended, so that a restart (or a crash) changes nothing but for what has run out meanwhile. */
 #include "base/clock.h"
+#include "base/log.h"
 #include "server/internal.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
+static const int64_t DAY = 86400000000000ll;
 struct toggle_set { json_t *live, *ended, *undo; };  /* id -> toggle; array of toggles; array of what the last off removed */
 
-struct toggle_set *toggles_create(void)
-{
-	struct toggle_set *t = base_alloc(sizeof(*t));
-	*t = (struct toggle_set){ json_object(), json_array(), json_array() };
-	return t;
-}
+static const char KIND[] = "toggle", UNDO[] = "toggle_undo";
+
 void toggles_destroy(struct toggle_set *t)
 {
 	if (!t)
@@ -24,17 +23,44 @@ void toggles_destroy(struct toggle_set *t)
 	free(t);
 }
 
+/* The agent has been asked already, so what cannot be written is still true: it is logged, seen in the doctor, and lost with this process. */
+static void saved(struct server *s, int rc, const struct err *e)
+{
+	if (rc < 0 && !s->state_failed)
+		log_warn("server", "toggles cannot be saved and would not survive a restart: %s", e->msg[0] ? e->msg : err_title(rc));
+	s->state_failed = rc < 0;
+}
+static void put(struct server *s, const char *kind, const char *id, const json_t *doc)
+{
+	struct err e = { 0 };
+	char *text = json_dumps(doc, JSON_COMPACT);
+	saved(s, state_put(s->c.state, kind, id, str_of(text), STATE_ANY, NULL, &e), &e);
+	free(text);
+}
+static void save(struct server *s, const json_t *t) { put(s, KIND, json_string_value(json_object_get(t, "id")), t); }
+static void forget(struct server *s, const json_t *t)
+{
+	struct err e = { 0 };
+	int rc = state_delete(s->c.state, KIND, json_string_value(json_object_get(t, "id")) ?: "", STATE_ANY, &e);
+	saved(s, rc == KLIEG_E_NOT_FOUND ? 0 : rc, &e);
+}
+
 static int64_t expiry(const json_t *t) { return json_integer_value(json_object_get(t, "expires_unix_nano")); }
 
+static void mark_ended(json_t *t, const char *state, const char *by, int64_t when)
+{
+	json_object_set_new(t, "state", json_string(state));
+	json_object_set_new(t, "ended_by", json_string(by));
+	json_object_set_new(t, "ended_unix_nano", json_integer(when));
+}
 static void end(struct server *s, const char *id, const char *state, const char *by)
 {
 	struct toggle_set *ts = s->toggles;
 	json_t *t = json_incref(json_object_get(ts->live, id));
 	json_object_del(ts->live, id);
-	json_object_set_new(t, "state", json_string(state));
-	json_object_set_new(t, "ended_by", json_string(by));
-	json_object_set_new(t, "ended_unix_nano", json_integer(clock_wall()));
+	mark_ended(t, state, by, clock_wall());
 	json_array_insert(ts->ended, 0, t);
+	save(s, t);
 	json_t *ev = json_pack("{ss ss ss sO}", "type", "toggle", "what", state, "by", by, "toggle", t);
 	events_send(s, "toggle", ev);
 	json_decref(ev);
@@ -54,9 +80,12 @@ void toggles_tick(struct server *s)
 			snprintf(copy, sizeof(copy), "%s", id);
 			end(s, copy, "expired", "system:ttl");
 		}
-	for (size_t n; (n = json_array_size(ts->ended)) > 0 && (n > 1000 || json_integer_value(json_object_get(json_array_get(ts->ended, n - 1), "ended_unix_nano"))
-		< now - 86400000000000ll);)
-		json_array_remove(ts->ended, n - 1);
+	for (size_t n; (n = json_array_size(ts->ended)) > 0; json_array_remove(ts->ended, n - 1)) {
+		json_t *oldest = json_array_get(ts->ended, n - 1);
+		if (n <= 1000 && json_integer_value(json_object_get(oldest, "ended_unix_nano")) >= now - DAY)
+			break;
+		forget(s, oldest);
+	}
 }
 
 unsigned toggles_active(struct server *s, int64_t *ret_next)
@@ -81,6 +110,90 @@ static json_t *wire(const json_t *t)
 	json_t *copy = json_deep_copy(o);  /* the agent's thread gets no references into ours */
 	json_decref(o);
 	return copy;
+}
+
+/* ---- restart ---- */
+static int by_end(const void *a, const void *b)
+{
+	int64_t x = json_integer_value(json_object_get(*(json_t *const *)a, "ended_unix_nano")), y = json_integer_value(json_object_get(*(json_t *const *)b, "ended_unix_nano"));
+	return x < y ? 1 : x > y ? -1 : 0;
+}
+static int loaded(void *arg, const char *id, int64_t version, struct str text)
+{
+	json_t *t = json_loadb(text.p, text.n, 0, NULL);
+	if (json_is_object(t))
+		json_array_append_new(arg, t);
+	else
+		log_warn("server", "toggle %s cannot be read back and is left alone", id);
+	return 0;
+}
+
+/* What was on and has not run out goes on; one whose selector this version does not understand any more is ended, not fatal. */
+int toggles_create(struct server *s, struct err *e)
+{
+	struct toggle_set *ts = s->toggles = base_alloc(sizeof(*ts));
+	*ts = (struct toggle_set){ json_object(), json_array(), NULL };
+	json_t *all = json_array(), *t, **rows;
+	struct buf undo = { 0 };
+	int64_t now = clock_wall(), version;
+	size_t i, n = 0;
+	int rc = state_list(s->c.state, KIND, loaded, all);
+	if (rc < 0) {
+		json_decref(all);
+		return err_set(e, rc, "the toggles in %s/state.db cannot be read: %s", s->c.dir, err_title(rc));
+	}
+	rows = base_calloc(json_array_size(all) + 1, sizeof(*rows));
+	json_array_foreach(all, i, t) {
+		const char *id = json_string_value(json_object_get(t, "id")), *sel = json_string_value(json_object_get(t, "selector"));
+		bool active = !strcmp(json_string_value(json_object_get(t, "state")) ?: "", "active");
+		struct traceql *q = NULL;
+		struct err why = { 0 };
+		if (!id)
+			continue;
+		if (active && expiry(t) > now && traceql_parse_selector(str_of(sel ?: "{"), &q, &why) >= 0) {
+			traceql_destroy(q);
+			json_object_set(ts->live, id, t);
+			continue;
+		}
+		if (active) {
+			mark_ended(t, why.code ? "removed" : "expired", why.code ? "system:selector" : "system:ttl", why.code ? now : expiry(t));
+			save(s, t);
+		}
+		rows[n++] = t;
+	}
+	qsort(rows, n, sizeof(*rows), by_end);
+	for (i = 0; i < n; i++)
+		json_array_append(ts->ended, rows[i]);
+	free(rows);
+	json_decref(all);
+	if (state_get(s->c.state, UNDO, "last", &undo, &version) >= 0)
+		ts->undo = json_loadb((char *)undo.p, undo.n, 0, NULL);
+	buf_finish(&undo);
+	if (!json_is_array(ts->undo)) {
+		json_decref(ts->undo);
+		ts->undo = json_array();
+	}
+	return 0;
+}
+
+static void restored(struct call *c)
+{
+	if (c->rc < 0)
+		log_warn("server", "the agent did not take the toggles of before the restart: %s", c->e.msg);
+	else if (json_object_size(c->s->toggles->live))
+		log_info("server", "%zu toggles of before the restart are on again", json_object_size(c->s->toggles->live));
+	call_free(c);
+}
+void toggles_restore(struct server *s)
+{
+	json_t *all = json_array(), *t;
+	const char *id;
+	toggles_tick(s);
+	json_object_foreach(s->toggles->live, id, t)
+		json_array_append_new(all, wire(t));
+	struct call *c = base_calloc(1, sizeof(*c));
+	c->s = s;
+	call_agent(c, "sync", json_pack("{so}", "toggles", all), restored);
 }
 
 static void list_then(struct call *c)
@@ -161,6 +274,7 @@ static void on_then(struct call *c)
 		json_object_set(t, "plan", plan);
 		json_object_set(t, "predicted", json_object_get(plan, "predicted") ?: json_null());
 		json_object_set(c->s->toggles->live, json_string_value(json_object_get(t, "id")), t);
+		save(c->s, t);
 		json_t *ev = json_pack("{ss ss sO}", "type", "toggle", "what", "active", "toggle", t);
 		events_send(c->s, "toggle", ev);
 		json_decref(ev);
@@ -203,6 +317,10 @@ static void patch_then(struct call *c)
 		return;
 	}
 	json_object_set(c->s->toggles->live, c->id, t);
+	save(c->s, t);
+	json_t *ev = json_pack("{ss ss sO}", "type", "toggle", "what", "changed", "toggle", t);
+	events_send(c->s, "toggle", ev);
+	json_decref(ev);
 	call_json(c, 200, t);
 }
 void api_toggle_patch(struct call *c)
@@ -248,6 +366,8 @@ static void off_then(struct call *c)
 		json_array_append_new(ts->undo, json_integer(expiry(t) - clock_wall()));
 		end(c->s, id, "removed", "api");
 	}
+	if (json_array_size(removed))
+		put(c->s, UNDO, "last", ts->undo);
 	json_decref(ids);
 	json_t *sites = json_object_get(c->result, "sites"), *ack = json_object_get(c->result, "ack_nano");
 	call_json(c, 200, json_pack("{so so so}", "removed", removed, "sites", sites ? json_incref(sites) : json_integer(0), "ack_nano", ack ? json_incref(ack) : json_integer(0)));
@@ -347,9 +467,17 @@ static void undo_then(struct call *c)
 		call_fail(c, &c->e);
 		return;
 	}
-	json_array_foreach(back, i, t)
-		json_object_set(c->s->toggles->live, json_string_value(json_object_get(t, "id")), t);
+	json_array_foreach(back, i, t) {
+		const char *id = json_string_value(json_object_get(t, "id"));
+		json_t *ended = c->s->toggles->ended;
+		for (size_t k = json_array_size(ended); k--;)
+			if (!strcmp(json_string_value(json_object_get(json_array_get(ended, k), "id")) ?: "", id))
+				json_array_remove(ended, k);
+		json_object_set(c->s->toggles->live, id, t);
+		save(c->s, t);
+	}
 	json_array_clear(c->s->toggles->undo);
+	put(c->s, UNDO, "last", c->s->toggles->undo);
 	json_t *ev = json_pack("{ss ss}", "type", "toggle", "what", "restored");
 	events_send(c->s, "toggle", ev);
 	json_decref(ev);

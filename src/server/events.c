@@ -1,12 +1,13 @@
 /* Server-sent events: /events (what changes) and /spans/tail. A watcher that reads too slowly loses events, never memory: they are counted and it
- * is told with `event: dropped` once it reads again. Spans reach the tails as copies, at most TAIL_SPANS of a batch. */
+ * is told with `event: dropped` once it reads again. Spans reach the tails as copies, at most TAIL_SPANS of a batch; a tail is told of the others as
+ * `unexamined`: whether its query matches them was not looked at. */
 #include "model/span_json.h"
 #include "server/internal.h"
 #include <inttypes.h>
 #include <stdlib.h>
 
 enum { TAIL_SPANS = 500, MAX_WATCHERS = 64 };
-struct watcher { struct watcher *next; struct server *s; struct http_req *r; bool tail; struct traceql *q; uint64_t dropped; };
+struct watcher { struct watcher *next; struct server *s; struct http_req *r; bool tail; struct traceql *q; uint64_t dropped, unexamined; };
 
 static void gone(struct http_req *r, void *arg)
 {
@@ -19,18 +20,19 @@ static void gone(struct http_req *r, void *arg)
 	free(w);
 }
 
-static void send_text(struct watcher *w, const char *event, struct str data)
+/* n: how many spans (or events) data holds, which is what counts as dropped if it cannot be sent. */
+static void send_text(struct watcher *w, const char *event, struct str data, uint64_t n)
 {
 	struct buf b = { 0 };
-	if (w->dropped)
-		buf_printf(&b, "event: dropped\ndata: {\"dropped\":%" PRIu64 "}\n\n", w->dropped);
+	if (w->dropped || w->unexamined)
+		buf_printf(&b, "event: dropped\ndata: {\"dropped\":%" PRIu64 ",\"unexamined\":%" PRIu64 "}\n\n", w->dropped, w->unexamined);
 	buf_printf(&b, "event: %s\ndata: ", event);
 	buf_add(&b, data.p, data.n);
 	buf_add(&b, "\n\n", 2);
 	if (http_stream_send(w->r, buf_str(&b)))
-		w->dropped = 0;
+		w->dropped = w->unexamined = 0;
 	else
-		w->dropped++;
+		w->dropped += n;
 	buf_finish(&b);
 }
 
@@ -43,7 +45,7 @@ void events_send(struct server *s, const char *event, const json_t *data)
 			continue;
 		if (!t)
 			t = json_dumps(data, JSON_COMPACT);
-		send_text(w, event, str_of(t));
+		send_text(w, event, str_of(t), 1);
 	}
 	free(t);
 }
@@ -64,21 +66,28 @@ void server_event(void *server, const json_t *event)
 	loop_post(p->s->c.loop, event_arrived, p);
 }
 
-struct spans_post { struct server *s; struct batch *b; };
+struct spans_post { struct server *s; struct batch *b; uint32_t more; };
 static void spans_arrived(void *arg)
 {
 	struct spans_post *p = arg;
 	for (struct watcher *w = p->s->watchers, *next; w; w = next) {
-		next = w->next;
 		struct buf b = { 0 };
-		for (uint32_t i = 0; w->tail && i < p->b->n; i++)
+		uint32_t n = 0;
+		next = w->next;
+		if (!w->tail)
+			continue;
+		for (uint32_t i = 0; i < p->b->n; i++)
 			if (!w->q || traceql_match(w->q, p->b, i)) {
-				buf_add_str(&b, b.n ? "," : "{\"spans\":[");
+				buf_add_str(&b, n++ ? "," : "{\"spans\":[");
 				span_json(p->b, i, false, &b);
 			}
-		if (b.n) {
+		if (w->q)
+			w->unexamined += p->more;
+		else
+			w->dropped += p->more;
+		if (n) {
 			buf_add_str(&b, "]}");
-			send_text(w, "spans", buf_str(&b));
+			send_text(w, "spans", buf_str(&b), n);
 		}
 		buf_finish(&b);
 	}
@@ -94,12 +103,12 @@ struct batch *events_copy(struct server *s, const struct batch *b)
 		batch_copy_span(copy, b, i);
 	return copy;
 }
-void events_spans(struct server *s, struct batch *copy)
+void events_spans(struct server *s, struct batch *copy, uint32_t of)
 {
 	if (!copy)
 		return;
 	struct spans_post *p = base_alloc(sizeof(*p));
-	*p = (struct spans_post){ s, copy };
+	*p = (struct spans_post){ s, copy, of - copy->n };
 	loop_post(s->c.loop, spans_arrived, p);
 }
 
@@ -117,7 +126,7 @@ static void watch(struct call *c, bool tail)
 		return;
 	}
 	struct watcher *w = base_calloc(1, sizeof(*w));
-	*w = (struct watcher){ c->s->watchers, c->s, c->r, tail, tq, 0 };
+	*w = (struct watcher){ c->s->watchers, c->s, c->r, tail, tq, 0, 0 };
 	c->s->watchers = w;
 	c->s->tails += tail;
 	c->r->on_gone = gone;

@@ -5,6 +5,7 @@
 struct admit {
 	struct store *store;
 	atomic_ullong otlp_taken, otlp_rejected, agent_taken, stored, dropped_store, busy;
+	atomic_bool failing;                   /* the last append failed */
 };
 struct watcher;                                /* an SSE client */
 struct toggle_set;
@@ -17,6 +18,7 @@ struct server {
 	server_agent_fn agent;
 	void *agent_arg;
 	struct toggle_set *toggles;
+	bool state_failed;                       /* the last change could not be saved */
 	struct watcher *watchers;
 	atomic_int tails;                        /* watchers that want spans */
 	uv_timer_t tick;
@@ -58,7 +60,8 @@ void api_status(struct call *c), api_processes(struct call *c), api_sites(struct
 	api_toggles_undo(struct call *c);
 
 /* control.c */
-struct toggle_set *toggles_create(void);
+int toggles_create(struct server *s, struct err *e);   /* with what the state store has */
+void toggles_restore(struct server *s);                /* tells the agent */
 void toggles_destroy(struct toggle_set *t);
 void toggles_tick(struct server *s);
 unsigned toggles_active(struct server *s, int64_t *ret_next_expiry);
@@ -71,7 +74,7 @@ void admit_dropped(struct server *s, json_t *into);
 void events_send(struct server *s, const char *event, const json_t *data);
 void events_tick(struct server *s);
 struct batch *events_copy(struct server *s, const struct batch *b);  /* any thread: what the tails may see of b; NULL without tails */
-void events_spans(struct server *s, struct batch *copy);             /* takes it; NULL is fine */
+void events_spans(struct server *s, struct batch *copy, uint32_t of);  /* takes the copy of the first spans of a batch of `of`; NULL is fine */
 void metrics_reply(struct server *s, struct http_req *r);
 /* assets.c */
 void assets_reply(struct http_req *r);

@@ -32,6 +32,27 @@ static bool origin_allowed(struct http_req *r)
 		(o.n == h.n + 8 && !strncmp(o.p, "https://", 8) && !memcmp(o.p + 8, h.p, h.n));
 }
 
+/* Ready: spans can be stored and, where an agent is part of this process, it answers. */
+static void ready_then(struct call *c)
+{
+	struct store_stats st;
+	store_stats(c->s->c.store, &st);
+	struct server *s = c->s;
+	const char *why = s->admit.failing ? st.last_error : c->rc < 0 && s->c.with_agent ? c->e.msg : NULL;
+	struct buf b = { 0 };
+	buf_printf(&b, "%s\n", why ? why : "ok");
+	http_reply(c->r, why ? 503 : 200, "text/plain", buf_str(&b), why ? "Retry-After: 1\r\n" : NULL);
+	buf_finish(&b);
+	call_free(c);
+}
+static void ready_reply(struct server *s, struct http_req *r)
+{
+	struct call *c = base_calloc(1, sizeof(*c));
+	c->s = s;
+	c->r = r;
+	call_agent(c, "health", NULL, ready_then);
+}
+
 static void handle(void *arg, struct http_req *r)
 {
 	struct server *s = arg;
@@ -42,8 +63,10 @@ static void handle(void *arg, struct http_req *r)
 		reply_problem(r, &e);
 	} else if (str_is(r->path, "/v1/traces"))
 		admit_otlp(s, r);
-	else if (str_is(r->path, "/healthz") || str_is(r->path, "/readyz"))
+	else if (str_is(r->path, "/healthz"))                     /* the loop turns */
 		http_reply(r, 200, "text/plain", STR("ok\n"), NULL);
+	else if (str_is(r->path, "/readyz"))
+		ready_reply(s, r);
 	else if (r->listener_arg == OTLP) {
 		err_set(&e, KLIEG_E_NOT_FOUND, "this port takes POST /v1/traces only");
 		reply_problem(r, &e);
@@ -65,22 +88,31 @@ int server_create(const struct server_config *c, struct server **ret_s, struct e
 	char path[300];
 	s->c = *c;
 	s->started = clock_mono();
-	s->toggles = toggles_create();
 	http_server_create(c->loop, &(struct http_limits){ 0 }, handle, s, &s->http);
 	uv_timer_init(loop_uv(c->loop), &s->tick);
 	s->tick.data = s;
 	uv_timer_start(&s->tick, tick, 1000, 1000);
 	snprintf(path, sizeof(path), "%s/klieg.sock", c->dir);
-	int rc = http_listen_tcp(s->http, c->http, (void *)MAIN, s->bound, e);
+	int rc = toggles_create(s, e);
+	if (rc == 0)
+		rc = http_listen_tcp(s->http, c->http, (void *)MAIN, s->bound, e);
 	if (rc == 0)
 		rc = http_listen_tcp(s->http, c->otlp_http, (void *)OTLP, s->otlp_bound, e);
 	if (rc == 0)
 		rc = http_listen_unix(s->http, path, e);
-	if (rc == 0)
+	if (rc < 0)
+		server_destroy(s);
+	else
 		*ret_s = s;
-	return rc;   /* on failure the process ends: the loop still knows the handles */
+	return rc;
 }
-void server_set_agent(struct server *s, server_agent_fn fn, void *agent) { s->agent = fn; s->agent_arg = agent; }
+void server_set_agent(struct server *s, server_agent_fn fn, void *agent)
+{
+	s->agent = fn;
+	s->agent_arg = agent;
+	if (fn)
+		toggles_restore(s);
+}
 const char *server_http(const struct server *s) { return s->bound; }
 const char *server_otlp_http(const struct server *s) { return s->otlp_bound; }
 void server_destroy(struct server *s)

@@ -3,6 +3,7 @@
 #pragma once
 #include "base/err.h"
 #include "net/http.h"
+#include "store/state.h"
 #include "store/store.h"
 #include <jansson.h>
 #include <stdatomic.h>
@@ -13,6 +14,8 @@ typedef void (*server_agent_fn)(void *agent, const char *method, json_t *params,
 struct server_config {
 	const char *dir, *http, *otlp_http;
 	struct store *store;
+	struct state *state;
+	bool with_agent;           /* one will be set: not ready without it */
 	struct loop *loop;
 };
 struct server;
