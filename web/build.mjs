@@ -1,7 +1,8 @@
 // Bundles the dashboard: node build.mjs OUTDIR writes index.html and assets/* with hashed names. No inline script or style: the server's
 // content security policy forbids them.
 import { build } from 'esbuild';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { gzipSync } from 'node:zlib';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -30,3 +31,17 @@ writeFileSync(join(out, 'index.html'), `<!doctype html>
 <body><div id="app"></div><noscript>The dashboard needs JavaScript. Everything it does, <code>klieg</code> does on the command line too.</noscript></body>
 </html>
 `);
+
+// What a first visit loads, as the server sends it. The budget is a promise to people on slow lines: breaking it breaks the build.
+const BUDGET = 130e3;
+let total = 0;
+for (const f of ['index.html', ...files.map((f) => join('assets', f))]) {
+  const size = gzipSync(readFileSync(join(out, f)), { level: 9 }).length;
+  total += size;
+  console.log(`${f}  ${(size / 1e3).toFixed(1)} kB gz`);
+}
+console.log(`first load ${(total / 1e3).toFixed(1)} kB gz of ${BUDGET / 1e3}`);
+if (total > BUDGET) {
+  console.error('build.mjs: the dashboard is over its budget');
+  process.exit(1);
+}

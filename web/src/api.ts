@@ -1,7 +1,9 @@
 // The HTTP API of docs/api.md. Every call either returns its JSON or throws a Problem that a person can read.
+import { parseExact, type Instant } from './time';
+
 export interface Cost { known: boolean; calls_per_s?: number; spans_per_s?: number; bytes_per_s?: number; cpu_percent?: number; basis?: string }
 export interface Toggle {
-  id: string; selector: string; level: string; keep: number; scope?: string; where?: string | null; expires_unix_nano: number; owner: string; reason: string;
+  id: string; selector: string; level: string; keep: number; scope?: string; where?: string | null; expires_unix_nano: Instant; owner: string; reason: string;
   state?: string; sites?: number; instances?: number; processes?: number; measured?: Cost; predicted?: Cost;
 }
 export interface Site {
@@ -12,24 +14,27 @@ export interface SiteStats {
   id: string; name: string; service: string; level: string; calls: number; errors: number; calls_per_s: number; errors_per_s?: number;
   p50_nano: number; p95_nano: number; p99_nano: number; mean_nano: number; cpu_percent?: number; overhead_percent?: number;
 }
-export interface InFlight { pid: number; service: string; name: string; start_unix_nano: number; elapsed_nano: number; trace_id?: string; span_id?: string; depth?: number }
+export interface InFlight { pid: number; service: string; name: string; start_unix_nano: Instant; elapsed_nano: number; trace_id?: string; span_id?: string; depth?: number }
 export interface Process {
   pid: number; service: string; exe: string; state: string; threads: number; rings: number; modules: number; sites: number; on: number; made: number; passed: number;
-  open: number; dropped: Record<string, number>; overhead_percent: number; patch?: string; last_in_flight?: InFlight[];
+  open: number; dropped: Record<string, number>; overhead_percent: number; patch?: string; lease?: boolean; user?: string; cmdline?: string; started_unix_nano?: Instant; last_in_flight?: InFlight[];
 }
 export interface Span {
-  trace_id: string; span_id: string; parent_span_id: string; service: string; name: string; kind: string; start_unix_nano: number; duration_nano: number;
+  trace_id: string; span_id: string; parent_span_id: string; service: string; name: string; kind: string; start_unix_nano: Instant; duration_nano: number;
   status: string; status_message?: string; attributes: Record<string, unknown>; adjusted_count?: number; resource?: Record<string, unknown>; scope?: string;
-  events?: { name: string; time_unix_nano: number; attributes: Record<string, unknown> }[]; links?: { trace_id: string; span_id: string }[];
+  events?: { name: string; time_unix_nano: Instant; attributes: Record<string, unknown> }[]; links?: { trace_id: string; span_id: string }[];
 }
 export interface Plan { sites: number; instances: number; processes: number; services?: string[]; sample?: Site[]; predicted?: Cost }
 export interface HotRow {
   service: string; name: string; calls: number; errors: number; total_nano: number; self_nano: number; self_share: number; mean_nano: number; p50_nano: number;
   p99_nano: number; max_nano: number; spans_per_trace: number; findings: { kind: string; text: string }[]; example_trace_id: string;
 }
-export interface Heat { from: number; to: number; step_nano: number; bounds: number[]; columns: number[][]; max: number; matched: number }
+export interface Exemplar { column: number; row: number; trace_id: string; duration_nano: number; errors: number }
+export interface Heat {
+  from: Instant; to: Instant; step_nano: number; bounds: number[]; columns: number[][]; max: number; matched: number; exemplars?: Exemplar[];
+}
 export interface Status {
-  version: string; counts: { processes: number; sites: number; on: number; toggles: number }; next_expiry_unix_nano: number | null; overhead_percent: number;
+  version: string; counts: { processes: number; sites: number; on: number; toggles: number }; next_expiry_unix_nano: Instant | null; overhead_percent: number;
   budget_percent: number; spans_per_s: number; account: { made: number; stored: number; dropped: Record<string, number> };
 }
 export interface Check { name: string; ok: boolean; value?: unknown; limit?: unknown; what: string; next?: string }
@@ -50,7 +55,7 @@ async function call<T>(method: string, path: string, query: Record<string, strin
   }
   const text = await r.text();
   let j: any;
-  try { j = text ? JSON.parse(text) : null; } catch { throw new Problem(r.status, `The server's answer is not JSON (${r.status}).`); }
+  try { j = text ? parseExact(text, path === '/heatmap') : null; } catch { throw new Problem(r.status, `The server's answer is not JSON (${r.status}).`); }
   if (!r.ok) throw new Problem(r.status, j?.detail ?? j?.title ?? `Error ${r.status}`, j?.code, j?.hint, j?.line, j?.column);
   return j as T;
 }

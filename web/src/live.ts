@@ -1,6 +1,7 @@
 // What changes by itself: the server's event stream, with reconnection, and the state that several pages show.
 import { signal } from '@preact/signals';
 import { api, type Status, type Toggle, Problem } from './api';
+import { toMs, parseExact } from './time';
 import { paused } from './url';
 
 export const status = signal<Status | null>(null);
@@ -8,11 +9,14 @@ export const toggles = signal<Toggle[]>([]);
 export const connected = signal(true);
 /** Counts up with every second in which live views should look again. */
 export const tick = signal(0);
+/** Counts up whenever processes or their sites come, go or change. */
+export const changes = signal(0);
 export const now = signal(Date.now());
-export const notice = signal<{ text: string; hint?: string; bad?: boolean; action?: { label: string; run: () => void } } | null>(null);
+
+export interface Notice { text: string; hint?: string; bad?: boolean; action?: { label: string; run: () => void } }
+export const notice = signal<Notice | null>(null);
 
 let wait = 500;
-let source: EventSource | null = null;
 
 export async function refreshToggles() {
   try { toggles.value = (await api.toggles()).toggles; } catch { /* the banner says that the server is away */ }
@@ -22,13 +26,22 @@ async function refreshStatus() {
 }
 
 function connect() {
-  source = new EventSource('/api/v1/events');
-  source.onopen = () => { connected.value = true; wait = 500; refreshToggles(); refreshStatus(); };
-  source.addEventListener('status', (e) => { try { status.value = { ...status.value, ...JSON.parse((e as MessageEvent).data) }; } catch { /* next one */ } });
-  source.addEventListener('toggle', () => refreshToggles());
+  const source = new EventSource('/api/v1/events');
+  source.onopen = () => {
+    connected.value = true;
+    wait = 500;
+    refreshToggles();
+    refreshStatus();
+    changes.value++;
+  };
+  source.addEventListener('status', (e) => {
+    try { status.value = { ...status.value, ...parseExact((e as MessageEvent).data) }; } catch { /* the next one comes in a second */ }
+  });
+  source.addEventListener('toggle', () => { refreshToggles(); changes.value++; });
+  for (const kind of ['process', 'sites', 'stats']) source.addEventListener(kind, () => { changes.value++; });
   source.onerror = () => {
     connected.value = false;
-    source?.close();
+    source.close();
     setTimeout(connect, wait);
     wait = Math.min(wait * 2, 10000);
   };
@@ -36,11 +49,9 @@ function connect() {
 
 export function start() {
   connect();
-  refreshToggles();
-  refreshStatus();
   setInterval(() => {
     now.value = Date.now();
-    if (toggles.value.some((t) => t.expires_unix_nano / 1e6 < now.value)) refreshToggles();
+    if (toggles.value.some((t) => toMs(t.expires_unix_nano) < now.value)) refreshToggles();
   }, 500);
   setInterval(() => { if (!paused.value && !document.hidden && connected.value) tick.value++; }, 1000);
 }
@@ -51,12 +62,33 @@ export function fail(e: unknown) {
   notice.value = { text: p.message, hint: p.hint, bad: true };
 }
 
-export async function allOff() {
+async function undo() {
   try {
-    const r = await api.allOff();
+    await api.undo();
     await refreshToggles();
-    notice.value = { text: `Everything is off (${r.removed.length} toggle${r.removed.length === 1 ? '' : 's'}).`, action: { label: 'Undo', run: async () => {
-      try { await api.undo(); await refreshToggles(); notice.value = { text: 'Restored with the time that was left.' }; } catch (e) { fail(e); }
-    } } };
+    notice.value = { text: 'Restored with the time that was left.' };
   } catch (e) { fail(e); }
 }
+export async function allOff() {
+  try {
+    const n = (await api.allOff()).removed.length;
+    await refreshToggles();
+    notice.value = { text: `Everything is off (${n} toggle${n === 1 ? '' : 's'}).`, action: { label: 'Undo', run: undo } };
+  } catch (e) { fail(e); }
+}
+
+// Why a span was not kept. `where` is what a toggle asked to leave out; the others are losses.
+export const reasons: Record<string, string> = {
+  ring_full: 'the process made spans faster than the agent read them',
+  depth: 'nested deeper than a thread can hold',
+  reentrant: 'made inside of the recorder itself, by a signal handler',
+  abandoned: 'still open when its thread or process ended',
+  no_slot: 'more threads than the process has rings for',
+  corrupt: 'damaged in shared memory',
+  where: 'did not satisfy the where of its toggle (not a loss)',
+  spool_full: 'waited for the store longer than the spool can hold',
+  store_failed: 'the store could not write it',
+  rejected: 'arrived over OTLP and was not valid',
+};
+export const drops = (d: Record<string, number> | undefined) => Object.entries(d ?? {}).filter(([, n]) => n > 0);
+export const losses = (d: Record<string, number> | undefined) => drops(d).reduce((sum, [why, n]) => sum + (why === 'where' ? 0 : n), 0);

@@ -1,9 +1,9 @@
 // The toggle sheet: what to switch on, how deep, for how long, why, and what it will cost before it is switched on.
 import { signal } from '@preact/signals';
 import { useEffect } from 'preact/hooks';
-import { api, type Plan, type Problem } from '../api';
-import { fail, notice, refreshToggles } from '../live';
-import { dur, num, pct, shell } from '../format';
+import { api, type Cost, type Plan, type Problem } from '../api';
+import { fail, notice, refreshToggles, status } from '../live';
+import { dur, num, parseDuration, pct, shell } from '../format';
 import { Copy, Trouble } from './bits';
 import { Modal } from './chrome';
 
@@ -17,14 +17,51 @@ export function openSheet(from: Partial<Draft>) {
   plan.value = { busy: false };
 }
 
-const body = (d: Draft) => ({ selector: d.selector || '*', level: d.level, keep: Number(d.keep) / 100, ttl: d.ttl, reason: d.reason, owner: 'dashboard', ...(d.where ? { where: d.where } : {}) });
-const command = (d: Draft) => ['klieg on', shell(d.selector || '*'), `--level ${d.level}`, d.keep !== '100' ? `--keep ${d.keep}%` : '', `--ttl ${d.ttl}`, d.where ? `--where ${shell(d.where)}` : '', d.reason ? `--reason ${shell(d.reason)}` : ''].filter(Boolean).join(' ');
+const body = (d: Draft) => ({
+  selector: d.selector.trim(), level: d.level, keep: Number(d.keep) / 100, ttl: d.ttl.trim(), reason: d.reason, owner: 'dashboard',
+  ...(d.where.trim() ? { where: d.where.trim() } : {}),
+});
+const command = (d: Draft) => ['klieg on', shell(d.selector.trim() || 'SELECTOR'), `--level ${d.level}`, d.keep !== '100' ? `--keep ${d.keep}%` : '',
+  `--ttl ${d.ttl.trim()}`, d.where.trim() ? `--where ${shell(d.where.trim())}` : '', d.reason ? `--reason ${shell(d.reason)}` : ''].filter(Boolean).join(' ');
+
+/** What is missing in the draft, in words; '' if the server may be asked. */
+function incomplete(d: Draft): string {
+  if (!d.selector.trim()) return 'Say what to switch on; * is everything.';
+  if (!(Number(d.keep) > 0 && Number(d.keep) <= 100)) return 'Keep between 0 and 100 % of the traces.';
+  const ttl = parseDuration(d.ttl);
+  if (ttl === null || ttl < 1e9 || ttl > 86400e9) return 'It must end by itself: a time from 1s to 24h, like 5m.';
+  return '';
+}
+/** The share of traces that would fit the budget, rounded down to two digits; 0 if no share does. */
+function fitting(d: Draft, cost: Cost, budget: number): number {
+  if (d.level === 'count') return 0; // counting costs the same whatever is kept
+  const exact = (Number(d.keep) * budget) / cost.cpu_percent!, unit = 10 ** (Math.floor(Math.log10(exact)) - 1);
+  const keep = Number((Math.floor(exact / unit) * unit).toPrecision(2));
+  return keep >= 0.01 ? keep : 0;
+}
+
+function Prediction({ d, p, over, budget }: { d: Draft; p: Plan; over: boolean; budget: number }) {
+  const c = p.predicted, fits = over ? fitting(d, c!, budget) : 0;
+  return <>
+    <p><b>{num(p.sites)}</b> site{p.sites === 1 ? '' : 's'} in <b>{num(p.processes)}</b> process{p.processes === 1 ? '' : 'es'}
+      {p.services?.length ? ` of ${p.services.join(', ')}` : ''}</p>
+    <p data-cost>{c?.known
+      ? <>Predicted: ~{num(d.level === 'count' ? c.calls_per_s : c.spans_per_s ?? c.calls_per_s)} {d.level === 'count' ? 'calls' : 'spans'}/s, {pct(c.cpu_percent)} CPU
+        of {pct(budget)} budget, {num(c.bytes_per_s)}B/s <small>({c.basis})</small></>
+      : <>Predicted cost unknown <small>({c?.basis ?? 'these sites have not been seen running'})</small></>}</p>
+    {over && <p class="over">That is over the budget of {pct(budget)}. {fits
+      ? <button type="button" onClick={() => { draft.value = { ...d, keep: String(fits) }; }}>Keep {fits} % instead</button>
+      : 'Choose fewer sites.'}</p>}
+  </>;
+}
 
 export function ToggleSheet() {
   const d = draft.value;
-  const key = d && JSON.stringify([d.selector, d.level, d.keep, d.where]);
+  const key = d && JSON.stringify([d.selector.trim(), d.level, d.keep, d.where.trim()]);
+  const missing = d ? incomplete(d) : '';
+  const dry = d && !missing;
   useEffect(() => {
-    if (!d) return;
+    if (!dry) return;
     const my = ++asked;
     plan.value = { ...plan.value, busy: true };
     const t = setTimeout(async () => {
@@ -34,40 +71,45 @@ export function ToggleSheet() {
       } catch (e) { if (my === asked) plan.value = { problem: e as Problem, busy: false }; }
     }, 300);
     return () => clearTimeout(t);
-  }, [key]);
+  }, [key, dry]);
   if (!d) return null;
-  const close = () => { draft.value = null; };
-  const field = (k: keyof Draft) => ({ value: d[k], onInput: (e: Event) => { draft.value = { ...d, [k]: (e.currentTarget as HTMLInputElement).value }; } });
-  const p = plan.value.plan, c = p?.predicted, over = c?.known && (c.cpu_percent ?? 0) > 1;
-  const fits = over ? Math.max(0.1, Number((Number(d.keep) / (c!.cpu_percent! || 1)).toPrecision(1))) : 0;
+  const close = () => { asked++; draft.value = null; };
+  const field = (k: keyof Draft) => ({
+    value: d[k], onInput: (e: Event) => { draft.value = { ...d, [k]: (e.currentTarget as HTMLInputElement).value }; },
+  });
+  const { plan: p, problem, busy } = plan.value, budget = status.value?.budget_percent ?? 1;
+  const over = !!p?.predicted?.known && (p.predicted.cpu_percent ?? 0) > budget;
+  const why = missing || (problem ? 'The server refuses this; see above.' : !p || busy ? 'Asking what this matches…' : over ? 'Over the budget.' : '');
   const submit = async (e: Event) => {
     e.preventDefault();
+    if (why) return;
     try {
       const r = await api.on(body(d));
       close();
       await refreshToggles();
-      notice.value = { text: `On: ${num(r.plan.sites)} site${r.plan.sites === 1 ? '' : 's'} in ${num(r.plan.processes)} process${r.plan.processes === 1 ? '' : 'es'}, acknowledged in ${dur(r.ack_nano)}.`,
-        action: r.toggle ? { label: 'Off again', run: () => api.off(r.toggle!.id).then(refreshToggles, fail) } : undefined };
+      const { sites, processes } = r.plan;
+      notice.value = {
+        text: `On: ${num(sites)} site${sites === 1 ? '' : 's'} in ${num(processes)} process${processes === 1 ? '' : 'es'}, acknowledged in ${dur(r.ack_nano)}.`,
+        action: r.toggle ? { label: 'Off again', run: () => api.off(r.toggle!.id).then(refreshToggles, fail) } : undefined,
+      };
     } catch (err) { plan.value = { problem: err as Problem, busy: false }; }
   };
   return <Modal title="Switch on" onClose={close}>
-    <form class="sheet" onSubmit={submit}>
-      <label>Selector<input autofocus spellcheck={false} placeholder="payment:* or { name =~ &quot;db.*&quot; }" {...field('selector')} /></label>
+    <form class="sheet" onSubmit={submit} noValidate>
+      <label>Selector<input autofocus spellcheck={false} placeholder="payment:* or { name =~ &quot;db.*&quot; }; * is everything" {...field('selector')} /></label>
       <div class="row">
-        <label>Level<select {...field('level')}><option value="count">count: numbers only</option><option value="span">span: timed spans</option><option value="detail">detail: and attributes</option></select></label>
+        <label>Level<select {...field('level')}>
+          <option value="count">count: numbers only</option><option value="span">span: timed spans</option><option value="detail">detail: and attributes</option>
+        </select></label>
         <label>Keep, % of traces<input type="number" min="0.01" max="100" step="any" {...field('keep')} /></label>
-        <label>For (TTL)<input required pattern="\d+(ms|s|m|h)(\d+(ms|s|m))?" title="like 5m or 1h" {...field('ttl')} /></label>
+        <label>For (TTL)<input required title="like 5m or 1h" {...field('ttl')} /></label>
       </div>
-      <label>Keep only spans where <small>(optional)</small><input spellcheck={false} placeholder="{ .tenant = &quot;7&quot; }" {...field('where')} /></label>
+      <label>Keep only spans where (optional)<input spellcheck={false} placeholder="{ .tenant = &quot;7&quot; }" {...field('where')} /></label>
       <label>Reason<input placeholder="checkout is slow since 14:02" {...field('reason')} /></label>
       <div class="plan" aria-live="polite">
-        {plan.value.problem ? <Trouble e={plan.value.problem} /> : !p ? <p>Asking what this matches…</p> : <>
-          <p><b>{num(p.sites)}</b> site{p.sites === 1 ? '' : 's'} in <b>{num(p.processes)}</b> process{p.processes === 1 ? '' : 'es'}{p.services?.length ? ` of ${p.services.join(', ')}` : ''}</p>
-          <p data-cost>{c?.known ? <>Predicted: ~{num(c.spans_per_s ?? c.calls_per_s)} {d.level === 'count' ? 'calls' : 'spans'}/s, {pct(c.cpu_percent)} CPU, {num(c.bytes_per_s)}B/s <small>({c.basis})</small></> : <>Predicted cost unknown <small>({c?.basis ?? 'these sites have not been seen running'})</small></>}</p>
-          {over && <p class="over">Over the budget of 1 %. <button type="button" onClick={() => { draft.value = { ...d, keep: String(fits) }; }}>Keep {fits} % instead</button></p>}
-        </>}
+        {missing ? <p>{missing}</p> : problem ? <Trouble e={problem} /> : p ? <Prediction d={d} p={p} over={over} budget={budget} /> : <p>Asking what this matches…</p>}
       </div>
       <div class="row end"><Copy command={command(d)} /><span class="grow" /><button type="button" onClick={close}>Cancel</button>
-        <button class="primary" disabled={!!plan.value.problem || plan.value.busy && !p || !!over}>Switch on</button></div>
+        <button class="primary" disabled={!!why} title={why || undefined}>Switch on</button></div>
     </form></Modal>;
 }
