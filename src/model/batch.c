@@ -2,19 +2,29 @@
  * goes with batch_destroy. */
 #include "model/batch.h"
 #include "base/err.h"
+#include "base/log.h"
 #include <stdlib.h>
 
-/* Room for `more` elements behind n; returns the index of the first, zeroed. */
+/* Room for `more` elements behind n; returns the index of the first, zeroed. Indices are 32 bits: a batch that needs more is a bug of whoever
+ * fills it (every reader bounds what it takes), so that aborts like running out of memory does. */
 static uint32_t grow(void **p, uint32_t *n, uint32_t *cap, uint32_t more, size_t size)
 {
-	if (*cap - *n < more) {
-		uint32_t want = *cap ? *cap : 16;
-		while (want - *n < more)
-			want *= 2;
-		*p = base_realloc(*p, (size_t)want * size);
-		*cap = want;
-	}
 	uint32_t at = *n;
+	if (!more)
+		return at; /* the pool may not exist yet */
+	if (more > UINT32_MAX - at) {
+		log_error("batch", "more than 2^32 elements in one pool");
+		abort();
+	}
+	if (*cap - at < more) {
+		uint64_t want = *cap ? *cap : 16;
+		while (want - at < more)
+			want *= 2;
+		if (want > UINT32_MAX)
+			want = UINT32_MAX;
+		*p = base_realloc(*p, (size_t)want * size);
+		*cap = (uint32_t)want;
+	}
 	memset((char *)*p + (size_t)at * size, 0, (size_t)more * size);
 	*n += more;
 	return at;
@@ -70,8 +80,13 @@ uint32_t batch_add_scope(struct batch *b, const struct scope *s)
 
 static uint32_t copy_str(struct batch *dst, const struct batch *src, uint32_t id) { return id ? batch_str(dst, batch_text(src, id)) : 0; }
 
-static struct attr_range copy_attrs(struct batch *dst, const struct batch *src, struct attr_range r)
+/* How deep lists may nest; no reader admits more. What a batch made otherwise (or damaged) holds below is copied as empty lists. */
+enum { MAX_DEPTH = 32 };
+
+static struct attr_range copy_list(struct batch *dst, const struct batch *src, struct attr_range r, int depth)
 {
+	if (!r.n || depth > MAX_DEPTH)
+		return (struct attr_range){ 0, 0 };
 	uint32_t at = dst->attrs_n;
 	batch_add_attrs(dst, r.n);
 	for (uint32_t i = 0; i < r.n; i++) {
@@ -80,7 +95,7 @@ static struct attr_range copy_attrs(struct batch *dst, const struct batch *src, 
 		if (a.type == ATTR_STR || a.type == ATTR_BYTES) {
 			a.s = copy_str(dst, src, a.s);
 		} else if (a.type == ATTR_ARRAY || a.type == ATTR_KVLIST) {
-			struct attr_range inner = copy_attrs(dst, src, (struct attr_range){ a.list.off, a.list.n });
+			struct attr_range inner = copy_list(dst, src, (struct attr_range){ a.list.off, a.list.n }, depth + 1);
 			a.list.off = inner.off;
 			a.list.n = inner.n;
 		}
@@ -88,9 +103,12 @@ static struct attr_range copy_attrs(struct batch *dst, const struct batch *src, 
 	}
 	return (struct attr_range){ at, r.n };
 }
+static struct attr_range copy_attrs(struct batch *dst, const struct batch *src, struct attr_range r) { return copy_list(dst, src, r, 0); }
 
-static bool same_attrs(const struct batch *a, struct attr_range x, const struct batch *b, struct attr_range y)
+static bool same_list(const struct batch *a, struct attr_range x, const struct batch *b, struct attr_range y, int depth)
 {
+	if (depth > MAX_DEPTH)
+		return true;
 	if (x.n != y.n)
 		return false;
 	for (uint32_t i = 0; i < x.n; i++) {
@@ -103,7 +121,7 @@ static bool same_attrs(const struct batch *a, struct attr_range x, const struct 
 				return false;
 			break;
 		case ATTR_ARRAY: case ATTR_KVLIST:
-			if (!same_attrs(a, (struct attr_range){ p->list.off, p->list.n }, b, (struct attr_range){ q->list.off, q->list.n }))
+			if (!same_list(a, (struct attr_range){ p->list.off, p->list.n }, b, (struct attr_range){ q->list.off, q->list.n }, depth + 1))
 				return false;
 			break;
 		default:
@@ -113,6 +131,7 @@ static bool same_attrs(const struct batch *a, struct attr_range x, const struct 
 	}
 	return true;
 }
+static bool same_attrs(const struct batch *a, struct attr_range x, const struct batch *b, struct attr_range y) { return same_list(a, x, b, y, 0); }
 
 /* Newest first: consecutive spans mostly share theirs. */
 static uint32_t copy_resource(struct batch *dst, const struct batch *src, uint32_t i)
