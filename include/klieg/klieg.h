@@ -144,15 +144,20 @@ __attribute__((weak, visibility("hidden"), destructor)) void klieg__module_fini(
 #ifdef __cplusplus
 }
 /* A static local of an inline function has no local address in position-independent code; a member of a hidden template has. */
-template <class Tag> struct __attribute__((visibility("hidden"))) klieg__slot_of { static klieg__slot slot; };
-template <class Tag> klieg__slot klieg__slot_of<Tag>::slot;
+template <class Tag> struct __attribute__((visibility("hidden"))) klieg__slot_of { static klieg__slot its; };
+template <class Tag> klieg__slot klieg__slot_of<Tag>::its;
 #define KLIEG__SLOT(slot) struct KLIEG__CAT(slot, _tag) {}
-#define KLIEG__SLOT_REF(slot) (&klieg__slot_of<KLIEG__CAT(slot, _tag)>::slot)
+#define KLIEG__SLOT_REF(slot) (&klieg__slot_of<KLIEG__CAT(slot, _tag)>::its)
 #else
 #define KLIEG__SLOT(slot) static struct klieg__slot slot __attribute__((used))
 #define KLIEG__SLOT_REF(slot) (&slot)
 #endif
 
+#ifdef __clang__ /* labels are cold by asm goto's own weights there, and the attribute is a warning */
+#define KLIEG__COLD
+#else
+#define KLIEG__COLD __attribute__((cold))
+#endif
 #define KLIEG__CAT_(a, b) a##b
 #define KLIEG__CAT(a, b) KLIEG__CAT_(a, b)
 #define KLIEG__TEXT_(x) #x
@@ -232,7 +237,7 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::slot;
 		KLIEG__SLOT(KLIEG__CAT(klieg__slot, id)); \
 		KLIEG__SITE(1, flags, name, "", KLIEG__CAT(klieg__slot, id), klieg__on); \
 		goto klieg__off; \
-	klieg__on: __attribute__((cold)); \
+	klieg__on: KLIEG__COLD; \
 		fn(KLIEG__SLOT_REF(KLIEG__CAT(klieg__slot, id)), &(s)); \
 	klieg__off:; \
 	} while (0)
@@ -242,7 +247,7 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::slot;
 		KLIEG__SLOT(KLIEG__CAT(klieg__slot, id)); \
 		KLIEG__SITE(1, flags, name, KLIEG__EACH(KLIEG__SCHEMA, __VA_ARGS__), KLIEG__CAT(klieg__slot, id), klieg__on); \
 		goto klieg__off; \
-	klieg__on: __attribute__((cold)); \
+	klieg__on: KLIEG__COLD; \
 		if (fn(KLIEG__SLOT_REF(KLIEG__CAT(klieg__slot, id)), &(s)) >= 3) \
 			KLIEG__ATTRIBUTES(KLIEG__CAT(klieg__slot, id), &(s), __VA_ARGS__); \
 	klieg__off:; \
@@ -285,7 +290,7 @@ static inline __attribute__((always_inline, unused)) void klieg__scope_end(klieg
 		KLIEG__SLOT(klieg__slot_end); \
 		KLIEG__SITE(2, 0, name, "", klieg__slot_end, klieg__on); \
 		goto klieg__off; \
-	klieg__on: __attribute__((cold)); \
+	klieg__on: KLIEG__COLD; \
 		klieg__end_explicit(&(s)); \
 	klieg__off:; \
 	} while (0)
@@ -297,7 +302,7 @@ static inline __attribute__((always_inline, unused)) void klieg__scope_end(klieg
 		KLIEG__SLOT(klieg__slot_event); \
 		KLIEG__SITE(3, 0, name, "", klieg__slot_event, klieg__on); \
 		goto klieg__off; \
-	klieg__on: __attribute__((cold)); \
+	klieg__on: KLIEG__COLD; \
 		klieg__event(KLIEG__SLOT_REF(klieg__slot_event), NULL, 0); \
 	klieg__off:; \
 	} while (0)
@@ -307,7 +312,7 @@ static inline __attribute__((always_inline, unused)) void klieg__scope_end(klieg
 		KLIEG__SLOT(klieg__slot_event); \
 		KLIEG__SITE(3, 0, name, KLIEG__EACH(KLIEG__SCHEMA, __VA_ARGS__), klieg__slot_event, klieg__on); \
 		goto klieg__off; \
-	klieg__on: __attribute__((cold)); \
+	klieg__on: KLIEG__COLD; \
 		if (klieg__level(KLIEG__SLOT_REF(klieg__slot_event)) >= 3) { \
 			const struct klieg__value klieg__v[] = { KLIEG__EACH(KLIEG__VALUE, __VA_ARGS__) }; \
 			klieg__event(KLIEG__SLOT_REF(klieg__slot_event), klieg__v, KLIEG__NARG(__VA_ARGS__)); \
@@ -325,7 +330,7 @@ static inline __attribute__((always_inline, unused)) void klieg__scope_end(klieg
 		KLIEG__SLOT(klieg__slot_count); \
 		KLIEG__SITE(4, 0, name, "", klieg__slot_count, klieg__on); \
 		goto klieg__off; \
-	klieg__on: __attribute__((cold)); \
+	klieg__on: KLIEG__COLD; \
 		klieg__count(KLIEG__SLOT_REF(klieg__slot_count), (int64_t)(n)); \
 	klieg__off:; \
 	} while (0)

@@ -11,7 +11,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
 #include <cmocka.h>
+#ifdef __cplusplus
+}
+#endif
 
 struct harness { struct kw_region *r; struct kw_control *c; struct kw_module *modules; struct kw_site_state *states; int mem; };
 static struct harness H;
