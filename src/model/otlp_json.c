@@ -314,8 +314,18 @@ static int read_value(struct otlp_ctx *c, struct js v, struct attr *a, int depth
 			a->type = ATTR_BOOL;
 			a->i = is(m, 't');
 		} else if (str_is(key, "intValue")) {
+			double d = double_of(m);
 			a->type = ATTR_INT;
 			a->i = signed_of(m);
+			/* JavaScript writes 1e+300 as intValue, and 1e3 is an integer. */
+			if (digits(m).n >= 24 || memchr(digits(m).p, 'e', digits(m).n) || memchr(digits(m).p, 'E', digits(m).n)) {
+				bool fits = d >= -9223372036854775808.0 && d < 9223372036854775808.0 && d == (double)(int64_t)d;
+				a->type = fits ? ATTR_INT : ATTR_DOUBLE;
+				if (fits)
+					a->i = (int64_t)d;
+				else
+					a->d = d;
+			}
 		} else if (str_is(key, "doubleValue")) {
 			a->type = ATTR_DOUBLE;
 			a->d = double_of(m);

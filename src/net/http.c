@@ -32,12 +32,14 @@ struct http_conn {
 	llhttp_t parser;
 	struct http_req *req;            /* being parsed or handled */
 	struct buf in;                   /* read ahead of the request in hand */
-	bool handling, in_value, closing, local, feeding;
+	bool handling, in_value, closing, local, feeding, refused;
+	size_t discarded;                /* since the refusal */
 	int fail;                        /* status to answer a bad message with */
 	int64_t deadline;
 	void *listener_arg;
 	char chunk[64 << 10];
 };
+enum { LINGER = 128 << 20 };             /* bytes read and thrown away after a refusal */
 struct out { uv_write_t w; bool close; size_t n; char data[]; };
 
 static void conn_feed(struct http_conn *c);
@@ -134,15 +136,28 @@ static void add_head(struct buf *b, int status, const char *type)
 	buf_add_str(b, "X-Content-Type-Options: nosniff\r\n");
 }
 
+static void on_read(uv_stream_t *st, ssize_t n, const uv_buf_t *b);
+static void on_alloc(uv_handle_t *h, size_t hint, uv_buf_t *b);
+
+static void shut(uv_shutdown_t *end, int status) { free(end); }
+
+/* Answers and ends. A client that is still sending would see a reset and not the answer if the socket were closed now, so what it sends is thrown
+ * away until it stops, for at most 5 s and LINGER bytes. */
 static void refuse(struct http_conn *c, int status, const char *detail)
 {
 	struct buf h = { 0 }, b = { 0 };
 	buf_printf(&b, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"}", reason(status), status, detail);
 	add_head(&h, status, "application/problem+json");
 	buf_printf(&h, "Content-Length: %zu\r\nConnection: close\r\n\r\n", b.n);
-	uv_read_stop(&c->u.stream);
+	c->refused = true;
+	c->discarded = 0;
 	deadline(c, 5);
-	conn_write(c, buf_str(&h), buf_str(&b), true);
+	conn_write(c, buf_str(&h), buf_str(&b), false);
+	struct uv_shutdown_s *end = base_alloc(sizeof(*end));
+	if (c->closing || uv_shutdown(end, &c->u.stream, shut) < 0)
+		free(end);
+	if (!c->closing)
+		uv_read_start(&c->u.stream, on_alloc, on_read);
 	buf_finish(&h);
 	buf_finish(&b);
 }
@@ -380,7 +395,7 @@ static void conn_feed(struct http_conn *c)
 	if (!c->closing) {
 		if (c->in.n > sizeof(c->chunk) && c->handling)
 			uv_read_stop(&c->u.stream);
-		else if (!c->fail)
+		else if (!c->refused)
 			uv_read_start(&c->u.stream, on_alloc, on_read);
 	}
 }
@@ -388,9 +403,9 @@ static void conn_feed(struct http_conn *c)
 static void on_read(uv_stream_t *st, ssize_t n, const uv_buf_t *b)
 {
 	struct http_conn *c = st->data;
-	if (n < 0)
+	if (n < 0 || (c->refused && (c->discarded += (size_t)n) > LINGER))
 		conn_close(c);
-	else if (n > 0) {
+	else if (n > 0 && !c->refused) {
 		buf_add(&c->in, b->base, (size_t)n);
 		conn_feed(c);
 	}

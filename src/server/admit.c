@@ -9,7 +9,7 @@
 struct ingest {
 	struct server *s;
 	struct http_req *r;
-	bool json, gzip;
+	bool json, gzip, agent;          /* agent: a remote agent's spans, made (and counted) there */
 	struct otlp_report rep;
 	struct err e;
 	int rc;
@@ -99,7 +99,7 @@ static void decode(void *arg)                        /* a pool thread */
 			struct server *s = in->s;
 			struct batch *copy = events_copy(s, b);
 			uint32_t rejected = in->rep.rejected;
-			in->s->admit.otlp_taken += n;
+			*(in->agent ? &in->s->admit.agent_taken : &in->s->admit.otlp_taken) += n;
 			in->rc = store_append(in->s->c.store, b, durable, in);
 			if (in->rc == 0) {
 				s->admit.otlp_taken += rejected;    /* `in` belongs to the store's answer now */
@@ -108,7 +108,7 @@ static void decode(void *arg)                        /* a pool thread */
 				return;
 			}
 			batch_destroy(copy);
-			in->s->admit.otlp_taken -= n;
+			*(in->agent ? &in->s->admit.agent_taken : &in->s->admit.otlp_taken) -= n;
 			in->s->admit.busy++;
 		} else {
 			in->s->admit.otlp_taken += in->rep.rejected;
@@ -126,9 +126,16 @@ static bool type_is(struct str t, const char *name)
 	return t.n >= n && !strncasecmp(t.p, name, n) && (t.n == n || t.p[n] == ';' || t.p[n] == ' ');
 }
 
+static void refuse_type(struct http_req *r, bool json, const char *why)
+{
+	struct buf b = { 0 };
+	otlp_encode_status(3, why, json, &b);
+	http_reply(r, 415, json ? "application/json" : "application/x-protobuf", buf_str(&b), NULL);
+	buf_finish(&b);
+}
+
 void admit_otlp(struct server *s, struct http_req *r)
 {
-	struct err e = { 0 };
 	struct str type = http_header(r, "content-type"), enc = http_header(r, "content-encoding");
 	bool json = type_is(type, "application/json"), gzip = type_is(enc, "gzip");
 	if (strcmp(r->method, "POST")) {
@@ -136,16 +143,14 @@ void admit_otlp(struct server *s, struct http_req *r)
 		return;
 	}
 	if (!json && !type_is(type, "application/x-protobuf")) {
-		err_set(&e, KLIEG_E_UNSUPPORTED, "send application/x-protobuf or application/json");
-		reply_problem(r, &e);
+		refuse_type(r, true, "send application/x-protobuf or application/json");
 		return;
 	}
 	if (enc.n && !gzip && !type_is(enc, "identity")) {
-		err_set(&e, KLIEG_E_UNSUPPORTED, "only gzip is understood as Content-Encoding");
-		reply_problem(r, &e);
+		refuse_type(r, json, "only gzip is understood as Content-Encoding");
 		return;
 	}
 	struct ingest *in = base_calloc(1, sizeof(*in));
-	*in = (struct ingest){ .s = s, .r = r, .json = json, .gzip = gzip };
+	*in = (struct ingest){ .s = s, .r = r, .json = json, .gzip = gzip, .agent = http_header(r, "klieg-agent").n > 0 };
 	loop_work(s->c.loop, decode, decoded, in);
 }
