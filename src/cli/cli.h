@@ -60,11 +60,16 @@ int cli_status_of(int code);
 void cli_print_help(const struct cli_command *cmd);
 int cli_explain(const char *code);                 /* `klieg help E204`; CLI_NONE when there is no such code */
 
+/* common.c: where this host's agent listens, given --dir or NULL. */
+void cli_agent_socket(const char *dir, char *ret_path, size_t size);
+
 /* client.c: HTTP/1.1 to the server, one connection per request, blocking. */
 struct client { char host[256], port[16], path[108], named[420]; const char *from; };   /* path[0] != 0: a UNIX socket */
 int client_find(const char *server, struct client *ret_c, struct err *e);
 /* The answer's JSON in *ret_doc (the caller's). body is borrowed, may be NULL. A problem+json becomes *e. *ret_http may be NULL. */
 int client_json(const struct client *c, const char *method, const char *target, const json_t *body, json_t **ret_doc, int *ret_http, struct err *e);
+/* POSTs bytes; headers are more lines, each ending in \r\n. 0 with whatever status the server answered. */
+int client_post(const struct client *c, const char *target, const char *headers, struct str body, int *ret_http, struct err *e);
 /* Server-sent events until on_event returns non-zero (which is returned), the server ends the stream (0), or a signal (KLIEG_E_BUSY). */
 typedef int (*client_event_fn)(void *arg, const char *event, json_t *data);
 int client_events(const struct client *c, const char *target, client_event_fn on_event, void *arg, struct err *e);

@@ -160,20 +160,16 @@ static int dial(const struct client *c, int *ret_fd, struct err *e)
 	return 0;
 }
 
-static int send_request(const struct client *c, int fd, const char *method, const char *target, const json_t *body, const char *accept, struct err *e)
+/* headers: more lines, each ending in \r\n. */
+static int send_request(const struct client *c, int fd, const char *method, const char *target, const char *headers, struct str body, struct err *e)
 {
 	struct buf b = { 0 };
-	char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
-	buf_printf(&b, "%s %s%s HTTP/1.1\r\nHost: %s\r\nAccept: %s\r\nUser-Agent: klieg-cli\r\n", method, *target == '/' ? "" : "/", target,
-		c->path[0] ? "localhost" : c->named + 7, accept);
-	if (text)
-		buf_printf(&b, "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(text));
-	else if (strcmp(method, "GET"))
-		buf_add_str(&b, "Content-Length: 0\r\n");
+	buf_printf(&b, "%s %s%s HTTP/1.1\r\nHost: %s\r\nUser-Agent: klieg-cli\r\n%s", method, *target == '/' ? "" : "/", target,
+		c->path[0] ? "localhost" : c->named + 7, headers);
+	if (strcmp(method, "GET"))
+		buf_printf(&b, "Content-Length: %zu\r\n", body.n);
 	buf_add_str(&b, "Connection: close\r\n\r\n");
-	if (text)
-		buf_add_str(&b, text);
-	free(text);
+	buf_add(&b, body.p, body.n);
 	int rc = 0;
 	for (size_t at = 0; at < b.n;) {
 		ssize_t w = send(fd, b.p + at, b.n - at, MSG_NOSIGNAL);
@@ -343,23 +339,48 @@ static void problem(const json_t *doc, int status, const struct client *c, struc
 	buf_finish(&h);
 }
 
+/* One request, one whole answer; *a is the caller's to finish, also on an error. */
+static int exchange(const struct client *c, const char *method, const char *target, const char *headers, struct str body, struct answer *a, struct err *e)
+{
+	*a = (struct answer){ .fd = -1 };
+	int rc = dial(c, &a->fd, e);
+	if (rc < 0 || (rc = send_request(c, a->fd, method, target, headers, body, e)) < 0 || (rc = read_head(a, c, e)) < 0)
+		return rc;
+	while ((rc = body_from_raw(a, c, e)) == 0 && !body_done(a))
+		if ((rc = more(a, c, e)) < 0)
+			return rc;
+	if (rc == 0 && (a->chunked ? !a->chunks.done : a->length >= 0 && (int64_t)a->body.n < a->length))
+		rc = err_set(e, KLIEG_E_NO_SERVER, "%s closed the connection in the middle of its answer", c->named);
+	return rc;
+}
+
+static void answer_finish(struct answer *a)
+{
+	if (a->fd >= 0)
+		close(a->fd);
+	buf_finish(&a->raw);
+	buf_finish(&a->body);
+}
+
+int client_post(const struct client *c, const char *target, const char *headers, struct str body, int *ret_http, struct err *e)
+{
+	struct answer a;
+	int rc = exchange(c, "POST", target, headers, body, &a, e);
+	if (rc == 0)
+		*ret_http = a.status;
+	answer_finish(&a);
+	return rc;
+}
+
 int client_json(const struct client *c, const char *method, const char *target, const json_t *body, json_t **ret_doc, int *ret_http, struct err *e)
 {
-	struct answer a = { .fd = -1 };
-	int rc = dial(c, &a.fd, e);
-	if (rc < 0)
-		return rc;
-	if ((rc = send_request(c, a.fd, method, target, body, "application/json", e)) < 0 || (rc = read_head(&a, c, e)) < 0)
-		goto out;
-	while ((rc = body_from_raw(&a, c, e)) == 0 && !body_done(&a))
-		if ((rc = more(&a, c, e)) < 0)
-			goto out;
+	struct answer a;
+	char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
+	int rc = exchange(c, method, target, text ? "Accept: application/json\r\nContent-Type: application/json\r\n" : "Accept: application/json\r\n",
+		text ? str_of(text) : STR(""), &a, e);
+	free(text);
 	if (rc < 0)
 		goto out;
-	if (a.chunked ? !a.chunks.done : a.length >= 0 && (int64_t)a.body.n < a.length) {
-		rc = err_set(e, KLIEG_E_NO_SERVER, "%s closed the connection in the middle of its answer", c->named);
-		goto out;
-	}
 	json_error_t je;
 	json_t *doc = a.body.n ? json_loadb((char *)a.body.p, a.body.n, JSON_DECODE_ANY, &je) : json_object();
 	if (a.status >= 400) {
@@ -374,9 +395,7 @@ int client_json(const struct client *c, const char *method, const char *target, 
 			*ret_http = a.status;
 	}
 out:
-	close(a.fd);
-	buf_finish(&a.raw);
-	buf_finish(&a.body);
+	answer_finish(&a);
 	return rc;
 }
 
@@ -412,7 +431,7 @@ int client_events(const struct client *c, const char *target, client_event_fn on
 	int rc = dial(c, &a.fd, e);
 	if (rc < 0)
 		return rc;
-	if ((rc = send_request(c, a.fd, "GET", target, NULL, "text/event-stream", e)) < 0 || (rc = read_head(&a, c, e)) < 0)
+	if ((rc = send_request(c, a.fd, "GET", target, "Accept: text/event-stream\r\n", STR(""), e)) < 0 || (rc = read_head(&a, c, e)) < 0)
 		goto out;
 	while ((rc = body_from_raw(&a, c, e)) == 0) {
 		if (a.status < 400 && (rc = events_out(&a, on_event, arg)) != 0)

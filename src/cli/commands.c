@@ -38,8 +38,9 @@ const struct cli_command cli_commands[] = {
 			{ 0, "retain", "DURATION", "delete spans older than this (default: 3d)" },
 			{ 0, "max-bytes", "SIZE", "delete the oldest spans beyond this much disk (default: 10G)" },),
 		EXAMPLES("klieg up", "klieg up --dir /tmp/k --http 127.0.0.1:0 --otlp-http 127.0.0.1:0  # on free ports"), 0, 0 },
-	{ "agent", "", "run the agent alone", cli_agent, "Drains and switches the processes of this host and ships spans to a server over OTLP.",
-		OPTS({ 0, "dir", "DIR", "state and sockets" }, { 0, "to", "URL", "the server's OTLP address" },), EXAMPLES("klieg agent --to http://127.0.0.1:4318"), 0, 0 },
+	{ "agent", "", "run the agent alone", cli_agent, "Drains and switches the processes of this host for a server elsewhere: takes its requests by long polling, "
+		"ships spans to it by OTLP/HTTP. While the server is away spans wait in bounded memory; what does not fit is counted.",
+		OPTS({ 0, "dir", "DIR", "where its socket is" },), EXAMPLES("klieg agent --server http://10.0.0.7:7070"), 0, 0 },
 	{ "server", "", "run the server alone", cli_server, "Receives OTLP, stores, answers queries; no agent in this process.",
 		OPTS({ 0, "dir", "DIR", "state and sockets" }, { 0, "http", "HOST:PORT", "dashboard and API" }, { 0, "otlp-http", "HOST:PORT", "OTLP/HTTP receiver" },),
 		EXAMPLES("klieg server --http 127.0.0.1:7070"), 0, 0 },

@@ -64,3 +64,22 @@ int cli_range(const struct cli_args *a, struct buf *target, struct err *e)
 	client_query(target, "since", since ? since : "15m");
 	return 0;
 }
+
+/* Where this host's agent listens; src/wire/wire.h has the rule. */
+void cli_agent_socket(const char *dir, char *path, size_t n)
+{
+	const char *s = getenv("KLIEG_SOCKET"), *d = getenv("KLIEG_DIR"), *run = getenv("XDG_RUNTIME_DIR");
+	if (dir)
+		snprintf(path, n, "%s/agent.sock", dir);
+	else if (s && *s)
+		snprintf(path, n, "%s", s);
+	else if (d && *d)
+		snprintf(path, n, "%s/agent.sock", d);
+	else if (geteuid() == 0)
+		snprintf(path, n, "/run/klieg/agent.sock");
+	else if (run && *run)
+		snprintf(path, n, "%s/klieg/agent.sock", run);
+	else
+		snprintf(path, n, "/tmp/klieg-%d/agent.sock", (int)geteuid());
+}
+

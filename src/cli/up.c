@@ -57,23 +57,6 @@ static void default_dir(char *path, size_t n)
 		snprintf(path, n, "%s/.local/state/klieg", home);
 }
 
-static void agent_socket(const char *dir, char *path, size_t n)   /* src/wire/wire.h has the rule */
-{
-	const char *s = getenv("KLIEG_SOCKET"), *d = getenv("KLIEG_DIR"), *run = getenv("XDG_RUNTIME_DIR");
-	if (dir)
-		snprintf(path, n, "%s/agent.sock", dir);
-	else if (s && *s)
-		snprintf(path, n, "%s", s);
-	else if (d && *d)
-		snprintf(path, n, "%s/agent.sock", d);
-	else if (geteuid() == 0)
-		snprintf(path, n, "/run/klieg/agent.sock");
-	else if (run && *run)
-		snprintf(path, n, "%s/klieg/agent.sock", run);
-	else
-		snprintf(path, n, "/tmp/klieg-%d/agent.sock", (int)geteuid());
-}
-
 static void ask_agent(void *agent, const char *method, json_t *params, server_reply_fn reply, void *arg) { agent_request(agent, method, params, reply, arg); }
 
 static int serve(int argc, char **argv, bool with_agent)
@@ -111,7 +94,7 @@ static int serve(int argc, char **argv, bool with_agent)
 	if ((rc = server_create(&c, &server, &e)) < 0)
 		goto fail;
 	if (with_agent) {
-		agent_socket(given, socket_path, sizeof(socket_path));
+		cli_agent_socket(given, socket_path, sizeof(socket_path));
 		struct agent_config ac = { .socket = socket_path, .sink = server_sink, .sink_arg = server, .event = server_event, .event_arg = server };
 		if ((rc = agent_create(&ac, &agent, &e)) < 0)
 			goto fail;
@@ -147,14 +130,3 @@ fail:
 
 int cli_up(int argc, char **argv) { return serve(argc, argv, true); }
 int cli_server(int argc, char **argv) { return serve(argc, argv, false); }
-int cli_agent(int argc, char **argv)
-{
-	struct cli_args a;
-	int status;
-	struct err e;
-	if (cli_begin(argc, argv, &a, &status))
-		return status;
-	err_set(&e, KLIEG_E_UNSUPPORTED, "klieg agent alone is not in this version");
-	err_hint(&e, "klieg up runs server and agent in one process");
-	return cli_fail(&e);
-}

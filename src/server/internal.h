@@ -17,6 +17,7 @@ struct server {
 	struct admit admit;
 	server_agent_fn agent;
 	void *agent_arg;
+	struct remote *remote;                   /* an agent elsewhere; NULL until one polls */
 	struct toggle_set *toggles;
 	bool state_failed;                       /* the last change could not be saved */
 	struct watcher *watchers;
@@ -78,3 +79,6 @@ void events_spans(struct server *s, struct batch *copy, uint32_t of);  /* takes 
 void metrics_reply(struct server *s, struct http_req *r);
 /* assets.c */
 void assets_reply(struct http_req *r);
+/* remote.c */
+void remote_handle(struct server *s, struct http_req *r);
+void remote_tick(struct server *s);

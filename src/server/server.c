@@ -70,7 +70,9 @@ static void handle(void *arg, struct http_req *r)
 	else if (r->listener_arg == OTLP) {
 		err_set(&e, KLIEG_E_NOT_FOUND, "this port takes POST /v1/traces only");
 		reply_problem(r, &e);
-	} else if (str_is(r->path, "/metrics"))
+	} else if (r->path.n > 10 && !strncmp(r->path.p, "/agent/v1/", 10))
+		remote_handle(s, r);
+	else if (str_is(r->path, "/metrics"))
 		metrics_reply(s, r);
 	else if (r->path.n > 8 && !strncmp(r->path.p, "/api/v1/", 8))
 		routes_dispatch(s, r);
@@ -80,7 +82,11 @@ static void handle(void *arg, struct http_req *r)
 		assets_reply(r);
 }
 
-static void tick(uv_timer_t *t) { events_tick(t->data); }
+static void tick(uv_timer_t *t)
+{
+	events_tick(t->data);
+	remote_tick(t->data);
+}
 
 int server_create(const struct server_config *c, struct server **ret_s, struct err *e)
 {
@@ -123,5 +129,6 @@ void server_destroy(struct server *s)
 	uv_close((uv_handle_t *)&s->tick, NULL);
 	uv_run(loop_uv(s->c.loop), UV_RUN_NOWAIT);
 	toggles_destroy(s->toggles);
+	free(s->remote);
 	free(s);
 }

@@ -1,0 +1,51 @@
+"""The dashboard in a real browser (web/tests/*.spec.mjs): real spans over OTLP, a real traced program, a fresh `klieg up` for every file."""
+import glob
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import TOP, wait_for
+
+CHROMIUM = "/usr/bin/chromium"
+WEB = os.path.join(TOP, "web")
+SPECS = sorted(os.path.basename(p) for p in glob.glob(os.path.join(WEB, "tests", "*.spec.mjs")))
+
+PROGRAM = r"""
+#define KLIEG_COMPONENT "work"
+#include <klieg/klieg.h>
+#include <stdio.h>
+#include <time.h>
+static void inner(int i)
+{
+	KLIEG_SPAN("inner", KLIEG_INT("i", i), KLIEG_STR("tenant", i % 2 ? "a" : "b"));
+}
+int main(void)
+{
+	klieg_init(&(struct klieg_options){ .size = sizeof(struct klieg_options), .service = "demo" });
+	puts("up");
+	fflush(stdout);
+	for (int i = 0;; i++) {
+		{
+			KLIEG_SPAN("outer");
+			inner(i);
+			inner(i + 1);
+		}
+		nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
+	}
+}
+"""
+
+
+@pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is not installed")
+@pytest.mark.parametrize("spec", SPECS)
+def test_dashboard(klieg_up, spawn, cc, spec):
+	p = spawn([cc(PROGRAM)], env=klieg_up.env, stdout=subprocess.PIPE)
+	assert p.stdout.readline() == b"up\n"
+	wait_for(lambda: [x for x in klieg_up.get("/processes")["processes"] if x["pid"] == p.pid and x["state"] == "live"])
+	env = dict(os.environ, KLIEG_HTTP=klieg_up.http, KLIEG_OTLP=klieg_up.otlp, KLIEG_PID=str(p.pid))
+	r = subprocess.run([shutil.which("node"), "--test", "--test-reporter=spec", os.path.join("tests", spec)], cwd=WEB, env=env,
+		capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+	assert r.returncode == 0, r.stdout[-6000:] + r.stderr[-2000:]
+	assert p.poll() is None
