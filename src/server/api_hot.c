@@ -23,13 +23,10 @@ static void done(struct call *c)
 static struct scan *begin(struct call *c)
 {
 	struct scan *x = base_calloc(1, sizeof(*x));
-	const char *q = json_string_value(json_object_get(c->params, "q"));
-	if (call_range(c, &x->q.from_ns, &x->q.to_ns, &c->e) < 0 || (q && *q && traceql_parse(str_of(q), &x->tq, &c->e) < 0)) {
+	if (call_search(c, &x->q, &x->tq) < 0) {
 		free(x);
-		call_fail(c, &c->e);
 		return NULL;
 	}
-	x->q.deadline_ns = clock_mono() + 10000000000ll;
 	x->limit = (uint32_t)json_integer_value(json_object_get(c->params, "limit"));
 	x->columns = (uint32_t)json_integer_value(json_object_get(c->params, "columns"));
 	c->data = x;
@@ -41,6 +38,7 @@ static void hot_work(struct call *c)
 {
 	struct scan *x = c->data;
 	struct store_found f;
+	x->q.q = NULL;
 	struct hot *h = hot_create(&(struct hot_config){ .q = x->tq, .limit = x->limit });
 	if ((c->rc = store_scan(c->s->c.store, &x->q, hot_visit, h, &f, &c->e)) < 0) {
 		hot_destroy(h);
@@ -63,7 +61,6 @@ static void heat_work(struct call *c)
 	struct store_found f;
 	struct heatmap m;
 	int64_t now = clock_wall() + 1000000000;
-	x->q.q = x->tq;
 	if (x->q.to_ns > now && x->q.from_ns < now)
 		x->q.to_ns = now; /* no empty columns for what cannot have happened yet */
 	if ((c->rc = heatmap_init(&m, x->q.from_ns, x->q.to_ns, x->columns)) < 0) {

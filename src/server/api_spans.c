@@ -28,21 +28,17 @@ int call_range(struct call *c, int64_t *from, int64_t *to, struct err *e)
 	return *from < *to ? 0 : err_set(e, KLIEG_E_USAGE, "'from' must be before 'to'");
 }
 
-static struct search *search_new(struct call *c)
+int call_search(struct call *c, struct store_query *ret_q, struct traceql **ret_tq)
 {
-	struct search *x = base_calloc(1, sizeof(*x));
 	const char *q = json_string_value(json_object_get(c->params, "q"));
-	if (call_range(c, &x->q.from_ns, &x->q.to_ns, &c->e) < 0 || (q && *q && traceql_parse(str_of(q), &x->tq, &c->e) < 0)) {
-		free(x);
+	int rc = call_range(c, &ret_q->from_ns, &ret_q->to_ns, &c->e);
+	if (rc < 0 || (q && *q && (rc = traceql_parse(str_of(q), ret_tq, &c->e)) < 0)) {
 		call_fail(c, &c->e);
-		return NULL;
+		return rc;
 	}
-	x->q.q = x->tq;
-	x->q.limit = (uint32_t)json_integer_value(json_object_get(c->params, "limit"));
-	x->q.newest_first = true;
-	x->q.deadline_ns = clock_mono() + 10000000000ll;
-	c->data = x;
-	return x;
+	ret_q->q = *ret_tq;
+	ret_q->deadline_ns = clock_mono() + 10000000000ll;
+	return 0;
 }
 
 static void add_spans(struct buf *out, const struct batch *b, bool full)
@@ -71,8 +67,15 @@ static void spans_work(struct call *c)
 }
 void api_spans(struct call *c)
 {
-	if (search_new(c))
-		call_work(c, spans_work, search_done);
+	struct search *x = base_calloc(1, sizeof(*x));
+	if (call_search(c, &x->q, &x->tq) < 0) {
+		free(x);
+		return;
+	}
+	x->q.limit = (uint32_t)json_integer_value(json_object_get(c->params, "limit"));
+	x->q.newest_first = true;
+	c->data = x;
+	call_work(c, spans_work, search_done);
 }
 
 static void trace_work(struct call *c)
