@@ -143,7 +143,7 @@ static void answer(struct server *s, struct http_req *r, const json_t *list)
 void remote_handle(struct server *s, struct http_req *r)
 {
 	json_t *body = json_loadb((const char *)r->body.p, r->body.n, 0, NULL);
-	const char *id = json_string_value(json_object_get(body, "agent"));
+	const char *id = json_string_value(json_object_get(body, "agent")), *host = json_string_value(json_object_get(body, "host"));
 	bool polls = str_is(r->path, "/agent/v1/poll");
 	if (s->c.with_agent)
 		refuse(r, KLIEG_E_CONFLICT, "this server has an agent of its own (klieg up)", "run `klieg server` to serve an agent elsewhere");
@@ -153,7 +153,7 @@ void remote_handle(struct server *s, struct http_req *r)
 		if (!s->remote)
 			s->remote = base_calloc(1, sizeof(*s->remote));
 		if (polls)
-			poll(s, r, id, json_string_value(json_object_get(body, "host")) ?: "");
+			poll(s, r, id, host ? host : "");
 		else if (strcmp(s->remote->id, id))
 			refuse(r, KLIEG_E_CONFLICT, "this agent is not attached", NULL);
 		else {

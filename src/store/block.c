@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/hash.h"
 #include <stdlib.h>
+#include <pthread.h>
 #include <zstd.h>
 
 enum { HEAD_MAGIC = 0x31484c4b, BODY_MAGIC = 0x31424c4b, RAW_MAX = 256 << 20, DEPTH_MAX = 64, LIST_MAX = 16384 };
@@ -602,8 +603,21 @@ static struct str rd_raw(struct rd *r)
 	return s;
 }
 
-/* One decompression context per thread, for its life. */
-static _Thread_local ZSTD_DCtx *dctx;
+/* One decompression context per thread, for its life: kept under a key so that it goes when the thread does. */
+static pthread_key_t dctx_key;
+static pthread_once_t dctx_once = PTHREAD_ONCE_INIT;
+
+static void free_dctx(void *d) { ZSTD_freeDCtx(d); }
+static void make_dctx_key(void) { pthread_key_create(&dctx_key, free_dctx); }
+
+static ZSTD_DCtx *thread_dctx(void)
+{
+	pthread_once(&dctx_once, make_dctx_key);
+	ZSTD_DCtx *d = pthread_getspecific(dctx_key);
+	if (!d && (d = ZSTD_createDCtx()))
+		pthread_setspecific(dctx_key, d);
+	return d;
+}
 
 static int inflate_col(struct str col, struct buf *out)
 {
@@ -615,7 +629,8 @@ static int inflate_col(struct str col, struct buf *out)
 	/* A frame that claims more than zstd can make of so few bytes is a lie; refuse before allocating for it. */
 	if (h[1] > RAW_MAX || ZSTD_getFrameContentSize(col.p + 8, col.n - 8) != h[1])
 		return KLIEG_E_CORRUPT;
-	if (!dctx && !(dctx = ZSTD_createDCtx()))
+	ZSTD_DCtx *dctx = thread_dctx();
+	if (!dctx)
 		return KLIEG_E_NOMEM;
 	buf_reserve(out, (size_t)h[1] + 1);
 	size_t k = ZSTD_decompressDCtx(dctx, out->p, h[1], col.p + 8, col.n - 8);

@@ -114,7 +114,7 @@ static struct batch *random_batch(uint32_t n, int64_t base, int64_t width)
 		}
 		struct span s = {
 			.trace_hi = hi, .trace_lo = lo, .span_id = rnd(), .parent_id = rnd() % 3 == 0 ? 0 : rnd() % 3 ? last : rnd(),
-			.start_ns = base + (int64_t)(rnd() % (uint64_t)width), .duration_ns = (int64_t)(rnd() >> (rnd() % 60)),
+			.start_ns = (int64_t)((uint64_t)base + rnd() % (uint64_t)width), .duration_ns = (int64_t)(rnd() >> (rnd() % 60)),
 			.threshold = rnd() % 2 ? 0 : rnd() >> 8, .name = random_str(b), .trace_state = rnd() % 2 ? 0 : random_str(b),
 			.status_message = rnd() % 2 ? 0 : random_str(b), .resource = (uint32_t)(rnd() % 3), .scope = (uint32_t)(rnd() % 3),
 			.dropped_attrs = (uint16_t)rnd(), .dropped_events = (uint16_t)rnd(), .dropped_links = (uint16_t)rnd(),
