@@ -1,5 +1,6 @@
 /* The composition of the server: listeners, who may talk to them, and which of API, OTLP, metrics and dashboard a request is for. */
 #include "base/clock.h"
+#include "base/log.h"
 #include "server/internal.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,11 +107,15 @@ int server_create(const struct server_config *c, struct server **ret_s, struct e
 		rc = http_listen_tcp(s->http, c->otlp_http, (void *)OTLP, s->otlp_bound, e);
 	if (rc == 0)
 		rc = http_listen_unix(s->http, path, e);
-	if (rc < 0)
+	if (rc < 0) {
 		server_destroy(s);
-	else
-		*ret_s = s;
-	return rc;
+		return rc;
+	}
+	if (!is_loopback(s->bound) || !is_loopback(s->otlp_bound))
+		log_warn("server", "listening beyond this machine (%s, %s), and there is no authentication yet: whoever reaches it may read spans and switch probes",
+			s->bound, s->otlp_bound);
+	*ret_s = s;
+	return 0;
 }
 void server_set_agent(struct server *s, server_agent_fn fn, void *agent)
 {
