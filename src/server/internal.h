@@ -53,7 +53,7 @@ void reply_problem(struct http_req *r, const struct err *e);
 /* routes.c: the one table. */
 enum field_type { F_TEXT, F_INT, F_BOOL, F_NUMBER, F_DURATION, F_SELECTOR, F_QUERY };
 struct field { const char *name; enum field_type type; const char *fallback; double min, max; const char *choices; bool nullable; const char *about; };
-struct route { const char *method, *path, *permission, *about; const struct field *params, *body; const char *answers; void (*handler)(struct call *c); };
+struct route { const char *method, *path, *permission, *about; const struct field *params, *body; const char *answers; /* see shapes in routes.c; NULL: an event stream */ void (*handler)(struct call *c); };
 void routes_dispatch(struct server *s, struct http_req *r);
 void api_openapi(struct call *c);
 

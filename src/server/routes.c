@@ -11,31 +11,56 @@
 #define RANGE { "since", F_DURATION, NULL, 1e6, 3.2e17 }, { "from", F_INT, NULL, 0, 9.2e18 }, { "to", F_INT, NULL, 0, 9.2e18 }
 #define LEVELS "off|count|span|detail"
 
+/* What an answer looks like, for /openapi.json (tests hold real answers to it): `name:type` with type s(tring) i(nteger) n(umber) b(oolean) *(anything)
+ * {object} [array] <map of> @shape, `?` after a type: may be null, after a name: may be absent. More keys than listed may come. */
+static const struct { const char *name, *fields; } shapes[] = {
+	{ "account", "made:i,stored:i,open:i,queued:i,dropped:<i>,balanced:b" },
+	{ "store", "spans:i,bytes:i,files:i,wal_bytes:i,queue_bytes:i,queue_age_nano:i,recovered:i,expired:i,last_error:s" },
+	{ "process", "pid:i,service:s,exe:s,cmdline:s,user:s,started_unix_nano:i,attached_unix_nano:i,state:s,threads:i,rings:i,modules:i,sites:i,on:i,made:i,passed:i,"
+		"open:i,dropped:<i>,overhead_percent:n,lease:b,patch:s,resource:<*>,last_in_flight?:[@open]" },
+	{ "open", "pid:i,service:s,tid:i,trace_id:s,span_id:s,parent_span_id:s,name:s,start_unix_nano:i,elapsed_nano:i,depth:i" },
+	{ "site", "id:s,name:s,component:s,kind:s,span_kind:s,service:s,pids:[i],module:s,file:s,line:i,function:s,attributes:[{key:s,type:s,sensitive:b}],level:s,instances:i" },
+	{ "site_stats", "id:s,name:s,component:s,service:s,level:s,calls:i,errors:i,calls_per_s:n,errors_per_s:n,p50_nano:i?,p95_nano:i?,p99_nano:i?,max_nano:i,"
+		"mean_nano:i,total_nano:i,self_nano:i?,value:i,cpu_percent:n?,overhead_percent:n" },
+	{ "cost", "known:b,calls_per_s:n,spans_per_s:n,bytes_per_s:n,cpu_percent:n,basis:s" },
+	{ "plan", "sites:i,instances:i,processes:i,services:[s],sample:[@site],predicted:@cost?" },
+	{ "toggle", "id:s,selector:s,level:s,keep:n,scope:s,where:s?,owner:s,reason:s,created_unix_nano:i,expires_unix_nano:i,state:s,ended_by?:s,ended_unix_nano?:i,"
+		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost" },
+	{ "span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,attributes:<*>" },
+	{ "full_span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
+		"attributes:<*>,resource:<*>,scope:s,events:[{name:s,time_unix_nano:i,attributes:<*>}],links:[{trace_id:s,span_id:s,attributes:<*>}]" },
+	{ "hot_row", "service:s,name:s,calls:i,errors:i,total_nano:i,self_nano:i,self_share:n,mean_nano:i,p50_nano:i,p99_nano:i,max_nano:i,spans_per_trace:n,"
+		"findings:[{kind:s,text:s}],example_trace_id:s" },
+	{ "check", "name:s,ok:b,value:*,limit:*,what:s,next:s" },
+};
+
 static const struct route routes[] = {
-	{ "GET", "/status", "view", "state of the server", NULL, NULL, "status", api_status },
-	{ "GET", "/processes", "view", "traced processes", NULL, NULL, "processes", api_processes },
-	{ "GET", "/sites", "view", "sites that can be switched", P(SEL, { "limit", F_INT, "1000", 1, 100000 }, { "offset", F_INT, "0", 0, 1e9 }), NULL, "sites,matched", api_sites },
-	{ "GET", "/sites/stats", "view", "what the sites counted", P(SEL, { "window", F_DURATION, "10s", 1e8, 3.6e12 }), NULL, "window_nano,sites", api_stats },
-	{ "GET", "/toggles", "view", "toggles", P({ "all", F_BOOL, "false" }), NULL, "toggles", api_toggles },
+	{ "GET", "/status", "view", "state of the server", NULL, NULL, "version:s,http:s,uptime_nano:i,mode:s,host:s,counts:{processes:i,sites:i,on:i,toggles:i},next_expiry_unix_nano:i?,"
+		"account:@account,overhead_percent:n,budget_percent:n,spans_per_s:n,store:@store", api_status },
+	{ "GET", "/processes", "view", "traced processes", NULL, NULL, "processes:[@process]", api_processes },
+	{ "GET", "/sites", "view", "sites that can be switched", P(SEL, { "limit", F_INT, "1000", 1, 100000 }, { "offset", F_INT, "0", 0, 1e9 }), NULL, "sites:[@site],matched:i,instances:i,processes:i", api_sites },
+	{ "GET", "/sites/stats", "view", "what the sites counted", P(SEL, { "window", F_DURATION, "10s", 1e8, 3.6e12 }), NULL, "window_nano:i,sites:[@site_stats]", api_stats },
+	{ "GET", "/toggles", "view", "toggles", P({ "all", F_BOOL, "false" }), NULL, "toggles:[@toggle]", api_toggles },
 	{ "POST", "/toggles", "operate", "switch on", NULL, P({ "selector", F_SELECTOR, NULL, 1 }, { "level", F_TEXT, "span", .choices = LEVELS },
 		{ "keep", F_NUMBER, "1", 0, 1 }, { "ttl", F_DURATION, "5m", 1e9, 86400e9 }, { "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 },
 		{ "where", F_QUERY, NULL, .nullable = true }, { "scope", F_TEXT, "all", .choices = "all|marked" }, { "dry_run", F_BOOL, "false" },
-		{ "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle,plan", api_toggle_on },
-	{ "DELETE", "/toggles", "operate", "switch off", P({ "sel", F_SELECTOR, NULL }, { "all", F_BOOL, "false" }), NULL, "removed,sites,ack_nano", api_toggles_off },
-	{ "POST", "/toggles/undo", "operate", "restore what the last DELETE removed", NULL, NULL, "toggles", api_toggles_undo },
+		{ "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle:@toggle?,plan:@plan,ack_nano:i?", api_toggle_on },
+	{ "DELETE", "/toggles", "operate", "switch off", P({ "sel", F_SELECTOR, NULL }, { "all", F_BOOL, "false" }), NULL, "removed:[s],sites:i,ack_nano:i?", api_toggles_off },
+	{ "POST", "/toggles/undo", "operate", "restore what the last DELETE removed", NULL, NULL, "toggles:[@toggle]", api_toggles_undo },
 	{ "PATCH", "/toggles/{id}", "operate", "change a toggle", NULL, P({ "ttl", F_DURATION, NULL, 1e9, 86400e9 }, { "level", F_TEXT, NULL, .choices = LEVELS },
-		{ "keep", F_NUMBER, NULL, 0, 1 }), "id", api_toggle_patch },
-	{ "DELETE", "/toggles/{id}", "operate", "switch off", NULL, NULL, "removed,sites,ack_nano", api_toggle_off },
-	{ "GET", "/spans", "view", "search", P(Q, RANGE, { "limit", F_INT, "100", 1, 10000 }), NULL, "version,spans,matched,partial,scanned", api_spans },
+		{ "keep", F_NUMBER, NULL, 0, 1 }), "@toggle", api_toggle_patch },
+	{ "DELETE", "/toggles/{id}", "operate", "switch off", NULL, NULL, "removed:[s],sites:i,ack_nano:i?", api_toggle_off },
+	{ "GET", "/spans", "view", "search", P(Q, RANGE, { "limit", F_INT, "100", 1, 10000 }), NULL, "version:i,spans:[@span],matched:i,partial:b,scanned:{spans:i,blocks:i,skipped_blocks:i}", api_spans },
 	{ "GET", "/spans/tail", "view", "spans as they come, as server-sent events", P(Q), NULL, NULL, api_tail },
-	{ "GET", "/traces/{id}", "view", "one trace", NULL, NULL, "trace_id,spans,matched", api_trace },
-	{ "GET", "/heatmap", "view", "latency over time", P(Q, RANGE, { "columns", F_INT, "60", 1, 1000 }), NULL, "from,to,step_nano,bounds,columns,max,matched", api_heatmap },
+	{ "GET", "/traces/{id}", "view", "one trace", NULL, NULL, "trace_id:s,spans:[@full_span],matched:i", api_trace },
+	{ "GET", "/heatmap", "view", "latency over time", P(Q, RANGE, { "columns", F_INT, "60", 1, 1000 }), NULL, "from:i,to:i,step_nano:i,bounds:[i],"
+		"columns:[[i]],max:i,matched:i,exemplars:[{column:i,row:i,trace_id:s,duration_nano:i,errors:i}]", api_heatmap },
 	{ "GET", "/hot", "view", "hotspots", P(Q, RANGE, { "limit", F_INT, "50", 1, 1000 }, { "by", F_TEXT, "operation", .choices = "operation" }), NULL,
-		"rows,traces,spans,window_nano", api_hot },
-	{ "GET", "/inflight", "view", "open spans", P(SEL, { "limit", F_INT, "1000", 1, 100000 }), NULL, "spans", api_inflight },
+		"rows:[@hot_row],traces:i,spans:i,window_nano:i", api_hot },
+	{ "GET", "/inflight", "view", "open spans", P(SEL, { "limit", F_INT, "1000", 1, 100000 }), NULL, "spans:[@open]", api_inflight },
 	{ "GET", "/events", "view", "changes, as server-sent events", NULL, NULL, NULL, api_events },
-	{ "GET", "/doctor", "view", "health and the account of spans", NULL, NULL, "ok,checks,account", api_doctor },
-	{ "GET", "/openapi.json", "view", "this table", NULL, NULL, "openapi,info,paths", api_openapi },
+	{ "GET", "/doctor", "view", "health and the account of spans", NULL, NULL, "ok:b,checks:[@check],account:@account", api_doctor },
+	{ "GET", "/openapi.json", "view", "this table", NULL, NULL, "openapi:s,info:<*>,paths:<*>,components:<*>", api_openapi },
 };
 enum { NROUTES = sizeof(routes) / sizeof(*routes) };
 
@@ -337,9 +362,72 @@ static json_t *schema(const struct field *f)
 	return o;
 }
 
+static json_t *shape(const char **p);
+static json_t *shape_object(const char **p)          /* up to the `}` or the end */
+{
+	json_t *props = json_object(), *required = json_array();
+	while (**p && **p != '}') {
+		size_t n = strcspn(*p, ":?");
+		json_t *key = json_stringn(*p, n);
+		*p += n;
+		if (**p == '?')
+			++*p;
+		else
+			json_array_append(required, key);
+		++*p;
+		json_object_set_new(props, json_string_value(key), shape(p));
+		json_decref(key);
+		*p += **p == ',';
+	}
+	return json_pack("{ss so so}", "type", "object", "properties", props, "required", required);
+}
+static json_t *shape(const char **p)
+{
+	char c = *(*p)++, ref[80];
+	json_t *o, *type;
+	if (c == '@') {
+		size_t n = strcspn(*p, ",]}>?");
+		snprintf(ref, sizeof(ref), "#/components/schemas/%.*s", (int)n, *p);
+		*p += n;
+		o = json_pack("{ss}", "$ref", ref);
+	} else if (c == '{') {
+		o = shape_object(p);
+		++*p;
+	} else if (c == '[') {
+		o = json_pack("{ss so}", "type", "array", "items", shape(p));
+		++*p;
+	} else if (c == '<') {
+		o = json_pack("{ss so}", "type", "object", "additionalProperties", shape(p));
+		++*p;
+	} else if (c == '*') {
+		o = json_object();
+	} else {
+		o = json_pack("{ss}", "type", c == 's' ? "string" : c == 'i' ? "integer" : c == 'n' ? "number" : "boolean");
+	}
+	if (**p != '?')
+		return o;
+	++*p;
+	if ((type = json_object_get(o, "type"))) {
+		json_object_set_new(o, "type", json_pack("[Os]", type, "null"));
+		return o;
+	}
+	return json_pack("{s[o{ss}]}", "anyOf", o, "type", "null");
+}
+static json_t *answer_schema(const struct route *rt)
+{
+	const char *p = rt->answers;
+	return *p == '@' ? shape(&p) : shape_object(&p);
+}
+
 void api_openapi(struct call *c)
 {
-	json_t *paths = json_object();
+	json_t *paths = json_object(), *schemas = json_object();
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+		const char *p = shapes[i].fields;
+		json_object_set_new(schemas, shapes[i].name, shape_object(&p));
+	}
+	const char *problem = "type:s,title:s,status:i,detail:s,code:s,hint?:s,line?:i,column?:i";
+	json_object_set_new(schemas, "problem", shape_object(&problem));
 	for (int i = 0; i < NROUTES; i++) {
 		const struct route *rt = &routes[i];
 		char path[80], method[8] = "";
@@ -353,25 +441,28 @@ void api_openapi(struct call *c)
 			json_array_append_new(params, json_pack("{ss ss sb s{ss}}", "name", "id", "in", "path", "required", 1, "schema", "type", "string"));
 		for (const struct field *f = rt->params; f && f->name; f++)
 			json_array_append_new(params, json_pack("{ss ss so}", "name", f->name, "in", "query", "schema", schema(f)));
-		json_t *ok = json_pack("{ss ss}", "type", "object", "description", rt->about), *required = json_array();
-		for (const char *p = rt->answers; p && *p;) {
-			size_t n = strcspn(p, ",");
-			json_array_append_new(required, json_stringn(p, n));
-			p += n + (p[n] == ',');
-		}
-		if (!strcmp(rt->path, "/status"))
-			json_array_clear(required), json_array_append_new(required, json_string("version"));
-		json_object_set_new(ok, "required", required);
-		op = json_pack("{ss ss so s{s{ss s{s{so}}} s{ss}}}", "summary", rt->about, "x-permission", rt->permission, "parameters", params, "responses", "200", "description", "ok",
-			"content", rt->answers ? "application/json" : "text/event-stream", "schema", ok, "default", "description", "application/problem+json");
+		json_t *ok = json_object(), *responses;
+		if (rt->answers)
+			json_object_set_new(ok, "application/json", json_pack("{so}", "schema", answer_schema(rt)));
+		else
+			json_object_set_new(ok, "text/event-stream", json_pack("{s{ss}}", "schema", "type", "string"));
+		responses = json_pack("{s{ss so} s{ss s{s{s{ss}}}}}", rt->handler == api_toggle_on ? "201" : "200", "description", rt->about, "content", ok,
+			"default", "description", "what was wrong", "content", "application/problem+json", "schema", "$ref", "#/components/schemas/problem");
+		if (rt->handler == api_toggle_on)
+			json_object_set_new(responses, "200", json_pack("{ss sO}", "description", "dry_run", "content", ok));
+		op = json_pack("{ss ss so so}", "summary", rt->about, "x-permission", rt->permission, "parameters", params, "responses", responses);
 		if (rt->body) {
-			json_t *props = json_object();
+			json_t *props = json_object(), *body;
 			for (const struct field *f = rt->body; f->name; f++)
 				json_object_set_new(props, f->name, schema(f));
-			json_object_set_new(op, "requestBody", json_pack("{s{s{s{ss so sb}}}}", "content", "application/json", "schema", "type", "object", "properties", props,
-				"additionalProperties", 0));
+			body = json_pack("{ss so sb}", "type", "object", "properties", props, "additionalProperties", 0);
+			for (const struct field *f = rt->body; f->name; f++)
+				if (f->type == F_SELECTOR && !f->fallback)      /* as fill() has it */
+					json_object_set_new(body, "required", json_pack("[s]", f->name));
+			json_object_set_new(op, "requestBody", json_pack("{s{s{so}}}", "content", "application/json", "schema", body));
 		}
 		json_object_set_new(item, method, op);
 	}
-	call_json(c, 200, json_pack("{ss s{ss ss} so}", "openapi", "3.1.0", "info", "title", "Klieg", "version", "1", "paths", paths));
+	call_json(c, 200, json_pack("{ss s{ss ss} so s{so}}", "openapi", "3.1.0", "info", "title", "Klieg", "version", "1", "paths", paths,
+		"components", "schemas", schemas));
 }
