@@ -1,5 +1,6 @@
 /* Where spans come in: the agent's sink (agent's thread) and OTLP/HTTP (decoded on a pool thread). Both go to the store; every span is counted as taken and
  * then, when the store says so on its own thread, as stored or dropped. OTLP is answered only then: an answer means durable. */
+#include "base/clock.h"
 #include "model/otlp.h"
 #include "server/internal.h"
 #include <stdio.h>
@@ -18,7 +19,9 @@ struct ingest {
 static void stored(void *arg, int rc, uint32_t n)
 {
 	struct server *s = arg;
-	s->admit.failing = rc < 0;
+	s->admit.failing = rc;
+	if (rc < 0)
+		s->admit.failed_at = clock_mono();
 	if (rc == 0)
 		s->admit.stored += n;
 	else

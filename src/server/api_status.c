@@ -119,7 +119,8 @@ static void doctor_health(struct call *c)
 	store_stats(c->s->c.store, &st);
 	json_array_append_new(checks, json_pack("{ss sb sI sI ss ss}", "name", "store.queue", "ok", st.queue_bytes < 256 << 20, "value", (json_int_t)st.queue_bytes, "limit",
 		(json_int_t)(256 << 20), "what", "bytes waiting to be synced", "next", "is the disk slow?"));
-	json_array_append_new(checks, json_pack("{ss sb ss sn ss ss}", "name", "store.error", "ok", !c->s->admit.failing, "value", st.last_error, "limit", "what", "last error of the store",
+	json_array_append_new(checks, json_pack("{ss sb ss sn ss ss}", "name", "store.error", "ok", !c->s->admit.failing, "value",
+		st.last_error[0] || !c->s->admit.failing ? st.last_error : err_title(c->s->admit.failing), "limit", "what", "last error of the store",
 		"next", "free disk space, look at the log"));
 	json_array_append_new(checks, json_pack("{ss sb sb sn ss ss}", "name", "state", "ok", !c->s->state_failed, "value", !c->s->state_failed, "limit", "what",
 		"toggles are saved for the next start", "next", "free disk space; the log says what failed"));

@@ -5,7 +5,8 @@
 struct admit {
 	struct store *store;
 	atomic_ullong otlp_taken, otlp_rejected, agent_taken, stored, dropped_store, busy;
-	atomic_bool failing;                   /* the last append failed */
+	atomic_int failing;                    /* KLIEG_E_* of the last append, 0 = it is stored */
+	atomic_llong failed_at;                /* clock_mono() */
 };
 struct watcher;                                /* an SSE client */
 struct toggle_set;

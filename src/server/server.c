@@ -36,10 +36,10 @@ static bool origin_allowed(struct http_req *r)
 /* Ready: spans can be stored and, where an agent is part of this process, it answers. */
 static void ready_then(struct call *c)
 {
-	struct store_stats st;
-	store_stats(c->s->c.store, &st);
 	struct server *s = c->s;
-	const char *why = s->admit.failing ? st.last_error : c->rc < 0 && s->c.with_agent ? c->e.msg : NULL;
+	/* Only for a while: whoever sends nothing to what is not ready would else never learn that it is again. */
+	bool failing = s->admit.failing && clock_mono() - s->admit.failed_at < 10000000000ll;
+	const char *why = failing ? err_title(s->admit.failing) : c->rc < 0 && s->c.with_agent ? c->e.msg : NULL;
 	struct buf b = { 0 };
 	buf_printf(&b, "%s\n", why ? why : "ok");
 	http_reply(c->r, why ? 503 : 200, "text/plain", buf_str(&b), why ? "Retry-After: 1\r\n" : NULL);
