@@ -4,45 +4,69 @@
 
 /* ---- threads ----------------------------------------------------------------------------------------------------- */
 
-KLIEG_PUBLIC void klieg_current(struct klieg_ctx *ret)
+static struct klieg__thread *settled(void)
 {
 	struct klieg__thread *me = &klieg__thread;
+	if (!me->busy && klieg__slot_now(me))
+		klieg__settle(me);
+	return me;
+}
+
+static void forget(struct klieg__thread *me)
+{
+	me->trace_hi = me->trace_lo = me->parent = 0;
+	me->ctx_flags = me->seq = me->root_depth = 0;
+}
+
+KLIEG_PUBLIC void klieg_current(struct klieg_ctx *ret)
+{
+	struct klieg__thread *me = settled();
 	memset(ret, 0, sizeof *ret);
 	if (!(me->trace_hi | me->trace_lo))
 		return;
 	ret->trace_hi = me->trace_hi;
 	ret->trace_lo = me->trace_lo;
-	ret->span_id = me->seq && me->t ? kw_span_id(me->t->seed, me->seq) : me->parent;
+	ret->span_id = me->seq && klieg__slot_now(me) ? kw_span_id(me->t->seed, me->seq) : me->parent;
 	ret->threshold = me->threshold;
 	ret->flags = me->ctx_flags & ~(uint32_t)CTX_LOCAL_ROOT;
 }
 
 KLIEG_PUBLIC void klieg_set_current(const struct klieg_ctx *ctx, struct klieg_ctx *ret_previous)
 {
-	struct klieg__thread *me = &klieg__thread;
+	struct klieg__thread *me = settled();
+	struct klieg_ctx to = *ctx; /* may be the same as *ret_previous */
 	if (ret_previous)
-		*ret_previous = (struct klieg_ctx){ me->trace_hi, me->trace_lo, me->parent, me->threshold, me->ctx_flags, me->seq, me->root_depth };
-	me->trace_hi = ctx->trace_hi;
-	me->trace_lo = ctx->trace_lo;
-	me->parent = ctx->span_id;
-	me->threshold = ctx->threshold;
-	me->ctx_flags = ctx->flags;
+		*ret_previous = (struct klieg_ctx){ me->trace_hi, me->trace_lo, me->parent, me->threshold, me->ctx_flags, me->seq,
+			(uint64_t)me->generation << 32 | me->root_depth };
+	klieg__turn(me);
+	me->trace_hi = to.trace_hi;
+	me->trace_lo = to.trace_lo;
+	me->parent = to.span_id;
+	me->threshold = to.threshold;
+	me->ctx_flags = to.flags;
 	me->seq = 0;
 	me->root_depth = 0;
-	me->ctx_dirty = true;
 }
 
 KLIEG_PUBLIC void klieg_restore(const struct klieg_ctx *p)
 {
-	struct klieg__thread *me = &klieg__thread;
+	struct klieg__thread *me = settled();
+	uint32_t root = (uint32_t)p->home, generation = (uint32_t)(p->home >> 32);
+	struct kw_thread *t = klieg__slot_now(me);
+	klieg__turn(me);
+	/* Its root, begun here, may have ended while the thread was elsewhere: then that trace is over. */
+	if (root && (!t || root > t->depth || t->generation[root - 1] != generation || klieg__load(&t->open[root - 1].flags, ACQUIRE) & OPEN_ENDED)) {
+		forget(me);
+		return;
+	}
 	me->trace_hi = p->trace_hi;
 	me->trace_lo = p->trace_lo;
 	me->parent = p->span_id;
 	me->threshold = p->threshold;
 	me->ctx_flags = p->flags;
-	me->seq = p->seq;
-	me->root_depth = (uint32_t)p->home;
-	me->ctx_dirty = true;
+	me->seq = t ? p->seq : 0;
+	me->root_depth = root;
+	me->generation = generation; /* the same context again: what was begun in it ends in it */
 }
 
 /* ---- text -------------------------------------------------------------------------------------------------------- */
@@ -229,7 +253,7 @@ KLIEG_PUBLIC void klieg_inject(struct klieg_headers *ret)
 
 KLIEG_PUBLIC void klieg_trace_id(char ret_hex[33])
 {
-	struct klieg__thread *me = &klieg__thread;
+	struct klieg__thread *me = settled();
 	ret_hex[0] = 0;
 	if (me->trace_hi | me->trace_lo)
 		*put_hex(put_hex(ret_hex, me->trace_hi, 16), me->trace_lo, 16) = 0;

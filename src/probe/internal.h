@@ -35,6 +35,9 @@ struct klieg__thread {
 	uint64_t trace_hi, trace_lo, parent, threshold;
 	uint32_t ctx_flags, seq;
 	uint32_t root_depth;     /* depth + 1 of the open span that started the trace here; 0 = the trace came from outside */
+	uint32_t generation;     /* of the context: spans remember the one they were begun in */
+	uint32_t generations;    /* the last one given out */
+	uint32_t slot;           /* t's number */
 	bool ctx_dirty;          /* no CTX record written for it yet */
 	volatile bool busy;      /* inside a probe: a signal handler's probe must keep out */
 	bool failed;             /* no slot could be had; tried again after the epoch changes */
@@ -43,7 +46,8 @@ struct klieg__thread {
 extern __thread struct klieg__thread klieg__thread __attribute__((tls_model("initial-exec")));
 
 enum { CTX_LOCAL_ROOT = 1u << 16, CTX_UNDECIDED = 1u << 17 }; /* beside KW_CTX_*, never in a record */
-enum { OPEN_COUNT = 1u << 16, OPEN_UNSAMPLED = 1u << 17, OPEN_ENDED = 1u << 18, OPEN_DETAIL = 1u << 19 }; /* beside KW_REC_* in kw_open.flags */
+enum { OPEN_COUNT = 1u << 16, OPEN_UNSAMPLED = 1u << 17, OPEN_ENDED = 1u << 18, OPEN_DETAIL = 1u << 19, OPEN_EXPLICIT = 1u << 20,
+	OPEN_DETACHED = 1u << 21 /* what it was begun in has ended: not a parent of new spans any more */, HANDLE_SLOT_SHIFT = 22 }; /* beside KW_REC_* in kw_open.flags; a handle's flags also have the number of the slot it was begun in */
 
 static inline uint64_t klieg__ticks(void)
 {
@@ -56,6 +60,12 @@ static inline uint64_t klieg__ticks(void)
 #endif
 }
 
+/* This thread's slot, if it still is this process's. */
+static inline struct kw_thread *klieg__slot_now(const struct klieg__thread *me)
+{
+	return me->t && klieg__process.epoch && klieg__load(klieg__process.epoch, RELAXED) == me->epoch ? me->t : NULL;
+}
+
 /* thread.c */
 bool klieg__thread_attach(struct klieg__thread *me); /* gives this thread a slot; false: none to be had */
 uint64_t klieg__random(struct klieg__thread *me);
@@ -63,4 +73,6 @@ uint64_t klieg__random(struct klieg__thread *me);
 void klieg__process_after_fork(void);
 void klieg__wake_agent(void);
 /* span.c */
-void klieg__wake_if_waiting(void);
+void klieg__turn(struct klieg__thread *me); /* before the thread's context changes: what is open keeps the one it was begun in */
+void klieg__settle(struct klieg__thread *me); /* drops spans that another thread ended meanwhile, and the trace with its root */
+

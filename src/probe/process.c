@@ -258,6 +258,14 @@ static void after_fork_child(void)
 	struct kw_region *parents = klieg__process.region;
 	if (parents) {
 		uint64_t bytes = parents->region_bytes;
+		struct klieg__thread *me = &klieg__thread;
+		if (me->t) { /* the parent's slot is about to go; what is current there is the parent of what the child does */
+			if (me->seq)
+				me->parent = kw_span_id(me->t->seed, me->seq);
+			me->t = NULL;
+			me->seq = me->root_depth = 0;
+			klieg__turn(me);
+		}
 		klieg__process.region = NULL;
 		if (make_region()) {
 			for (uint32_t i = 0; i < modules_n; i++)

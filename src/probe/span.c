@@ -156,18 +156,108 @@ static inline void count_span(struct klieg__thread *me, uint32_t site, uint64_t 
 
 /* ---- spans ------------------------------------------------------------------------------------------------------- */
 
-/* Forgets the open spans above entry `to`: they will never end (longjmp, an exception through C, a forgotten end). */
-static __attribute__((noinline)) void abandon_above(struct klieg__thread *me, uint32_t to)
+void klieg__turn(struct klieg__thread *me)
+{
+	struct kw_thread *t = klieg__slot_now(me);
+	for (uint32_t i = 0; t && i < t->depth; i++)
+		if (t->generation[i] == me->generation)
+			t->origin[i] = (struct kw_origin){ me->trace_hi, me->trace_lo, me->parent };
+	me->generation = ++me->generations;
+	me->ctx_dirty = true;
+}
+
+/* The trace that began here is over. */
+static void end_trace(struct klieg__thread *me)
+{
+	klieg__turn(me);
+	me->trace_hi = me->trace_lo = 0;
+	me->ctx_flags = 0;
+	me->root_depth = me->seq = 0;
+}
+
+/* New spans become children of the innermost one that is still open in this context. */
+static void find_parent(struct klieg__thread *me)
 {
 	struct kw_thread *t = me->t;
-	while (t->depth > to) {
-		struct kw_open *o = &t->open[t->depth - 1];
-		if (o->seq && !(o->flags & (OPEN_ENDED | OPEN_COUNT | OPEN_UNSAMPLED)))
-			t->abandoned++;
-		if (me->root_depth == t->depth)
-			me->root_depth = 0, me->trace_hi = me->trace_lo = 0, me->ctx_flags = 0;
-		t->depth--;
+	me->seq = 0;
+	for (uint32_t i = t->depth; i-- > 0;)
+		if (t->open[i].seq && t->generation[i] == me->generation && !(klieg__load(&t->open[i].flags, RELAXED) & (OPEN_ENDED | OPEN_DETACHED))) {
+			me->seq = t->open[i].seq;
+			return;
+		}
+}
+
+/* Takes what has ended off the top of the stack, and ends the trace that began here with its root. */
+static __attribute__((noinline)) void pop_ended(struct klieg__thread *me)
+{
+	struct kw_thread *t = me->t;
+	uint32_t depth = t->depth;
+	while (depth && klieg__load(&t->open[depth - 1].flags, ACQUIRE) & OPEN_ENDED)
+		depth--;
+	klieg__store(&t->depth, depth, RELEASE);
+	if (me->root_depth > depth)
+		end_trace(me);
+	else
+		find_parent(me);
+}
+
+/* Entry i ended under others. Scoped ones there are still running in it: they, and a trace whose root it is, go on until they end. If there
+ * are only explicit ones (handed to other threads, most likely), this thread is done with them: it goes back to what was before i. */
+static __attribute__((noinline)) void close_inner(struct klieg__thread *me, uint32_t i)
+{
+	struct kw_thread *t = me->t;
+	bool running = false;
+	__atomic_fetch_or(&t->open[i].flags, OPEN_ENDED, __ATOMIC_RELEASE);
+	for (uint32_t k = i + 1; k < t->depth; k++)
+		running |= !(klieg__load(&t->open[k].flags, RELAXED) & (OPEN_ENDED | OPEN_EXPLICIT));
+	for (uint32_t k = i + 1; !running && k < t->depth; k++)
+		__atomic_fetch_or(&t->open[k].flags, OPEN_DETACHED, __ATOMIC_RELAXED);
+	if (!running && me->root_depth == i + 1)
+		end_trace(me);
+	pop_ended(me);
+}
+
+void klieg__settle(struct klieg__thread *me)
+{
+	struct kw_thread *t = me->t;
+	if (t->depth && klieg__load(&t->open[t->depth - 1].flags, ACQUIRE) & OPEN_ENDED)
+		pop_ended(me);
+}
+
+/* An open span that will never end: longjmp, an exception through C, a forgotten end. */
+static void abandon(struct klieg__thread *me, struct kw_open *o)
+{
+	if (!(__atomic_fetch_or(&o->flags, OPEN_ENDED, __ATOMIC_ACQ_REL) & (OPEN_ENDED | OPEN_COUNT | OPEN_UNSAMPLED)))
+		me->t->abandoned++;
+}
+
+/* The stack is full: takes ended spans out of its middle (explicit ones end in any order). */
+static __attribute__((noinline)) void make_room(struct klieg__thread *me)
+{
+	struct kw_thread *t = me->t;
+	uint32_t to = 0, root = 0;
+	bool root_ended = me->root_depth != 0;
+	for (uint32_t i = 0; i < t->depth; i++) {
+		if (klieg__load(&t->open[i].flags, ACQUIRE) & OPEN_ENDED)
+			continue;
+		if (me->root_depth == i + 1)
+			root = to + 1, root_ended = false;
+		if (to != i) {
+			t->open[to] = t->open[i];
+			t->generation[to] = t->generation[i];
+			t->origin[to] = t->origin[i];
+			/* Ended by another thread while it moved: that mark may be on the old place only. */
+			if (klieg__load(&t->open[i].flags, ACQUIRE) & OPEN_ENDED)
+				__atomic_fetch_or(&t->open[to].flags, OPEN_ENDED, __ATOMIC_RELAXED);
+		}
+		to++;
 	}
+	klieg__store(&t->depth, to, RELEASE);
+	me->root_depth = root;
+	if (root_ended)
+		end_trace(me);
+	else
+		find_parent(me);
 }
 
 /* Decides, at the first span of a trace or of a context whose sender left it open, whether this trace is kept (OTEP 235: R >= T). */
@@ -194,21 +284,60 @@ static __attribute__((noinline)) void start_trace(struct klieg__thread *me, cons
 	decide(me, st);
 }
 
+/* What an explicit span's handle has when it is one: it may be garbage, begun while the site was off. */
+static uint64_t check_of(const klieg_span *s)
+{
+	uint64_t v = kw_mix((uint64_t)(uintptr_t)s ^ s->start ^ s->id ^ *klieg__process.epoch);
+	return v ? v : 1;
+}
+
+/* No room for one more open span: it is not recorded, and counted. */
+static __attribute__((noinline)) void count_lost(struct klieg__thread *me, unsigned level)
+{
+	struct kw_thread *t = me->t;
+	if (level < KW_SPAN) {
+		t->lost_cells++;
+	} else if (me->trace_hi | me->trace_lo && !(me->ctx_flags & (CTX_UNDECIDED | KW_CTX_SAMPLED))) {
+		t->unsampled++;
+	} else {
+		klieg__store(&t->seq, t->seq + 1, RELAXED);
+		t->lost_depth++;
+	}
+}
+
 static inline int begin(const struct klieg__slot *slot, klieg_span *s, bool is_explicit)
 {
 	uint32_t site = site_of(slot);
-	if (klieg__unlikely(site >= KW_MAX_SITES))
+	struct klieg__thread *me;
+	if (klieg__unlikely(site >= KW_MAX_SITES) || !(me = enter())) {
+		s->open = 0; /* an explicit span's handle may be anything before */
 		return 0;
-	struct klieg__thread *me = enter();
-	if (!me)
-		return 0;
+	}
 	struct kw_thread *t = me->t;
 	const struct kw_site_state *st = klieg__process.sites + site;
 	unsigned level = level_of(me, st);
 	uint64_t now = 0;
 	uint32_t depth = t->depth, flags = 0;
+	if (depth) {
+		struct kw_open *top = &t->open[depth - 1];
+		if (klieg__unlikely(top->cookie == (uint64_t)(uintptr_t)s)) /* a second begin of the same variable: nothing can end the first */
+			abandon(me, top);
+		if (klieg__unlikely(klieg__load(&top->flags, ACQUIRE) & OPEN_ENDED)) {
+			pop_ended(me);
+			depth = t->depth;
+			level = level_of(me, st);
+		}
+	}
 	if (!level || lease_over(now = klieg__ticks()))
 		goto no;
+	if (klieg__unlikely(depth >= KW_OPEN_MAX)) {
+		make_room(me);
+		depth = t->depth;
+		if (depth >= KW_OPEN_MAX) {
+			count_lost(me, level);
+			goto no;
+		}
+	}
 	if (level >= KW_SPAN) {
 		if (klieg__unlikely(!(me->trace_hi | me->trace_lo)))
 			start_trace(me, st, depth);
@@ -223,31 +352,25 @@ static inline int begin(const struct klieg__slot *slot, klieg_span *s, bool is_e
 	} else {
 		flags = OPEN_COUNT;
 	}
-	if (klieg__unlikely(depth >= KW_OPEN_MAX)) {
-		while (depth && t->open[depth - 1].flags & OPEN_ENDED) /* ended elsewhere: free again */
-			t->depth = --depth;
-		if (depth >= KW_OPEN_MAX) {
-			if (!flags) {
-				t->seq++;
-				t->lost_depth++;
-			}
-			goto no;
-		}
-	}
+	/* Another thread may be looking here for a span of its own to end: atomic, but no more than stores. */
 	struct kw_open *o = &t->open[depth];
 	o->site = site;
-	o->cookie = (uint64_t)(uintptr_t)s;
+	klieg__store(&o->cookie, (uint64_t)(uintptr_t)s, RELAXED);
 	o->parent_seq = me->seq;
 	if (klieg__likely(!flags)) {
-		o->seq = ++t->seq;
+		o->seq = t->seq + 1;
+		klieg__store(&t->seq, o->seq, RELAXED);
 		if (level >= KW_DETAIL)
 			flags |= OPEN_DETAIL;
 		me->seq = o->seq;
 	} else {
 		o->seq = 0;
 	}
-	o->flags = flags;
-	o->start_tsc = now;
+	if (is_explicit)
+		flags |= OPEN_EXPLICIT;
+	klieg__store(&o->flags, flags, RELAXED);
+	klieg__store(&o->start_tsc, now, RELAXED);
+	t->generation[depth] = me->generation;
 	klieg__store(&t->depth, depth + 1, RELEASE);
 	s->open = depth + 1;
 	s->seq = o->seq;
@@ -256,15 +379,17 @@ static inline int begin(const struct klieg__slot *slot, klieg_span *s, bool is_e
 		s->trace_hi = me->trace_hi;
 		s->trace_lo = me->trace_lo;
 		s->site = site;
-		s->flags = flags;
+		s->flags = flags | me->slot << HANDLE_SLOT_SHIFT;
 		s->id = kw_span_id(t->seed, o->seq);
 		s->parent = o->parent_seq ? kw_span_id(t->seed, o->parent_seq) : me->parent;
-		s->check = kw_mix((uint64_t)(uintptr_t)s ^ now ^ s->id ^ *klieg__process.epoch);
+		s->check = check_of(s);
 	}
 	leave(me);
 	return flags & (OPEN_UNSAMPLED | OPEN_COUNT) ? KW_COUNT : (int)level;
 no:
 	s->open = 0;
+	if (is_explicit)
+		s->check = 0;
 	leave(me);
 	return 0;
 }
@@ -272,16 +397,41 @@ no:
 KLIEG_PUBLIC int klieg__begin(const struct klieg__slot *slot, klieg_span *s) { return begin(slot, s, false); }
 KLIEG_PUBLIC int klieg__begin_explicit(const struct klieg__slot *slot, klieg_span *s) { return begin(slot, s, true); }
 
+/* A span whose ring is not its context's any more: all ids in full. */
+static __attribute__((noinline)) void put_spanx(struct klieg__thread *me, uint32_t site, uint32_t flags, uint64_t start, uint64_t now,
+	const struct kw_origin *trace, uint64_t id, uint64_t parent)
+{
+	struct kw_rec_spanx *r = (struct kw_rec_spanx *)reserve(me, sizeof *r);
+	if (!r) {
+		me->t->lost_full++;
+		return;
+	}
+	r->r = (struct kw_rec){ site, KW_REC_SPANX, 2, (uint16_t)(flags & 0xff) };
+	r->start_tsc = start;
+	r->ticks = now - start;
+	r->trace_hi = trace->trace_hi;
+	r->trace_lo = trace->trace_lo;
+	r->span_id = id;
+	r->parent_id = parent;
+	r->tid = me->t->tid;
+	r->pad = 0;
+	commit(me, sizeof *r);
+}
+
 /* Entry i of the stack ends now. */
 static inline void finish(struct klieg__thread *me, uint32_t i)
 {
 	struct kw_thread *t = me->t;
 	struct kw_open *o = &t->open[i];
-	uint32_t flags = o->flags;
+	uint32_t flags = klieg__load(&o->flags, RELAXED);
 	uint64_t now = klieg__ticks(), start = o->start_tsc;
+	bool same = t->generation[i] == me->generation;
 	if (klieg__likely(!(flags & (OPEN_COUNT | OPEN_UNSAMPLED)))) {
 		struct kw_rec_span *r;
-		if (klieg__likely(context_ready(me)) && klieg__likely((r = (struct kw_rec_span *)reserve(me, sizeof *r)) != NULL)) {
+		if (klieg__unlikely(!same)) {
+			put_spanx(me, o->site, flags, start, now, &t->origin[i], kw_span_id(t->seed, o->seq),
+				o->parent_seq ? kw_span_id(t->seed, o->parent_seq) : t->origin[i].parent_id);
+		} else if (klieg__likely(context_ready(me)) && klieg__likely((r = (struct kw_rec_span *)reserve(me, sizeof *r)) != NULL)) {
 			r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)(flags & 0xff) };
 			r->start_tsc = start;
 			r->ticks = now - start;
@@ -291,24 +441,31 @@ static inline void finish(struct klieg__thread *me, uint32_t i)
 		} else {
 			t->lost_full++;
 		}
+		if (klieg__likely(me->seq == o->seq))
+			me->seq = o->parent_seq;
 	} else if (flags & OPEN_COUNT) {
 		count_span(me, o->site, now - start, flags & KW_REC_ERROR);
 	}
-	if (klieg__likely(me->seq == o->seq) || !o->seq)
-		me->seq = o->parent_seq;
-	if (klieg__likely(i + 1 == t->depth)) {
-		uint32_t depth = i;
-		while (klieg__unlikely(depth && t->open[depth - 1].flags & OPEN_ENDED))
-			depth--;
-		klieg__store(&t->depth, depth, RELEASE);
+	if (klieg__likely(i + 1 == t->depth) && klieg__likely(!i || !(klieg__load(&o[-1].flags, RELAXED) & OPEN_ENDED))) {
+		klieg__store(&t->depth, i, RELEASE);
+		if (me->root_depth == i + 1)
+			end_trace(me);
 	} else {
-		o->flags |= OPEN_ENDED; /* an explicit span under others that are still open */
+		close_inner(me, i);
 	}
-	if (me->root_depth == i + 1) { /* the trace that began here is over */
-		me->trace_hi = me->trace_lo = 0;
-		me->ctx_flags = 0;
-		me->root_depth = 0;
-	}
+}
+
+/* The place of an open scoped span: where its begin put it, unless the stack was tidied since. UINT32_MAX: not ours any more (in a forked
+ * child, or after an abandon). */
+static inline uint32_t place_of(const struct kw_thread *t, const klieg_span *s)
+{
+	uint32_t i = s->open - 1;
+	if (klieg__likely(i < t->depth && t->open[i].cookie == (uint64_t)(uintptr_t)s && t->open[i].seq == s->seq))
+		return i;
+	for (i = i < t->depth ? i : t->depth; i-- > 0;)
+		if (t->open[i].cookie == (uint64_t)(uintptr_t)s && t->open[i].seq == s->seq)
+			return i;
+	return UINT32_MAX;
 }
 
 KLIEG_PUBLIC void klieg__end(klieg_span *s)
@@ -317,18 +474,41 @@ KLIEG_PUBLIC void klieg__end(klieg_span *s)
 	if (!me)
 		return;
 	struct kw_thread *t = me->t;
-	uint32_t i = s->open - 1;
+	uint32_t i = place_of(t, s);
 	s->open = 0;
-	/* In a forked child, or after an abandon, the entry is not ours any more. */
-	if (i < t->depth && t->open[i].cookie == (uint64_t)(uintptr_t)s && t->open[i].seq == s->seq) {
+	if (i != UINT32_MAX && !(klieg__load(&t->open[i].flags, RELAXED) & OPEN_ENDED)) {
+		/* Scoped spans above ours and below it on the stack of calls: their frames are gone. Explicit ones live on. */
 		for (uint32_t k = i + 1; k < t->depth; k++)
-			if (!(t->open[k].flags & OPEN_ENDED) && t->open[k].cookie < (uint64_t)(uintptr_t)s) {
-				abandon_above(me, i + 1); /* frames below ours on the stack are gone */
-				break;
-			}
+			if (!(klieg__load(&t->open[k].flags, RELAXED) & (OPEN_ENDED | OPEN_EXPLICIT)) && t->open[k].cookie < (uint64_t)(uintptr_t)s)
+				abandon(me, &t->open[k]);
+		if (klieg__unlikely(i + 1 < t->depth))
+			pop_ended(me);
 		finish(me, i);
 	}
 	leave(me);
+}
+
+/* The handle says what it was. Begun on another thread; the place it has on that thread's stack becomes free when that thread next comes by. */
+static __attribute__((noinline)) void end_elsewhere(struct klieg__thread *me, klieg_span *s)
+{
+	uint64_t now = klieg__ticks();
+	struct kw_region *region = klieg__process.region;
+	uint32_t slot = s->flags >> HANDLE_SLOT_SHIFT;
+	struct kw_thread *other = (struct kw_thread *)(klieg__process.threads + (uint64_t)(slot < region->max_threads ? slot : 0) * region->thread_stride);
+	uint32_t depth = klieg__load(&other->depth, ACQUIRE), was = OPEN_ENDED;
+	for (uint32_t i = depth < KW_OPEN_MAX ? depth : KW_OPEN_MAX; i-- > 0;)
+		if (klieg__load(&other->open[i].cookie, RELAXED) == (uint64_t)(uintptr_t)s && klieg__load(&other->open[i].start_tsc, RELAXED) == s->start) {
+			was = __atomic_fetch_or(&other->open[i].flags, OPEN_ENDED, __ATOMIC_ACQ_REL);
+			break;
+		}
+	if (s->flags & OPEN_COUNT) {
+		count_span(me, s->site, now - s->start, s->flags & KW_REC_ERROR);
+	} else if (!(s->flags & OPEN_UNSAMPLED)) {
+		struct kw_origin trace = { s->trace_hi, s->trace_lo, 0 };
+		if (was & OPEN_ENDED) /* its thread is gone and wrote it off: it did end. Only the sum over all slots means something. */
+			me->t->abandoned--;
+		put_spanx(me, s->site, s->flags | (was & OPEN_ENDED ? 0 : was & 0xff), s->start, now, &trace, s->id, s->parent);
+	}
 }
 
 KLIEG_PUBLIC void klieg__end_explicit(klieg_span *s)
@@ -338,54 +518,18 @@ KLIEG_PUBLIC void klieg__end_explicit(klieg_span *s)
 		return;
 	struct kw_thread *t = me->t;
 	for (uint32_t i = t->depth; i-- > 0;)
-		if (t->open[i].cookie == (uint64_t)(uintptr_t)s && !(t->open[i].flags & OPEN_ENDED)) {
-			bool same_trace = t->open[i].flags & (OPEN_COUNT | OPEN_UNSAMPLED) || (s->trace_hi == me->trace_hi && s->trace_lo == me->trace_lo);
-			if (same_trace) {
-				finish(me, i);
-				s->open = 0;
-				s->check = 0;
-				leave(me);
-				return;
-			}
-			break;
+		if (t->open[i].cookie == (uint64_t)(uintptr_t)s && !(klieg__load(&t->open[i].flags, RELAXED) & OPEN_ENDED)) {
+			finish(me, i);
+			s->open = 0;
+			s->check = 0;
+			leave(me);
+			return;
 		}
-	/* Begun on another thread, or under another trace: the handle says what it was, if it is one (it may be garbage: begun while off). */
-	if (s->open && s->check == kw_mix((uint64_t)(uintptr_t)s ^ s->start ^ s->id ^ *klieg__process.epoch)) {
-		s->check = 0;
+	/* Of two threads that end it at once, one does. */
+	uint64_t check = klieg__load(&s->check, ACQUIRE);
+	if (s->open && check == check_of(s) && __atomic_compare_exchange_n(&s->check, &check, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
 		s->open = 0;
-		uint64_t now = klieg__ticks();
-		struct kw_rec_spanx *r;
-		if (s->flags & OPEN_COUNT) {
-			count_span(me, s->site, now - s->start, false);
-		} else if (s->flags & OPEN_UNSAMPLED) {
-			;
-		} else if ((r = (struct kw_rec_spanx *)reserve(me, sizeof *r))) {
-			r->r = (struct kw_rec){ s->site, KW_REC_SPANX, 2, (uint16_t)(s->flags & 0xff) };
-			r->start_tsc = s->start;
-			r->ticks = now - s->start;
-			r->trace_hi = s->trace_hi;
-			r->trace_lo = s->trace_lo;
-			r->span_id = s->id;
-			r->parent_id = s->parent;
-			r->tid = t->tid;
-			r->pad = 0;
-			commit(me, sizeof *r);
-		} else {
-			t->lost_full++;
-		}
-		/* Its place on the other thread's stack becomes free when that thread next comes by. */
-		struct kw_region *region = klieg__process.region;
-		uint32_t n = klieg__load(&klieg__process.control->threads_hint, RELAXED);
-		for (uint32_t k = 0; k < n; k++) {
-			struct kw_thread *other = (struct kw_thread *)(klieg__process.threads + (uint64_t)k * region->thread_stride);
-			uint32_t depth = klieg__load(&other->depth, ACQUIRE);
-			for (uint32_t i = depth < KW_OPEN_MAX ? depth : KW_OPEN_MAX; i-- > 0;)
-				if (other->open[i].cookie == (uint64_t)(uintptr_t)s && other->open[i].start_tsc == s->start) {
-					__atomic_fetch_or(&other->open[i].flags, OPEN_ENDED, __ATOMIC_RELEASE);
-					k = n;
-					break;
-				}
-		}
+		end_elsewhere(me, s);
 	}
 	leave(me);
 }
@@ -402,17 +546,15 @@ KLIEG_PUBLIC int klieg__level(const struct klieg__slot *slot)
 /* The open entry of a handle, or NULL. */
 static struct kw_open *entry_of(struct klieg__thread *me, const klieg_span *s)
 {
-	uint32_t i = s->open - 1;
-	if (i >= me->t->depth || me->t->open[i].cookie != (uint64_t)(uintptr_t)s || me->t->open[i].flags & OPEN_ENDED)
-		return NULL;
-	return &me->t->open[i];
+	uint32_t i = place_of(me->t, s);
+	return i == UINT32_MAX || klieg__load(&me->t->open[i].flags, RELAXED) & OPEN_ENDED ? NULL : &me->t->open[i];
 }
 
 KLIEG_PUBLIC int klieg__span_level(const klieg_span *s)
 {
 	struct klieg__thread *me = &klieg__thread;
-	struct kw_open *o = me->t ? entry_of(me, s) : NULL;
-	return o && o->flags & OPEN_DETAIL ? KW_DETAIL : 0;
+	struct kw_open *o = klieg__slot_now(me) ? entry_of(me, s) : NULL;
+	return o && klieg__load(&o->flags, RELAXED) & OPEN_DETAIL ? KW_DETAIL : 0;
 }
 
 /* ---- attributes, events, links, status ----------------------------------------------------------------------------- */
@@ -493,7 +635,7 @@ KLIEG_PUBLIC void klieg__set(klieg_span *s, const char *const *keys, const struc
 	if (!me)
 		return;
 	struct kw_open *o = entry_of(me, s);
-	if (o && o->flags & OPEN_DETAIL)
+	if (o && klieg__load(&o->flags, RELAXED) & OPEN_DETAIL)
 		put_record(me, KW_REC_ATTR, o->site, o->seq, 0, 0, keys, v, n);
 	leave(me);
 }
@@ -505,13 +647,16 @@ KLIEG_PUBLIC void klieg__status(klieg_span *s, int error, const char *text)
 		return;
 	struct kw_open *o = entry_of(me, s);
 	if (o) {
-		o->flags = (o->flags & ~(uint32_t)(KW_REC_ERROR | KW_REC_OK)) | (error ? KW_REC_ERROR : KW_REC_OK);
-		s->flags = o->flags;
-		if (text && *text && o->seq && !(o->flags & OPEN_UNSAMPLED)) {
+		__atomic_fetch_and(&o->flags, ~(uint32_t)(KW_REC_ERROR | KW_REC_OK), __ATOMIC_RELAXED);
+		__atomic_fetch_or(&o->flags, error ? KW_REC_ERROR : KW_REC_OK, __ATOMIC_RELAXED);
+		if (text && *text && o->seq) {
 			struct klieg__value v = klieg__str(text);
 			const char *key = "status";
 			put_record(me, KW_REC_STATUS, o->site, o->seq, 0, 0, &key, &v, 1);
 		}
+	} else if (s->check == check_of(s)) { /* begun on another thread: its end writes what the handle says; the text has no place there */
+		s->flags = (s->flags & ~(uint32_t)(KW_REC_ERROR | KW_REC_OK)) | (error ? KW_REC_ERROR : KW_REC_OK);
+		me->t->lost_other += text && *text;
 	}
 	leave(me);
 }
@@ -554,17 +699,18 @@ KLIEG_PUBLIC void klieg__event(const struct klieg__slot *slot, const struct klie
 				klieg__store(&c->calls, c->calls + 1, RELEASE);
 			else
 				me->t->lost_cells++;
-		} else if (me->seq || me->trace_hi | me->trace_lo) {
+		} else if (klieg__settle(me), me->trace_hi | me->trace_lo) {
 			if (me->ctx_flags & CTX_UNDECIDED)
 				decide(me, st), me->ctx_dirty = true;
 			if (me->ctx_flags & KW_CTX_SAMPLED)
 				put_record(me, KW_REC_EVENT, site, me->seq, 0, 0, NULL, v, n);
 		} else {
+			uint32_t asked = me->ctx_flags; /* a request that asks for a level keeps asking */
 			start_trace(me, st, UINT32_MAX - 1); /* an event outside any span is a trace of its own */
 			if (me->ctx_flags & KW_CTX_SAMPLED)
 				put_record(me, KW_REC_EVENT, site, 0, 0, 0, NULL, v, n);
-			me->trace_hi = me->trace_lo = 0;
-			me->ctx_flags = me->root_depth = 0;
+			end_trace(me);
+			me->ctx_flags = asked;
 		}
 	}
 	leave(me);

@@ -16,10 +16,12 @@ static void on_thread_exit(void *slot)
 	struct kw_thread *t = me->t;
 	if (t != slot || !t || klieg__load(klieg__process.epoch, RELAXED) != me->epoch)
 		return; /* a forked child's copy of its parent's thread */
-	for (uint32_t i = 0; i < t->depth && i < KW_OPEN_MAX; i++)
-		if (t->open[i].seq && !(t->open[i].flags & (OPEN_ENDED | OPEN_COUNT | OPEN_UNSAMPLED)))
+	for (uint32_t i = 0; i < t->depth && i < KW_OPEN_MAX; i++) {
+		uint32_t was = __atomic_fetch_or(&t->open[i].flags, OPEN_ENDED, __ATOMIC_ACQ_REL); /* against an end on another thread, right now */
+		if (!(was & (OPEN_ENDED | OPEN_COUNT | OPEN_UNSAMPLED)))
 			t->abandoned++;
-	t->depth = 0;
+	}
+	klieg__store(&t->depth, 0, RELEASE);
 	me->t = NULL;
 	me->failed = true; /* a probe in a later destructor must not claim a slot that nobody would give back */
 	klieg__store(&t->state, (uint32_t)KW_THREAD_DEAD, RELEASE); /* pairs with the agent's acquire: it then banks and frees the slot */
@@ -58,12 +60,13 @@ bool klieg__thread_attach(struct klieg__thread *me)
 			continue;
 		t->tid = tid;
 		t->seed = klieg__random(me);
-		t->depth = 0;
+		klieg__store(&t->depth, 0, RELAXED);
 		t->trace_hi = t->trace_lo = 0;
 		klieg__store(&t->epoch, t->epoch + 1, RELEASE);
 		me->ring = (uint8_t *)t + r->ring_off;
 		me->cellmap = (uint16_t *)((uint8_t *)t + r->cellmap_off);
 		me->cells = (struct kw_cell *)((uint8_t *)t + r->cells_off);
+		me->slot = i;
 		me->head = t->head;
 		me->limit = 0;
 		me->seq = me->root_depth = 0; /* the context itself may have been set before the first record, or come through a fork */

@@ -129,11 +129,13 @@ enum kw_thread_state { KW_THREAD_FREE = 0, KW_THREAD_LIVE = 1, KW_THREAD_DEAD = 
 
 struct kw_open {             /* an open span, innermost last */
 	uint64_t start_tsc;
-	uint64_t cookie;         /* address of the span variable for explicit spans, else 0 */
+	uint64_t cookie;         /* address of the span variable in the traced process */
 	uint32_t site, seq, parent_seq;
-	uint32_t flags;          /* KW_REC_* */
+	uint32_t flags;          /* KW_REC_*, and the library's own above bit 15. Whoever sets its "ended" bit reports the span. */
 };
 _Static_assert(sizeof(struct kw_open) == 32, "");
+
+struct kw_origin { uint64_t trace_hi, trace_lo, parent_id; };
 
 struct kw_thread {
 	/* line 0: identity, written at the claim */
@@ -162,6 +164,9 @@ struct kw_thread {
 	uint64_t lost_cells;     /* calls not counted: the thread has no cell left */
 	uint64_t pad3[3];
 	struct kw_open open[KW_OPEN_MAX];
+	/* The context that open[i] was begun in: its generation; and once the thread turned to another context, what it was. */
+	uint32_t generation[KW_OPEN_MAX];
+	struct kw_origin origin[KW_OPEN_MAX];
 };
 _Static_assert(sizeof(struct kw_thread) <= 4096, "one page");
 

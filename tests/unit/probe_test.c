@@ -490,6 +490,272 @@ static void events_links_and_counters(void **state)
 	assert_int_equal(value, 7);
 }
 
+/* ---- contexts and explicit spans ---- */
+
+static void *in_thread(void *(*fn)(void *), void *arg)
+{
+	pthread_t t;
+	void *ret;
+	assert_int_equal(pthread_create(&t, NULL, fn, arg), 0);
+	pthread_join(t, &ret);
+	return ret;
+}
+static klieg_span root;
+static void *end_root(void *arg) { KLIEG_END(root, "root"); return arg; }
+static void *begin_root(void *arg) { KLIEG_BEGIN(root, "root"); return arg; }
+
+/* The records of all slots, taken out; the account closes over all of them. */
+struct tally { uint64_t span, spanx, seq, lost, abandoned, open; struct any_record last_spanx; };
+static struct tally tally(void)
+{
+	static struct any_record r;
+	struct tally n = { 0 };
+	for (uint32_t i = 0; i < H.c->threads_hint; i++) {
+		struct kw_thread *t = (struct kw_thread *)((uint8_t *)H.r + H.r->threads_off + i * H.r->thread_stride);
+		while (next_record(t, &r)) {
+			n.span += r.r.type == KW_REC_SPAN;
+			n.spanx += r.r.type == KW_REC_SPANX;
+			if (r.r.type == KW_REC_SPANX)
+				n.last_spanx = r;
+		}
+		n.seq += t->seq;
+		n.lost += t->lost_full + t->lost_depth;
+		n.abandoned += t->abandoned;
+		for (uint32_t k = 0; k < t->depth; k++)
+			n.open += t->open[k].seq && !(t->open[k].flags & (7u << 16)); /* not: count, unsampled, ended */
+	}
+	return n;
+}
+static struct tally before;
+static void account_closes(void)
+{
+	static uint64_t span, spanx; /* counted since `before` */
+	struct tally now = tally();
+	span = now.span;
+	spanx = now.spanx;
+	assert_int_equal(now.seq - before.seq + before.open, span + spanx + (now.lost - before.lost) + (now.abandoned - before.abandoned) + now.open);
+}
+
+static void a_root_ended_elsewhere_ends_its_trace_here(void **state)
+{
+	(void)state;
+	char a[33], b[33], none[33];
+	switch_site("root", KW_SPAN);
+	before = tally();
+	KLIEG_BEGIN(root, "root");
+	klieg_trace_id(a);
+	in_thread(end_root, NULL);
+	klieg_trace_id(none);
+	assert_string_equal(none, "");
+	KLIEG_BEGIN(root, "root");
+	klieg_trace_id(b);
+	in_thread(end_root, NULL);
+	assert_string_not_equal(a, b);
+	account_closes();
+}
+
+static void a_root_may_end_before_its_children(void **state)
+{
+	(void)state;
+	char a[33], b[33];
+	switch_site("root", KW_SPAN);
+	switch_site("inner", KW_SPAN);
+	switch_site("outer", KW_SPAN);
+	before = tally();
+	KLIEG_BEGIN(root, "root");
+	klieg_trace_id(a);
+	{
+		KLIEG_SPAN("outer");
+		in_thread(end_root, NULL);
+		inner(); /* still below outer, so in its trace */
+		klieg_trace_id(b);
+		assert_string_equal(a, b);
+	}
+	klieg_trace_id(b);
+	assert_string_equal(b, "");
+	assert_int_equal(me()->depth, 0);
+	account_closes();
+}
+
+static void a_span_left_open_in_a_scope_is_no_parent_of_what_follows(void **state)
+{
+	(void)state;
+	char a[33], b[33];
+	switch_site("root", KW_SPAN);
+	switch_site("outer", KW_SPAN);
+	before = tally();
+	{
+		KLIEG_SPAN("outer");
+		klieg_trace_id(a);
+		KLIEG_BEGIN(root, "root"); /* the job goes to another thread */
+	}
+	klieg_trace_id(b);
+	assert_string_equal(b, "");
+	{
+		KLIEG_SPAN("outer");
+		klieg_trace_id(b);
+		assert_string_not_equal(a, b);
+	}
+	uint64_t hi = root.trace_hi, parent = root.parent;
+	in_thread(end_root, NULL);
+	struct tally n = tally();
+	assert_int_equal(n.spanx, 1);
+	assert_int_equal(n.last_spanx.spanx.trace_hi, hi);
+	assert_int_equal(n.last_spanx.spanx.parent_id, parent);
+	assert_true(parent != 0);
+	outer();
+	assert_int_equal(me()->depth, 0);
+}
+
+static void a_span_whose_thread_exited_still_ends(void **state)
+{
+	(void)state;
+	switch_site("root", KW_SPAN);
+	before = tally();
+	in_thread(begin_root, NULL);
+	account_closes(); /* written off with its thread */
+	before = tally();
+	KLIEG_ERROR(root, "late");
+	KLIEG_END(root, "root");
+	struct tally n = tally();
+	assert_int_equal(n.spanx, 1);
+	assert_true(n.last_spanx.r.flags & KW_REC_ERROR);
+	assert_int_equal(n.abandoned, before.abandoned - 1);
+	KLIEG_END(root, "root");
+	assert_int_equal(tally().spanx, 0);
+}
+
+static void a_scoped_span_keeps_the_trace_it_was_begun_in(void **state)
+{
+	(void)state;
+	switch_site("outer", KW_SPAN);
+	switch_site("inner", KW_SPAN);
+	struct klieg_ctx x = { .trace_hi = 1, .trace_lo = 2, .span_id = 3, .flags = 1 }, y = { .trace_hi = 9, .trace_lo = 9, .span_id = 9, .flags = 1 }, first, second;
+	before = tally();
+	klieg_set_current(&x, &first);
+	{
+		KLIEG_SPAN("outer");
+		klieg_set_current(&y, &second);
+		inner();
+	}
+	struct any_record r;
+	uint64_t trace = 0;
+	int n = 0;
+	while (next_record(me(), &r)) {
+		if (r.r.type == KW_REC_CTX)
+			trace = r.ctx.trace_lo;
+		if (r.r.type == KW_REC_SPAN)
+			assert_int_equal(trace, 9), n++;
+		if (r.r.type == KW_REC_SPANX) {
+			assert_int_equal(r.spanx.trace_lo, 2);
+			assert_int_equal(r.spanx.parent_id, 3);
+			n++;
+		}
+	}
+	assert_int_equal(n, 2);
+	klieg_set_current(&x, NULL);
+	{ /* there and back: an ordinary record in the right trace */
+		KLIEG_SPAN("outer");
+		klieg_set_current(&y, &second);
+		inner();
+		klieg_restore(&second);
+	}
+	for (n = 0; next_record(me(), &r); n += r.r.type == KW_REC_SPAN)
+		if (r.r.type == KW_REC_CTX)
+			trace = r.ctx.trace_lo;
+	assert_int_equal(n, 2);
+	assert_int_equal(trace, 2);
+	klieg_restore(&first);
+	inner();
+	while (next_record(me(), &r))
+		assert_true(r.r.type != KW_REC_CTX || (r.ctx.trace_lo != 2 && r.ctx.trace_lo != 9));
+}
+
+static void a_restored_trace_whose_root_has_ended_is_none(void **state)
+{
+	(void)state;
+	char a[33];
+	struct klieg_ctx y = { .trace_hi = 9, .trace_lo = 9, .span_id = 9, .flags = 1 }, previous;
+	switch_site("root", KW_SPAN);
+	before = tally();
+	KLIEG_BEGIN(root, "root");
+	klieg_set_current(&y, &previous);
+	KLIEG_END(root, "root");
+	klieg_restore(&previous);
+	klieg_trace_id(a);
+	assert_string_equal(a, "");
+	account_closes();
+}
+
+static void explicit_spans_that_overlap_without_end_do_not_fill_the_stack(void **state)
+{
+	(void)state;
+	switch_site("slide", KW_SPAN);
+	static klieg_span s[2];
+	before = tally();
+	KLIEG_BEGIN(s[0], "slide");
+	for (int i = 1; i < 1000; i++) {
+		KLIEG_BEGIN(s[i & 1], "slide");
+		KLIEG_END(s[~i & 1], "slide");
+	}
+	KLIEG_END(s[1], "slide");
+	assert_int_equal(me()->depth, 0);
+	struct tally n = tally();
+	assert_int_equal(n.lost, before.lost);
+	assert_int_equal(n.span + n.spanx, 1000);
+}
+
+static void a_begin_that_does_nothing_leaves_a_closed_handle(void **state)
+{
+	(void)state;
+	switch_site("root", KW_SPAN);
+	klieg_span s;
+	memset(&s, 0x5a, sizeof s);
+	H.c->lease_tsc = 1;
+	KLIEG_BEGIN(s, "root");
+	assert_int_equal(s.open, 0);
+	memset(&s, 0x5a, sizeof s);
+	struct klieg__slot unregistered = { 0 };
+	klieg__begin_explicit(&unregistered, &s);
+	assert_int_equal(s.open, 0);
+}
+
+static void a_root_jumped_over_is_replaced(void **state)
+{
+	(void)state;
+	char a[33];
+	switch_site("jumps", KW_SPAN);
+	before = tally();
+	for (volatile int i = 0; i < 200; i++)
+		if (!sigsetjmp(jump, 0))
+			jumps();
+	assert_int_equal(me()->depth, 1); /* nobody can know yet that the last one is gone */
+	account_closes();
+	klieg_trace_id(a);
+	struct klieg_ctx none = { 0 };
+	klieg_set_current(&none, NULL);
+}
+
+static void a_forked_child_may_ask_about_its_parents_span(void **state)
+{
+	(void)state;
+	switch_site("outer", KW_DETAIL);
+	KLIEG_SPAN_AS(s, "outer");
+	struct klieg_ctx here;
+	klieg_current(&here);
+	pid_t pid = fork();
+	if (!pid) {
+		struct klieg_ctx there;
+		KLIEG_SET(s, KLIEG_INT("n", 1));
+		KLIEG_ERROR(s, "no");
+		klieg_current(&there);
+		_exit(there.trace_lo == here.trace_lo && there.span_id == here.span_id ? 0 : 1);
+	}
+	int status;
+	waitpid(pid, &status, 0);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -500,6 +766,10 @@ int main(void)
 		T(a_gated_site_follows_only_requests_that_ask_for_it), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
 		T(end_of_garbage_is_harmless), T(longjmp_over_spans_is_counted_and_mended), T(signal_handlers_may_use_probes), T(a_full_ring_loses_and_counts),
 		T(a_wrapping_ring_keeps_every_record), T(nesting_deeper_than_the_stack_is_counted), T(events_links_and_counters),
+		T(a_root_ended_elsewhere_ends_its_trace_here), T(a_root_may_end_before_its_children), T(a_span_left_open_in_a_scope_is_no_parent_of_what_follows),
+		T(a_span_whose_thread_exited_still_ends), T(a_scoped_span_keeps_the_trace_it_was_begun_in), T(a_restored_trace_whose_root_has_ended_is_none),
+		T(explicit_spans_that_overlap_without_end_do_not_fill_the_stack), T(a_begin_that_does_nothing_leaves_a_closed_handle),
+		T(a_forked_child_may_ask_about_its_parents_span), T(a_root_jumped_over_is_replaced),
 		T(a_forked_child_has_a_region_of_its_own), T(a_thousand_threads),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
