@@ -13,12 +13,25 @@ mkdirSync(out, { recursive: true });
 const result = await build({
   absWorkingDir: here,
   entryPoints: ['src/main.tsx'],
-  bundle: true, minify: true, format: 'esm', target: 'es2022', jsx: 'automatic', jsxImportSource: 'preact',
-  outdir: join(out, 'assets'), entryNames: '[name]-[hash]', assetNames: '[name]-[hash]', metafile: true, logLevel: 'warning', legalComments: 'none',
+  bundle: true,
+  minify: true,
+  format: 'esm',
+  target: 'es2022',
+  jsx: 'automatic',
+  jsxImportSource: 'preact',
+  outdir: join(out, 'assets'),
+  entryNames: '[name]-[hash]',
+  assetNames: '[name]-[hash]',
+  metafile: true,
+  logLevel: 'warning',
+  legalComments: 'none',
 });
 const files = Object.keys(result.metafile.outputs).map((f) => basename(f));
-const js = files.find((f) => f.endsWith('.js')), css = files.find((f) => f.endsWith('.css'));
-writeFileSync(join(out, 'index.html'), `<!doctype html>
+const js = files.find((f) => f.endsWith('.js')),
+  css = files.find((f) => f.endsWith('.css'));
+writeFileSync(
+  join(out, 'index.html'),
+  `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -30,7 +43,8 @@ writeFileSync(join(out, 'index.html'), `<!doctype html>
 </head>
 <body><div id="app"></div><noscript>The dashboard needs JavaScript. Everything it does, <code>klieg</code> does on the command line too.</noscript></body>
 </html>
-`);
+`,
+);
 
 // What a first visit loads, as the server sends it. The budget is a promise to people on slow lines: breaking it breaks the build.
 const BUDGET = 130e3;

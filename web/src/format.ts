@@ -6,7 +6,9 @@ export function dur(ns: number | undefined | null): string {
   if (a < 1e6) return `${(ns / 1e3).toPrecision(3)} µs`;
   if (a < 1e9) return `${(ns / 1e6).toPrecision(3)} ms`;
   if (a < 60e9) return `${(ns / 1e9).toPrecision(3)} s`;
-  return a < 3600e9 ? `${Math.floor(ns / 60e9)} m ${Math.round((ns % 60e9) / 1e9)} s` : `${Math.floor(ns / 3600e9)} h ${Math.round((ns % 3600e9) / 60e9)} m`;
+  return a < 3600e9
+    ? `${Math.floor(ns / 60e9)} m ${Math.round((ns % 60e9) / 1e9)} s`
+    : `${Math.floor(ns / 3600e9)} h ${Math.round((ns % 3600e9) / 60e9)} m`;
 }
 export function num(n: number | undefined | null): string {
   if (n == null || !isFinite(n)) return '–';
@@ -16,23 +18,47 @@ export function num(n: number | undefined | null): string {
   if (a >= 1e4) return `${(n / 1e3).toPrecision(3)} k`;
   return Number.isInteger(n) ? String(n) : n.toPrecision(3);
 }
-export const pct = (x: number | undefined | null) => (x == null || !isFinite(x) ? '–' : x === 0 ? '0 %' : x < 0.01 ? '<0.01 %' : `${x.toPrecision(2)} %`);
+export const pct = (x: number | undefined | null) =>
+  x == null || !isFinite(x) ? '–' : x === 0 ? '0 %' : x < 0.01 ? '<0.01 %' : `${x.toPrecision(2)} %`;
 export function parseDuration(s: string): number | null {
-  const units: Record<string, number> = { ns: 1, us: 1e3, 'µs': 1e3, ms: 1e6, s: 1e9, m: 60e9, h: 3600e9, d: 86400e9 };
+  const units: Record<string, number> = { ns: 1, us: 1e3, µs: 1e3, ms: 1e6, s: 1e9, m: 60e9, h: 3600e9, d: 86400e9 };
   const parts = [...s.trim().matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)/g)];
-  return parts.length && parts.map((p) => p[0]).join('') === s.trim().replace(/\s+/g, '') ? Math.round(parts.reduce((t, p) => t + Number(p[1]) * units[p[2]], 0)) : null;
+  return parts.length && parts.map((p) => p[0]).join('') === s.trim().replace(/\s+/g, '')
+    ? Math.round(parts.reduce((t, p) => t + Number(p[1]) * units[p[2]], 0))
+    : null;
 }
 /** A duration that parseDuration reads back to the same nanosecond: 1.048576ms. */
 export function durExact(ns: number): string {
   const n = Math.round(ns);
-  const [size, unit] = ([[1e9, 's'], [1e6, 'ms'], [1e3, 'us']] as [number, string][]).find(([u]) => n >= u) ?? [1, 'ns'];
-  const rest = String(n % size).padStart(String(size).length - 1, '0').replace(/0+$/, '');
+  const [size, unit] = (
+    [
+      [1e9, 's'],
+      [1e6, 'ms'],
+      [1e3, 'us'],
+    ] as [number, string][]
+  ).find(([u]) => n >= u) ?? [1, 'ns'];
+  const rest = String(n % size)
+    .padStart(String(size).length - 1, '0')
+    .replace(/0+$/, '');
   return `${Math.floor(n / size)}${size > 1 && rest ? `.${rest}` : ''}${unit}`;
 }
 
 // Twelve colours that keep 3:1 on both themes. A service starts at the hash of its name and takes the next free colour, so that services
 // which are on screen together differ; the name beside it carries the meaning.
-const palette = ['#3b7dd8', '#d06a1c', '#2f9150', '#c5485f', '#8a63c9', '#a0703f', '#d1559f', '#6b7c8f', '#948713', '#14929b', '#5c6ee0', '#6f9327'];
+const palette = [
+  '#3b7dd8',
+  '#d06a1c',
+  '#2f9150',
+  '#c5485f',
+  '#8a63c9',
+  '#a0703f',
+  '#d1559f',
+  '#6b7c8f',
+  '#948713',
+  '#14929b',
+  '#5c6ee0',
+  '#6f9327',
+];
 const taken = new Map<string, number>();
 export function colour(service: string): string {
   let at = taken.get(service);

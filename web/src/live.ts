@@ -13,16 +13,29 @@ export const tick = signal(0);
 export const changes = signal(0);
 export const now = signal(Date.now());
 
-export interface Notice { text: string; hint?: string; bad?: boolean; action?: { label: string; run: () => void } }
+export interface Notice {
+  text: string;
+  hint?: string;
+  bad?: boolean;
+  action?: { label: string; run: () => void };
+}
 export const notice = signal<Notice | null>(null);
 
 let wait = 500;
 
 export async function refreshToggles() {
-  try { toggles.value = (await api.toggles()).toggles; } catch { /* the banner says that the server is away */ }
+  try {
+    toggles.value = (await api.toggles()).toggles;
+  } catch {
+    /* the banner says that the server is away */
+  }
 }
 async function refreshStatus() {
-  try { status.value = await api.status(); } catch { /* likewise */ }
+  try {
+    status.value = await api.status();
+  } catch {
+    /* likewise */
+  }
 }
 
 function connect() {
@@ -35,10 +48,20 @@ function connect() {
     changes.value++;
   };
   source.addEventListener('status', (e) => {
-    try { status.value = { ...status.value, ...parseExact((e as MessageEvent).data) }; } catch { /* the next one comes in a second */ }
+    try {
+      status.value = { ...status.value, ...parseExact((e as MessageEvent).data) };
+    } catch {
+      /* the next one comes in a second */
+    }
   });
-  source.addEventListener('toggle', () => { refreshToggles(); changes.value++; });
-  for (const kind of ['process', 'sites', 'stats']) source.addEventListener(kind, () => { changes.value++; });
+  source.addEventListener('toggle', () => {
+    refreshToggles();
+    changes.value++;
+  });
+  for (const kind of ['process', 'sites', 'stats'])
+    source.addEventListener(kind, () => {
+      changes.value++;
+    });
   source.onerror = () => {
     connected.value = false;
     source.close();
@@ -53,7 +76,9 @@ export function start() {
     now.value = Date.now();
     if (toggles.value.some((t) => toMs(t.expires_unix_nano) < now.value)) refreshToggles();
   }, 500);
-  setInterval(() => { if (!paused.value && !document.hidden && connected.value) tick.value++; }, 1000);
+  setInterval(() => {
+    if (!paused.value && !document.hidden && connected.value) tick.value++;
+  }, 1000);
 }
 
 export function fail(e: unknown) {
@@ -67,14 +92,18 @@ async function undo() {
     await api.undo();
     await refreshToggles();
     notice.value = { text: 'Restored with the time that was left.' };
-  } catch (e) { fail(e); }
+  } catch (e) {
+    fail(e);
+  }
 }
 export async function allOff() {
   try {
     const n = (await api.allOff()).removed.length;
     await refreshToggles();
     notice.value = { text: `Everything is off (${n} toggle${n === 1 ? '' : 's'}).`, action: { label: 'Undo', run: undo } };
-  } catch (e) { fail(e); }
+  } catch (e) {
+    fail(e);
+  }
 }
 
 // Why a span was not kept. `where` is what a toggle asked to leave out; the others are losses.
@@ -91,4 +120,5 @@ export const reasons: Record<string, string> = {
   rejected: 'arrived over OTLP and was not valid',
 };
 export const drops = (d: Record<string, number> | undefined) => Object.entries(d ?? {}).filter(([, n]) => n > 0);
-export const losses = (d: Record<string, number> | undefined) => drops(d).reduce((sum, [why, n]) => sum + (why === 'where' ? 0 : n), 0);
+export const losses = (d: Record<string, number> | undefined) =>
+  drops(d).reduce((sum, [why, n]) => sum + (why === 'where' ? 0 : n), 0);

@@ -1,7 +1,6 @@
 // The dashboard: one header, one page at a time, dialogs above. State lives in the URL (url.ts); what the server says live, in live.ts.
 import './style.css';
 import { render } from 'preact';
-import { useEffect } from 'preact/hooks';
 import { pageName, go } from './url';
 import { start } from './live';
 import { Header, Dialogs, Notice, keys } from './parts/chrome';
@@ -12,22 +11,40 @@ import { TracePage } from './pages/trace';
 import { Toggles } from './pages/toggles';
 import { Processes } from './pages/processes';
 
-const pages: Record<string, () => preact.JSX.Element> = { hot: Hot, explore: Explore, trace: TracePage, toggles: Toggles, processes: Processes };
+const pages: Record<string, () => preact.JSX.Element> = {
+  hot: Hot,
+  explore: Explore,
+  trace: TracePage,
+  toggles: Toggles,
+  processes: Processes,
+};
 
 function App() {
-  useEffect(() => keys(), []);
   const Page = pages[pageName.value];
-  return <>
-    <a class="skip" href="#main">Skip to content</a>
-    <Header />
-    <main id="main" tabIndex={-1}>
-      {Page ? <Page /> : <div class="empty"><h1>No such page</h1><p>There is nothing at /{pageName.value}.</p><button onClick={() => go('hot')}>Go to Hot</button></div>}
-    </main>
-    <ToggleSheet />
-    <Dialogs />
-    <Notice />
-  </>;
+  return (
+    <>
+      <a class="skip" href="#main">
+        Skip to content
+      </a>
+      <Header />
+      <main id="main" tabIndex={-1}>
+        {Page ? (
+          <Page />
+        ) : (
+          <div class="empty">
+            <h1>No such page</h1>
+            <p>There is nothing at /{pageName.value}.</p>
+            <button onClick={() => go('hot')}>Go to Hot</button>
+          </div>
+        )}
+      </main>
+      <ToggleSheet />
+      <Dialogs />
+      <Notice />
+    </>
+  );
 }
 
 start();
+keys();
 render(<App />, document.getElementById('app')!);

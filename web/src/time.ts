@@ -14,12 +14,13 @@ export const toMs = (t: Instant) => epochMs + t / 1e6;
 /** Absolute unix nanoseconds, as text. */
 export const absolute = (t: Instant) => (epoch + BigInt(Math.round(t))).toString();
 /** The Instant of absolute unix nanoseconds in text; null if it is not a whole number. */
-export const instant = (unixNano: string): Instant | null => (/^-?\d{1,19}$/.test(unixNano) ? Number(BigInt(unixNano) - epoch) : null);
+export const instant = (unixNano: string): Instant | null =>
+  /^-?\d{1,19}$/.test(unixNano) ? Number(BigInt(unixNano) - epoch) : null;
 
 const TIMES = /"((?:start|time|end|expires|next_expiry|started|attached|ended|exited|created)_unix_nano)":(\d+)/g;
 const RANGE = /"(from|to)":(\d{16,})/g;
 const LONG = /[:,[]-?\d{16,}[,}\]]/;
-const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d{16,}(?![\d.eE])/g;
+const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|(?<![\d.])-?\d{16,}(?![\d.eE])/g;
 
 /**
  * JSON.parse that loses no digit: times become Instants, other integers too large for a number become text.
@@ -43,7 +44,9 @@ export const clock = (t: Instant) => new Date(Math.floor(toMs(t))).toISOString()
 export function clockExact(t: Instant): string {
   const ns = ((Math.round(t) % 864e11) + 864e11) % 864e11;
   const whole = new Date(Math.floor(ns / 1e9) * 1000).toISOString().slice(11, 19);
-  const rest = String(ns % 1e9).padStart(9, '0').replace(/0+$/, '');
+  const rest = String(ns % 1e9)
+    .padStart(9, '0')
+    .replace(/0+$/, '');
   return rest ? `${whole}.${rest}` : whole;
 }
 

@@ -5,14 +5,19 @@ import { signal, computed } from '@preact/signals';
 import { absolute, fromMs, type Instant } from './time';
 
 export type Params = Record<string, string>;
-export interface Place { page: string; params: Params }
+export interface Place {
+  page: string;
+  params: Params;
+}
 
 function read(): Place {
   const page = location.pathname.replace(/^\/+|\/+$/g, '') || 'hot';
   return { page, params: Object.fromEntries(new URLSearchParams(location.search)) };
 }
 export const place = signal<Place>(read());
-addEventListener('popstate', () => { place.value = read(); });
+addEventListener('popstate', () => {
+  place.value = read();
+});
 
 export const pageName = computed(() => place.value.page);
 export const param = (name: string) => place.value.params[name] ?? '';
@@ -45,11 +50,22 @@ export const historical = computed(() => !!place.value.params.from);
 export const since = computed(() => place.value.params.since || '15m');
 export const rangeKey = computed(() => ['since', 'from', 'to'].map((k) => place.value.params[k] ?? '').join());
 /** One step of live, paused, live; from the past back to now. */
-export const nextState = () => set(historical.value ? { from: '', to: '', paused: '', ...(pageName.value === 'explore' ? { sel: '' } : {}) } : { paused: paused.value ? '' : '1' });
+export const nextState = () =>
+  set(
+    historical.value
+      ? { from: '', to: '', paused: '', ...(pageName.value === 'explore' ? { sel: '' } : {}) }
+      : { paused: paused.value ? '' : '1' },
+  );
 export function timeQuery(): Params {
   const p = place.value.params;
   return p.from ? { from: p.from, to: p.to || absolute(fromMs(Date.now())) } : { since: since.value };
 }
 /** The same for a command line. */
-export const timeFlags = () => (place.value.params.from ? `--from ${timeQuery().from} --to ${timeQuery().to}` : `--since ${since.value}`);
-export const range = (from: Instant, to: Instant): Params => ({ from: absolute(from), to: absolute(to), since: '', paused: '' });
+export const timeFlags = () =>
+  place.value.params.from ? `--from ${timeQuery().from} --to ${timeQuery().to}` : `--since ${since.value}`;
+export const range = (from: Instant, to: Instant): Params => ({
+  from: absolute(from),
+  to: absolute(to),
+  since: '',
+  paused: '',
+});

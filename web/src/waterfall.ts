@@ -3,10 +3,21 @@
 import type { Span } from './api';
 import type { Instant } from './time';
 
-export interface Row { s: Span; depth: number; kids: number; self: number; critical: boolean }
+export interface Row {
+  s: Span;
+  depth: number;
+  kids: number;
+  self: number;
+  critical: boolean;
+}
 export interface Tree {
-  roots: Span[]; kids: Map<string, Span[]>; self: Map<string, number>; critical: Set<string>;
-  start: Instant; length: number; missing: number; // missing: spans whose parent is not stored
+  roots: Span[];
+  kids: Map<string, Span[]>;
+  self: Map<string, number>;
+  critical: Set<string>;
+  start: Instant;
+  length: number;
+  missing: number; // missing: spans whose parent is not stored
 }
 
 const end = (s: Span) => s.start_unix_nano + s.duration_nano;
@@ -14,9 +25,11 @@ const order = (a: Span, b: Span) => a.start_unix_nano - b.start_unix_nano || b.d
 
 /** The time of a span in which none of its children (in order of start) ran. */
 function selfTime(s: Span, kids: Span[]): number {
-  let covered = 0, upto = s.start_unix_nano;
+  let covered = 0,
+    upto = s.start_unix_nano;
   for (const k of kids) {
-    const a = Math.max(upto, k.start_unix_nano), b = Math.min(end(s), end(k));
+    const a = Math.max(upto, k.start_unix_nano),
+      b = Math.min(end(s), end(k));
     if (b > a) {
       covered += b - a;
       upto = b;
@@ -26,7 +39,10 @@ function selfTime(s: Span, kids: Span[]): number {
 }
 
 export function buildTree(spans: Span[]): Tree {
-  const by = new Map(spans.map((s) => [s.span_id, s])), kids = new Map<string, Span[]>(), self = new Map<string, number>(), roots: Span[] = [];
+  const by = new Map(spans.map((s) => [s.span_id, s])),
+    kids = new Map<string, Span[]>(),
+    self = new Map<string, number>(),
+    roots: Span[] = [];
   let missing = 0;
   for (const s of by.values()) {
     const parent = s.parent_span_id && s.parent_span_id !== s.span_id && by.has(s.parent_span_id) ? s.parent_span_id : '';
@@ -36,7 +52,8 @@ export function buildTree(spans: Span[]): Tree {
       continue;
     }
     const siblings = kids.get(parent);
-    if (siblings) siblings.push(s); else kids.set(parent, [s]);
+    if (siblings) siblings.push(s);
+    else kids.set(parent, [s]);
   }
   // Spans that are each other's ancestors hang under no root; the first of every such ring is shown as one.
   const reached = new Set<string>();
@@ -49,14 +66,17 @@ export function buildTree(spans: Span[]): Tree {
     }
   };
   roots.forEach(reach);
-  if (reached.size < by.size) for (const s of by.values()) if (!reached.has(s.span_id)) {
-    roots.push(s);
-    missing++;
-    reach(s);
-  }
+  if (reached.size < by.size)
+    for (const s of by.values())
+      if (!reached.has(s.span_id)) {
+        roots.push(s);
+        missing++;
+        reach(s);
+      }
   roots.sort(order);
   for (const list of kids.values()) list.sort(order);
-  let start = Infinity, last = -Infinity;
+  let start = Infinity,
+    last = -Infinity;
   for (const s of by.values()) {
     self.set(s.span_id, selfTime(s, kids.get(s.span_id) ?? []));
     start = Math.min(start, s.start_unix_nano);
@@ -72,7 +92,9 @@ export function buildTree(spans: Span[]): Tree {
 
 /** Depth first, without what is below the closed ones. */
 export function listRows(t: Tree, closed: ReadonlySet<string>): Row[] {
-  const rows: Row[] = [], seen = new Set<string>(), stack = t.roots.map((s) => ({ s, depth: 0 })).reverse();
+  const rows: Row[] = [],
+    seen = new Set<string>(),
+    stack = t.roots.map((s) => ({ s, depth: 0 })).reverse();
   for (let top = stack.pop(); top; top = stack.pop()) {
     const { s, depth } = top;
     if (seen.has(s.span_id)) continue;

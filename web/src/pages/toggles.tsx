@@ -14,46 +14,234 @@ type Line = { key: string; depth: 0 | 1 | 2; label: string; service: string; sit
 export function Toggles() {
   useTitle('Toggles');
   const sel = param('sel');
-  const [sites, setSites] = useState<Site[] | null>(null), [matched, setMatched] = useState(0), [problem, setProblem] = useState<Problem | null>(null), [stats, setStats] = useState(new Map<string, SiteStats>()), [open, setOpen] = useState<Set<string> | null>(null);
-  useEffect(() => { api.sites(sel, 100000).then((r) => { setSites(r.sites); setMatched(r.matched); setProblem(null); }, setProblem); }, [sel, changes.value, toggles.value]);
-  useEffect(() => { if (toggles.value.length) api.stats(sel).then((r) => setStats(new Map(r.sites.map((s) => [s.service + s.id, s]))), () => {}); else setStats(new Map()); }, [tick.value, sel, toggles.value.length]);
+  const [sites, setSites] = useState<Site[] | null>(null),
+    [matched, setMatched] = useState(0),
+    [problem, setProblem] = useState<Problem | null>(null),
+    [stats, setStats] = useState(new Map<string, SiteStats>()),
+    [open, setOpen] = useState<Set<string> | null>(null);
+  useEffect(() => {
+    api.sites(sel, 100000).then((r) => {
+      setSites(r.sites);
+      setMatched(r.matched);
+      setProblem(null);
+    }, setProblem);
+  }, [sel, changes.value, toggles.value]);
+  useEffect(() => {
+    if (toggles.value.length)
+      api.stats(sel).then(
+        (r) => setStats(new Map(r.sites.map((s) => [s.service + s.id, s]))),
+        () => {},
+      );
+    else setStats(new Map());
+  }, [tick.value, sel, toggles.value.length]);
   const lines = useMemo(() => {
-    const out: Line[] = [], tree = new Map<string, Map<string, Site[]>>();
+    const out: Line[] = [],
+      tree = new Map<string, Map<string, Site[]>>();
     for (const s of sites ?? []) {
       if (s.kind === 'end') continue;
-      const t = tree.get(s.service) ?? tree.set(s.service, new Map()).get(s.service)!, c = s.component || s.file.split('/').pop() || '?';
+      const t = tree.get(s.service) ?? tree.set(s.service, new Map()).get(s.service)!,
+        c = s.component || s.file.split('/').pop() || '?';
       (t.get(c) ?? t.set(c, []).get(c)!).push(s);
     }
     const all = (sites?.length ?? 0) <= 400;
     for (const [service, comps] of [...tree].sort(([a], [b]) => a.localeCompare(b))) {
-      const k = service, isOpen = open ? open.has(k) : true;
+      const k = service,
+        isOpen = open ? open.has(k) : true;
       out.push({ key: k, depth: 0, label: service, service, sites: [...comps.values()].flat(), open: isOpen });
-      if (isOpen) for (const [c, list] of [...comps].sort(([a], [b]) => a.localeCompare(b))) {
-        const k2 = `${service}\0${c}`, o2 = open ? open.has(k2) : all;
-        out.push({ key: k2, depth: 1, label: c, service, sites: list, open: o2 });
-        if (o2) for (const s of list.sort((a, b) => a.name.localeCompare(b.name))) out.push({ key: `${k2}\0${s.id}`, depth: 2, label: s.name, service, sites: [s], site: s, open: false });
-      }
+      if (isOpen)
+        for (const [c, list] of [...comps].sort(([a], [b]) => a.localeCompare(b))) {
+          const k2 = `${service}\0${c}`,
+            o2 = open ? open.has(k2) : all;
+          out.push({ key: k2, depth: 1, label: c, service, sites: list, open: o2 });
+          if (o2)
+            for (const s of list.sort((a, b) => a.name.localeCompare(b.name)))
+              out.push({ key: `${k2}\0${s.id}`, depth: 2, label: s.name, service, sites: [s], site: s, open: false });
+        }
     }
     return out;
   }, [sites, open]);
-  const fold = (key: string) => { const n = new Set(open ?? lines.filter((l) => l.open).map((l) => l.key)); if (!n.delete(key)) n.add(key); setOpen(n); };
-  const selector = (l: Line) => (l.depth === 2 ? `${l.service}:${l.label}` : l.depth === 1 ? `{ resource.service.name = ${JSON.stringify(l.service)} && .component = ${JSON.stringify(l.sites[0].component)} }` : `${l.service}:*`);
-  const sum = (l: Line, f: (s: SiteStats) => number | undefined) => l.sites.reduce((t, s) => t + (f(stats.get(s.service + s.id) ?? ({} as SiteStats)) ?? 0), 0);
-  return <section class="column">
-    <div class="bar"><h1>Toggles</h1><span class="grow" /><button class="primary" onClick={() => openSheet({ selector: sel })}>Switch on…</button></div>
-    {toggles.value.length > 0 && <div class="scroll third" tabIndex={0} role="region" aria-label="Toggles"><table class="data" aria-label="Active toggles"><thead><tr><th>what</th><th>level</th><th class="n">keep</th><th class="n">sites</th><th>owner, reason</th><th class="n">predicted</th><th class="n">measured</th><th class="n">left</th><th><span class="sr">actions</span></th></tr></thead>
-      <tbody>{toggles.value.map((t) => <tr key={t.id}><td><code>{t.selector}</code>{t.where && <> where <code>{t.where}</code></>}</td><td><span class={`level ${t.level}`}>{t.level}</span></td><td class="n">{pct(t.keep * 100)}</td><td class="n">{num(t.sites)} <small>in {num(t.processes)}</small></td>
-        <td>{t.owner}{t.reason && <small>, {t.reason}</small>}</td><td class="n">{t.predicted?.known ? `${num(t.predicted.spans_per_s ?? t.predicted.calls_per_s)}/s, ${pct(t.predicted.cpu_percent)}` : 'unknown'}</td><td class="n">{t.measured?.known === false || !t.measured ? '–' : `${num(t.measured.spans_per_s ?? t.measured.calls_per_s)}/s, ${pct(t.measured.cpu_percent)}`}</td>
-        <td class="n" data-left>{dur(Math.max(0, toMs(t.expires_unix_nano) - now.value) * 1e6).replace(/\.\d+/, '')}</td>
-        <td class="act"><button onClick={() => api.extend(t.id, '5m').then(refreshToggles, fail)}>5 m from now</button><button onClick={() => api.off(t.id).then(refreshToggles, fail)}>Off</button><Copy command={`klieg off ${t.id}`} /></td></tr>)}</tbody></table></div>}
-    <form class="bar" onSubmit={(e) => e.preventDefault()}><h2>Sites</h2><input data-main-field aria-label="Selector" spellcheck={false} placeholder="glob, service:glob or { ... }" value={sel} onChange={(e) => set({ sel: e.currentTarget.value })} />{sites && <span class="dim">{num(matched)} site{matched === 1 ? '' : 's'}</span>}<Copy command={`klieg ls ${shell(sel || '*')}`} /></form>
-    {problem && <Trouble e={problem} />}
-    {sites && !sites.length && !problem ? <Empty title="No instrumented process yet" why="Programs that are linked with libklieg, or started with klieg run, appear here by themselves." command="klieg run -- ./your-service" /> :
-      <><div class="vrow titles" aria-hidden="true"><span class="tname">service · component · site</span><span>level</span><span class="n">calls/s</span><span class="n">errors/s</span><span class="n">p50</span><span class="n">p99</span><span class="n">cost</span><span /></div>
-        <VirtualRows class="tree" label="Sites" rows={lines} height={28} render={(l) => { const st = l.site && stats.get(l.site.service + l.site.id), on = l.sites.filter((s) => s.level !== 'off').length; return <div class={`vrow d${l.depth}`} key={l.key}>
-          <span class="tname">{l.depth < 2 ? <button class="fold" aria-expanded={l.open} aria-label={`${l.open ? 'Close' : 'Open'} ${l.label}`} onClick={() => fold(l.key)}>{l.open ? '▾' : '▸'}</button> : <span class="fold" />}{l.depth === 0 && <Dot of={l.service} />}{l.label}{l.depth < 2 && <small> {l.sites.length}</small>}{l.site && <small title={`${l.site.file}:${l.site.line}`}> {l.site.kind === 'span' ? '' : l.site.kind} {l.site.function || `${l.site.file.split('/').pop()}:${l.site.line}`}</small>}</span>
-          <span>{l.site ? <span class={`level ${l.site.level}`}>{l.site.level}</span> : on ? <span class="level span">{on} on</span> : ''}</span>
-          <span class="n">{sum(l, (s) => s.calls_per_s) ? num(sum(l, (s) => s.calls_per_s)) : ''}</span><span class="n err">{sum(l, (s) => s.errors_per_s) ? num(sum(l, (s) => s.errors_per_s)) : ''}</span><span class="n">{st ? dur(st.p50_nano) : ''}</span><span class="n">{st ? dur(st.p99_nano) : ''}</span><span class="n">{st?.overhead_percent != null ? pct(st.overhead_percent) : ''}</span>
-          <span class="act"><button onClick={() => openSheet({ selector: selector(l) })} aria-label={`Switch on ${l.label}`}>on…</button></span></div>; }} /></>}
-  </section>;
+  const fold = (key: string) => {
+    const n = new Set(open ?? lines.filter((l) => l.open).map((l) => l.key));
+    if (!n.delete(key)) n.add(key);
+    setOpen(n);
+  };
+  const selector = (l: Line) =>
+    l.depth === 2
+      ? `${l.service}:${l.label}`
+      : l.depth === 1
+        ? `{ resource.service.name = ${JSON.stringify(l.service)} && .component = ${JSON.stringify(l.sites[0].component)} }`
+        : `${l.service}:*`;
+  const sum = (l: Line, f: (s: SiteStats) => number | undefined) =>
+    l.sites.reduce((t, s) => t + (f(stats.get(s.service + s.id) ?? ({} as SiteStats)) ?? 0), 0);
+  return (
+    <section class="column">
+      <div class="bar">
+        <h1>Toggles</h1>
+        <span class="grow" />
+        <button class="primary" onClick={() => openSheet({ selector: sel })}>
+          Switch on…
+        </button>
+      </div>
+      {toggles.value.length > 0 && (
+        <div class="scroll third" tabIndex={0} role="region" aria-label="Toggles">
+          <table class="data" aria-label="Active toggles">
+            <thead>
+              <tr>
+                <th>what</th>
+                <th>level</th>
+                <th class="n">keep</th>
+                <th class="n">sites</th>
+                <th>owner, reason</th>
+                <th class="n">predicted</th>
+                <th class="n">measured</th>
+                <th class="n">left</th>
+                <th>
+                  <span class="sr">actions</span>
+                </th>
+              </tr>
+            </thead>
+            <tbody>
+              {toggles.value.map((t) => (
+                <tr key={t.id}>
+                  <td>
+                    <code>{t.selector}</code>
+                    {t.where && (
+                      <>
+                        {' '}
+                        where <code>{t.where}</code>
+                      </>
+                    )}
+                  </td>
+                  <td>
+                    <span class={`level ${t.level}`}>{t.level}</span>
+                  </td>
+                  <td class="n">{pct(t.keep * 100)}</td>
+                  <td class="n">
+                    {num(t.sites)} <small>in {num(t.processes)}</small>
+                  </td>
+                  <td>
+                    {t.owner}
+                    {t.reason && <small>, {t.reason}</small>}
+                  </td>
+                  <td class="n">
+                    {t.predicted?.known
+                      ? `${num(t.predicted.spans_per_s ?? t.predicted.calls_per_s)}/s, ${pct(t.predicted.cpu_percent)}`
+                      : 'unknown'}
+                  </td>
+                  <td class="n">
+                    {t.measured?.known === false || !t.measured
+                      ? '–'
+                      : `${num(t.measured.spans_per_s ?? t.measured.calls_per_s)}/s, ${pct(t.measured.cpu_percent)}`}
+                  </td>
+                  <td class="n" data-left>
+                    {dur(Math.max(0, toMs(t.expires_unix_nano) - now.value) * 1e6).replace(/\.\d+/, '')}
+                  </td>
+                  <td class="act">
+                    <button onClick={() => api.extend(t.id, '5m').then(refreshToggles, fail)}>5 m from now</button>
+                    <button onClick={() => api.off(t.id).then(refreshToggles, fail)}>Off</button>
+                    <Copy command={`klieg off ${t.id}`} />
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+      <form class="bar" onSubmit={(e) => e.preventDefault()}>
+        <h2>Sites</h2>
+        <input
+          data-main-field
+          aria-label="Selector"
+          spellcheck={false}
+          placeholder="glob, service:glob or { ... }"
+          value={sel}
+          onChange={(e) => set({ sel: e.currentTarget.value })}
+        />
+        {sites && (
+          <span class="dim">
+            {num(matched)} site{matched === 1 ? '' : 's'}
+          </span>
+        )}
+        <Copy command={`klieg ls ${shell(sel || '*')}`} />
+      </form>
+      {problem && <Trouble e={problem} />}
+      {sites && !sites.length && !problem ? (
+        <Empty
+          title="No instrumented process yet"
+          why="Programs that are linked with libklieg, or started with klieg run, appear here by themselves."
+          command="klieg run -- ./your-service"
+        />
+      ) : (
+        <>
+          <div class="vrow titles" aria-hidden="true">
+            <span class="tname">service · component · site</span>
+            <span>level</span>
+            <span class="n">calls/s</span>
+            <span class="n">errors/s</span>
+            <span class="n">p50</span>
+            <span class="n">p99</span>
+            <span class="n">cost</span>
+            <span />
+          </div>
+          <VirtualRows
+            class="tree"
+            label="Sites"
+            rows={lines}
+            height={28}
+            render={(l) => {
+              const st = l.site && stats.get(l.site.service + l.site.id),
+                on = l.sites.filter((s) => s.level !== 'off').length;
+              return (
+                <div class={`vrow d${l.depth}`} key={l.key}>
+                  <span class="tname">
+                    {l.depth < 2 ? (
+                      <button
+                        class="fold"
+                        aria-expanded={l.open}
+                        aria-label={`${l.open ? 'Close' : 'Open'} ${l.label}`}
+                        onClick={() => fold(l.key)}
+                      >
+                        {l.open ? '▾' : '▸'}
+                      </button>
+                    ) : (
+                      <span class="fold" />
+                    )}
+                    {l.depth === 0 && <Dot of={l.service} />}
+                    {l.label}
+                    {l.depth < 2 && <small> {l.sites.length}</small>}
+                    {l.site && (
+                      <small title={`${l.site.file}:${l.site.line}`}>
+                        {' '}
+                        {l.site.kind === 'span' ? '' : l.site.kind}{' '}
+                        {l.site.function || `${l.site.file.split('/').pop()}:${l.site.line}`}
+                      </small>
+                    )}
+                  </span>
+                  <span>
+                    {l.site ? (
+                      <span class={`level ${l.site.level}`}>{l.site.level}</span>
+                    ) : on ? (
+                      <span class="level span">{on} on</span>
+                    ) : (
+                      ''
+                    )}
+                  </span>
+                  <span class="n">{sum(l, (s) => s.calls_per_s) ? num(sum(l, (s) => s.calls_per_s)) : ''}</span>
+                  <span class="n err">{sum(l, (s) => s.errors_per_s) ? num(sum(l, (s) => s.errors_per_s)) : ''}</span>
+                  <span class="n">{st ? dur(st.p50_nano) : ''}</span>
+                  <span class="n">{st ? dur(st.p99_nano) : ''}</span>
+                  <span class="n">{st?.overhead_percent != null ? pct(st.overhead_percent) : ''}</span>
+                  <span class="act">
+                    <button onClick={() => openSheet({ selector: selector(l) })} aria-label={`Switch on ${l.label}`}>
+                      on…
+                    </button>
+                  </span>
+                </div>
+              );
+            }}
+          />
+        </>
+      )}
+    </section>
+  );
 }

@@ -1,7 +1,7 @@
 // What is always there: navigation, time range, overhead, toggles and their next expiry, drops, share, theme, the way out (All off); the
 // palette, the list of keys, notices.
 import { signal } from '@preact/signals';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { go, historical, href, link, nextState, pageName, param, paused, place, set, since, range } from '../url';
 import { allOff, connected, drops, losses, notice, now, reasons, status, toggles } from '../live';
 import { dur, num, parseDuration, pct } from '../format';
@@ -9,16 +9,30 @@ import { fromMs, toMs } from '../time';
 import { Copy } from './bits';
 import { openSheet } from './sheet';
 
-const nav: [string, string, string][] = [['hot', 'Hot', 'g h'], ['explore', 'Explore', 'g e'], ['trace', 'Trace', 'g t'], ['toggles', 'Toggles', 'g o'], ['processes', 'Processes', 'g p']];
+const nav: [string, string, string][] = [
+  ['hot', 'Hot', 'g h'],
+  ['explore', 'Explore', 'g e'],
+  ['trace', 'Trace', 'g t'],
+  ['toggles', 'Toggles', 'g o'],
+  ['processes', 'Processes', 'g p'],
+];
 const dialog = signal<'' | 'palette' | 'keys' | 'off'>('');
 
 function stored(): string {
-  try { return localStorage.getItem('klieg-theme') || 'auto'; } catch { return 'auto'; } // storage may be forbidden
+  try {
+    return localStorage.getItem('klieg-theme') || 'auto';
+  } catch {
+    return 'auto';
+  } // storage may be forbidden
 }
 const theme = signal(stored());
 function applyTheme() {
   document.documentElement.dataset.theme = theme.value;
-  try { localStorage.setItem('klieg-theme', theme.value); } catch { /* then it lasts as long as the page */ }
+  try {
+    localStorage.setItem('klieg-theme', theme.value);
+  } catch {
+    /* then it lasts as long as the page */
+  }
 }
 applyTheme();
 const nextTheme = () => {
@@ -30,14 +44,19 @@ const nextTheme = () => {
 function shared(): string {
   if (historical.value) return location.href;
   const to = fromMs(Date.now());
-  return location.origin + href(place.value.page, { ...place.value.params, ...range(to - (parseDuration(since.value) ?? 900e9), to) });
+  return (
+    location.origin +
+    href(place.value.page, { ...place.value.params, ...range(to - (parseDuration(since.value) ?? 900e9), to) })
+  );
 }
 async function share() {
   const url = shared();
   try {
     await navigator.clipboard.writeText(url);
     notice.value = { text: 'The link to this view is in the clipboard.' };
-  } catch { notice.value = { text: url, hint: 'Copy this link; the browser does not let us.' }; }
+  } catch {
+    notice.value = { text: url, hint: 'Copy this link; the browser does not let us.' };
+  }
 }
 
 export function Header() {
@@ -46,50 +65,216 @@ export function Header() {
   const next = toggles.value.length ? Math.min(...toggles.value.map((t) => t.expires_unix_nano)) : null;
   const left = next !== null ? Math.max(0, toMs(next) - now.value) * 1e6 : 0;
   const over = s && s.overhead_percent > s.budget_percent;
-  return <header>
-    <a class="brand" href={href('hot')} onClick={(e) => { e.preventDefault(); go('hot'); }}><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M2 8 14 2v12z" /></svg>Klieg</a>
-    <nav aria-label="Pages">{nav.map(([id, label]) =>
-      <a key={id} href={link(id)} aria-current={pageName.value === id ? 'page' : undefined} onClick={(e) => { e.preventDefault(); go(id); }}>{label}</a>)}</nav>
-    <span class="grow" />
-    <div class="range" role="group" aria-label="Time range">
-      <button class={`state ${historical.value ? 'past' : paused.value ? 'paused' : 'live'}`} aria-label="Live, paused or historical" title="Space: pause"
-        onClick={nextState}>
-        <i />{historical.value ? 'HISTORICAL' : paused.value ? 'PAUSED' : 'LIVE'}</button>
-      <select aria-label="Look back" value={since.value} disabled={historical.value} onChange={(e) => set({ since: e.currentTarget.value })}>
-        {['30s', '1m', '5m', '15m', '1h', '6h', '1d'].map((v) => <option key={v} value={v}>last {v}</option>)}</select>
-    </div>
-    <span class={`meter ${over ? 'over' : ''}`} title="Measured cost of tracing on this host against its budget">
-      <b>overhead</b> {s ? pct(s.overhead_percent) : '–'} <small>of {s ? pct(s.budget_percent) : '–'}</small>
-      <meter min={0} max={s?.budget_percent || 1} value={s?.overhead_percent ?? 0} aria-label="Overhead against its budget" /></span>
-    <a class="meter" href={href('toggles')} onClick={(e) => { e.preventDefault(); go('toggles'); }} title="Active toggles, and when the next one lapses">
-      <b>{toggles.value.length}</b> on {next !== null ? <small>next off in {dur(left).replace(/\.\d+/, '')}</small> : <small>all quiet</small>}</a>
-    <a class={`meter ${lost ? 'warn' : ''}`} href={link('processes')} onClick={(e) => { e.preventDefault(); go('processes'); }}
-      title={drops(s?.account?.dropped).map(([why, n]) => `${why}: ${n}, ${reasons[why] ?? ''}`).join('\n') || 'nothing was lost'}><b>{num(lost)}</b> dropped</a>
-    <button class="icon" onClick={share} title="Share this view" aria-label="Share this view">⤴</button>
-    <button class="icon" onClick={nextTheme} title={`Theme: ${theme.value}`} aria-label={`Theme: ${theme.value}`}>{{ auto: '◐', light: '☀', dark: '☾' }[theme.value]}</button>
-    <button class="icon" onClick={() => { dialog.value = 'keys'; }} title="Keys (?)" aria-label="Keys">?</button>
-    <button class="danger" onClick={() => { dialog.value = 'off'; }} title="Shift+O" disabled={!toggles.value.length}>All off</button>
-    {!connected.value && <div class="banner" role="alert">Disconnected: the server does not answer. Trying again…</div>}
-  </header>;
+  return (
+    <header>
+      <a
+        class="brand"
+        href={href('hot')}
+        onClick={(e) => {
+          e.preventDefault();
+          go('hot');
+        }}
+      >
+        <svg viewBox="0 0 16 16" aria-hidden="true">
+          <path d="M2 8 14 2v12z" />
+        </svg>
+        Klieg
+      </a>
+      <nav aria-label="Pages">
+        {nav.map(([id, label]) => (
+          <a
+            key={id}
+            href={link(id)}
+            aria-current={pageName.value === id ? 'page' : undefined}
+            onClick={(e) => {
+              e.preventDefault();
+              go(id);
+            }}
+          >
+            {label}
+          </a>
+        ))}
+      </nav>
+      <span class="grow" />
+      <div class="range" role="group" aria-label="Time range">
+        <button
+          class={`state ${historical.value ? 'past' : paused.value ? 'paused' : 'live'}`}
+          aria-label="Live, paused or historical"
+          title="Space: pause"
+          onClick={nextState}
+        >
+          <i />
+          {historical.value ? 'HISTORICAL' : paused.value ? 'PAUSED' : 'LIVE'}
+        </button>
+        <select
+          aria-label="Look back"
+          value={since.value}
+          disabled={historical.value}
+          onChange={(e) => set({ since: e.currentTarget.value })}
+        >
+          {['30s', '1m', '5m', '15m', '1h', '6h', '1d'].map((v) => (
+            <option key={v} value={v}>
+              last {v}
+            </option>
+          ))}
+        </select>
+      </div>
+      <span class={`meter ${over ? 'over' : ''}`} title="Measured cost of tracing on this host against its budget">
+        <b>overhead</b> {s ? pct(s.overhead_percent) : '–'} <small>of {s ? pct(s.budget_percent) : '–'}</small>
+        <meter min={0} max={s?.budget_percent || 1} value={s?.overhead_percent ?? 0} aria-label="Overhead against its budget" />
+      </span>
+      <a
+        class="meter"
+        href={href('toggles')}
+        onClick={(e) => {
+          e.preventDefault();
+          go('toggles');
+        }}
+        title="Active toggles, and when the next one lapses"
+      >
+        <b>{toggles.value.length}</b> on{' '}
+        {next !== null ? <small>next off in {dur(left).replace(/\.\d+/, '')}</small> : <small>all quiet</small>}
+      </a>
+      <a
+        class={`meter ${lost ? 'warn' : ''}`}
+        href={link('processes')}
+        onClick={(e) => {
+          e.preventDefault();
+          go('processes');
+        }}
+        title={
+          drops(s?.account?.dropped)
+            .map(([why, n]) => `${why}: ${n}, ${reasons[why] ?? ''}`)
+            .join('\n') || 'nothing was lost'
+        }
+      >
+        <b>{num(lost)}</b> dropped
+      </a>
+      <button class="icon" onClick={share} title="Share this view" aria-label="Share this view">
+        ⤴
+      </button>
+      <button class="icon" onClick={nextTheme} title={`Theme: ${theme.value}`} aria-label={`Theme: ${theme.value}`}>
+        {{ auto: '◐', light: '☀', dark: '☾' }[theme.value]}
+      </button>
+      <button
+        class="icon"
+        onClick={() => {
+          dialog.value = 'keys';
+        }}
+        title="Keys (?)"
+        aria-label="Keys"
+      >
+        ?
+      </button>
+      <button
+        class="danger"
+        onClick={() => {
+          dialog.value = 'off';
+        }}
+        title="Shift+O"
+        disabled={!toggles.value.length}
+      >
+        All off
+      </button>
+      {!connected.value && (
+        <div class="banner" role="alert">
+          Disconnected: the server does not answer. Trying again…
+        </div>
+      )}
+    </header>
+  );
 }
 
-export function Modal({ title, onClose, children, wide }: { title: string; onClose: () => void; children: preact.ComponentChildren; wide?: boolean }) {
+export function Modal({
+  title,
+  onClose,
+  children,
+  wide,
+}: {
+  title: string;
+  onClose: () => void;
+  children: preact.ComponentChildren;
+  wide?: boolean;
+}) {
   const ref = useRef<HTMLDialogElement>(null);
-  useEffect(() => { ref.current?.showModal(); }, []);
-  return <dialog ref={ref} class={wide ? 'wide' : ''} aria-label={title} onClose={onClose} onClick={(e) => { if (e.target === ref.current) onClose(); }}>
-    <div class="inside"><div class="head"><h2>{title}</h2><button class="icon" aria-label="Close" onClick={onClose}>✕</button></div>{children}</div>
-  </dialog>;
+  useLayoutEffect(() => ref.current?.showModal(), []); // before the next key is typed
+  return (
+    <dialog
+      ref={ref}
+      class={wide ? 'wide' : ''}
+      aria-label={title}
+      onClose={onClose}
+      onClick={(e) => {
+        if (e.target === ref.current) onClose();
+      }}
+    >
+      <div class="inside">
+        <div class="head">
+          <h2>{title}</h2>
+          <button class="icon" aria-label="Close" onClick={onClose}>
+            ✕
+          </button>
+        </div>
+        {children}
+      </div>
+    </dialog>
+  );
 }
 
-const help: [string, string][] = [['Ctrl+K', 'go anywhere'], ['g h / e / t / o / p', 'Hot, Explore, Trace, Toggles, Processes'], ['t', 'switch something on'], ['Space', 'pause or go on'], ['/', 'to the query or filter'],
-  ['Shift+O', 'everything off'], ['?', 'this list'], ['Esc', 'close']];
+const help: [string, string][] = [
+  ['Ctrl+K', 'go anywhere'],
+  ['g h / e / t / o / p', 'Hot, Explore, Trace, Toggles, Processes'],
+  ['t', 'switch something on'],
+  ['Space', 'pause or go on'],
+  ['/', 'to the query or filter'],
+  ['Shift+O', 'everything off'],
+  ['?', 'this list'],
+  ['Esc', 'close'],
+];
 
 export function Dialogs() {
-  const close = () => { dialog.value = ''; };
-  if (dialog.value === 'keys') return <Modal title="Keys" onClose={close}><dl class="keys">{help.map(([k, w]) => <><dt><kbd>{k}</kbd></dt><dd>{w}</dd></>)}</dl></Modal>;
-  if (dialog.value === 'off') return <Modal title="Switch everything off?" onClose={close}>
-    <p>{toggles.value.length} toggle{toggles.value.length === 1 ? '' : 's'} of all people on this host. The same as <code>klieg off --all</code>. You can undo it.</p>
-    <div class="row end"><Copy command="klieg off --all" /><span class="grow" /><button onClick={close}>Keep</button><button class="danger" autofocus onClick={() => { close(); allOff(); }}>All off</button></div></Modal>;
+  const close = () => {
+    dialog.value = '';
+  };
+  if (dialog.value === 'keys')
+    return (
+      <Modal title="Keys" onClose={close}>
+        <dl class="keys">
+          {help.map(([k, w]) => (
+            <>
+              <dt>
+                <kbd>{k}</kbd>
+              </dt>
+              <dd>{w}</dd>
+            </>
+          ))}
+        </dl>
+      </Modal>
+    );
+  if (dialog.value === 'off')
+    return (
+      <Modal title="Switch everything off?" onClose={close}>
+        <p>
+          {toggles.value.length} toggle{toggles.value.length === 1 ? '' : 's'} of all people on this host. The same as{' '}
+          <code>klieg off --all</code>. You can undo it.
+        </p>
+        <div class="row end">
+          <Copy command="klieg off --all" />
+          <span class="grow" />
+          <button onClick={close}>Keep</button>
+          <button
+            class="danger"
+            autofocus
+            onClick={() => {
+              close();
+              allOff();
+            }}
+          >
+            All off
+          </button>
+        </div>
+      </Modal>
+    );
   if (dialog.value === 'palette') return <Palette close={close} />;
   return null;
 }
@@ -97,60 +282,158 @@ export function Dialogs() {
 function commands(text: string): [string, () => void][] {
   const t = text.trim();
   const out: [string, () => void][] = nav.map(([id, label]) => [`Go to ${label}`, () => go(id)]);
-  out.push(['Switch something on…', () => openSheet({ selector: t })], ['All off', () => { dialog.value = 'off'; }],
-    ['Change the theme', nextTheme], ['Share this view', share]);
+  out.push(
+    ['Switch something on…', () => openSheet({ selector: t })],
+    [
+      'All off',
+      () => {
+        dialog.value = 'off';
+      },
+    ],
+    ['Change the theme', nextTheme],
+    ['Share this view', share],
+  );
   const found = out.filter(([label]) => label.toLowerCase().includes(t.toLowerCase()));
   if (/^[0-9a-f]{32}$/.test(t)) return [[`Open trace ${t}`, () => go('trace', { trace: t })]];
-  if (t.startsWith('{')) return [[`Explore ${t}`, () => go('explore', { q: t })], [`Switch on ${t}`, () => openSheet({ selector: t })]];
-  return found.length ? found : [[`Switch on ${t}`, () => openSheet({ selector: t })], [`Find sites that match ${t}`, () => go('toggles', { sel: t })]];
+  if (t.startsWith('{'))
+    return [
+      [`Explore ${t}`, () => go('explore', { q: t })],
+      [`Switch on ${t}`, () => openSheet({ selector: t })],
+    ];
+  return found.length
+    ? found
+    : [
+        [`Switch on ${t}`, () => openSheet({ selector: t })],
+        [`Find sites that match ${t}`, () => go('toggles', { sel: t })],
+      ];
 }
 function Palette({ close }: { close: () => void }) {
   const [text, setText] = useState('');
   const list = commands(text);
-  const run = (f: () => void) => { close(); f(); };
-  return <Modal title="Go anywhere" onClose={close}>
-    <input autofocus aria-label="What" placeholder="a page, a trace id, { a query }, a selector" value={text} onInput={(e) => setText(e.currentTarget.value)}
-      onKeyDown={(e) => { if (e.key === 'Enter') { e.preventDefault(); run(list[0][1]); } }} />
-    <ul class="palette">{list.map(([label, f]) => <li key={label}><button onClick={() => run(f)}>{label}</button></li>)}</ul>
-  </Modal>;
+  const run = (f: () => void) => {
+    close();
+    f();
+  };
+  return (
+    <Modal title="Go anywhere" onClose={close}>
+      <input
+        autofocus
+        aria-label="What"
+        placeholder="a page, a trace id, { a query }, a selector"
+        value={text}
+        onInput={(e) => setText(e.currentTarget.value)}
+        onKeyDown={(e) => {
+          if (e.key === 'Enter') {
+            e.preventDefault();
+            run(list[0][1]);
+          }
+        }}
+      />
+      <ul class="palette">
+        {list.map(([label, f]) => (
+          <li key={label}>
+            <button onClick={() => run(f)}>{label}</button>
+          </li>
+        ))}
+      </ul>
+    </Modal>
+  );
 }
 
 export function Notice() {
   const n = notice.value;
   useEffect(() => {
     if (!n || n.bad) return;
-    const t = setTimeout(() => { if (notice.value === n) notice.value = null; }, n.action ? 10000 : 4000);
+    const t = setTimeout(
+      () => {
+        if (notice.value === n) notice.value = null;
+      },
+      n.action ? 10000 : 4000,
+    );
     return () => clearTimeout(t);
   }, [n]);
-  return <div class="notices" aria-live="polite">{n && <div class={`notice ${n.bad ? 'bad' : ''}`}><span>{n.text}{n.hint && <small>{n.hint}</small>}</span>
-    {n.action && <button onClick={() => { notice.value = null; n.action!.run(); }}>{n.action.label}</button>}
-    <button class="icon" aria-label="Dismiss" onClick={() => { notice.value = null; }}>✕</button></div>}</div>;
+  return (
+    <div class="notices" aria-live="polite">
+      {n && (
+        <div class={`notice ${n.bad ? 'bad' : ''}`}>
+          <span>
+            {n.text}
+            {n.hint && <small>{n.hint}</small>}
+          </span>
+          {n.action && (
+            <button
+              onClick={() => {
+                notice.value = null;
+                n.action!.run();
+              }}
+            >
+              {n.action.label}
+            </button>
+          )}
+          <button
+            class="icon"
+            aria-label="Dismiss"
+            onClick={() => {
+              notice.value = null;
+            }}
+          >
+            ✕
+          </button>
+        </div>
+      )}
+    </div>
+  );
 }
 
 /** Keys that work everywhere but in fields. */
 export function keys() {
   let g = 0;
   const on = (e: KeyboardEvent) => {
-    if ((e.ctrlKey || e.metaKey) && e.key === 'k') { e.preventDefault(); dialog.value = 'palette'; return; }
+    if ((e.ctrlKey || e.metaKey) && e.key === 'k') {
+      e.preventDefault();
+      dialog.value = 'palette';
+      return;
+    }
     const el = e.target as HTMLElement;
-    if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(el.tagName) || document.querySelector('dialog[open]')) return;
+    if (
+      e.ctrlKey ||
+      e.metaKey ||
+      e.altKey ||
+      /^(INPUT|SELECT|TEXTAREA)$/.test(el.tagName) ||
+      document.querySelector('dialog[open]')
+    )
+      return;
     if (g && Date.now() - g < 1500) {
       const page = { h: 'hot', e: 'explore', t: 'trace', o: 'toggles', p: 'processes' }[e.key];
       g = 0;
-      if (page) { go(page); return; }
+      if (page) {
+        go(page);
+        return;
+      }
     }
     if (e.key === 'g') g = Date.now();
     else if (e.key === '?') dialog.value = 'keys';
     else if (e.key === 'O' && e.shiftKey) dialog.value = 'off';
-    else if (e.key === 't') { e.preventDefault(); openSheet({ selector: pageName.value === 'toggles' ? param('sel') : '' }); }
-    else if (e.key === '/') { const f = document.querySelector<HTMLElement>('[data-main-field]'); if (f) { e.preventDefault(); f.focus(); } }
-    else if (e.key === ' ' && el === document.body) { e.preventDefault(); nextState(); }
+    else if (e.key === 't') {
+      e.preventDefault();
+      openSheet({ selector: pageName.value === 'toggles' ? param('sel') : '' });
+    } else if (e.key === '/') {
+      const f = document.querySelector<HTMLElement>('[data-main-field]');
+      if (f) {
+        e.preventDefault();
+        f.focus();
+      }
+    } else if (e.key === ' ' && el === document.body) {
+      e.preventDefault();
+      nextState();
+    }
   };
   addEventListener('keydown', on);
-  return () => removeEventListener('keydown', on);
 }
 
 /** The title of the tab follows the place. */
 export function useTitle(title: string) {
-  useEffect(() => { document.title = `${title} · Klieg`; }, [title, place.value]);
+  useEffect(() => {
+    document.title = `${title} · Klieg`;
+  }, [title, place.value]);
 }

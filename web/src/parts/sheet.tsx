@@ -7,7 +7,14 @@ import { dur, num, parseDuration, pct, shell } from '../format';
 import { Copy, Trouble } from './bits';
 import { Modal } from './chrome';
 
-interface Draft { selector: string; level: string; keep: string; ttl: string; reason: string; where: string }
+interface Draft {
+  selector: string;
+  level: string;
+  keep: string;
+  ttl: string;
+  reason: string;
+  where: string;
+}
 const draft = signal<Draft | null>(null);
 const plan = signal<{ plan?: Plan; problem?: Problem; busy: boolean }>({ busy: false });
 let asked = 0;
@@ -18,11 +25,26 @@ export function openSheet(from: Partial<Draft>) {
 }
 
 const body = (d: Draft) => ({
-  selector: d.selector.trim(), level: d.level, keep: Number(d.keep) / 100, ttl: d.ttl.trim(), reason: d.reason, owner: 'dashboard',
+  selector: d.selector.trim(),
+  level: d.level,
+  keep: Number(d.keep) / 100,
+  ttl: d.ttl.trim(),
+  reason: d.reason,
+  owner: 'dashboard',
   ...(d.where.trim() ? { where: d.where.trim() } : {}),
 });
-const command = (d: Draft) => ['klieg on', shell(d.selector.trim() || 'SELECTOR'), `--level ${d.level}`, d.keep !== '100' ? `--keep ${d.keep}%` : '',
-  `--ttl ${d.ttl.trim()}`, d.where.trim() ? `--where ${shell(d.where.trim())}` : '', d.reason ? `--reason ${shell(d.reason)}` : ''].filter(Boolean).join(' ');
+const command = (d: Draft) =>
+  [
+    'klieg on',
+    shell(d.selector.trim() || 'SELECTOR'),
+    `--level ${d.level}`,
+    d.keep !== '100' ? `--keep ${d.keep}%` : '',
+    `--ttl ${d.ttl.trim()}`,
+    d.where.trim() ? `--where ${shell(d.where.trim())}` : '',
+    d.reason ? `--reason ${shell(d.reason)}` : '',
+  ]
+    .filter(Boolean)
+    .join(' ');
 
 /** What is missing in the draft, in words; '' if the server may be asked. */
 function incomplete(d: Draft): string {
@@ -35,24 +57,53 @@ function incomplete(d: Draft): string {
 /** The share of traces that would fit the budget, rounded down to two digits; 0 if no share does. */
 function fitting(d: Draft, cost: Cost, budget: number): number {
   if (d.level === 'count') return 0; // counting costs the same whatever is kept
-  const exact = (Number(d.keep) * budget) / cost.cpu_percent!, unit = 10 ** (Math.floor(Math.log10(exact)) - 1);
+  const exact = (Number(d.keep) * budget) / cost.cpu_percent!,
+    unit = 10 ** (Math.floor(Math.log10(exact)) - 1);
   const keep = Number((Math.floor(exact / unit) * unit).toPrecision(2));
   return keep >= 0.01 ? keep : 0;
 }
 
 function Prediction({ d, p, over, budget }: { d: Draft; p: Plan; over: boolean; budget: number }) {
-  const c = p.predicted, fits = over ? fitting(d, c!, budget) : 0;
-  return <>
-    <p><b>{num(p.sites)}</b> site{p.sites === 1 ? '' : 's'} in <b>{num(p.processes)}</b> process{p.processes === 1 ? '' : 'es'}
-      {p.services?.length ? ` of ${p.services.join(', ')}` : ''}</p>
-    <p data-cost>{c?.known
-      ? <>Predicted: ~{num(d.level === 'count' ? c.calls_per_s : c.spans_per_s ?? c.calls_per_s)} {d.level === 'count' ? 'calls' : 'spans'}/s, {pct(c.cpu_percent)} CPU
-        of {pct(budget)} budget, {num(c.bytes_per_s)}B/s <small>({c.basis})</small></>
-      : <>Predicted cost unknown <small>({c?.basis ?? 'these sites have not been seen running'})</small></>}</p>
-    {over && <p class="over">That is over the budget of {pct(budget)}. {fits
-      ? <button type="button" onClick={() => { draft.value = { ...d, keep: String(fits) }; }}>Keep {fits} % instead</button>
-      : 'Choose fewer sites.'}</p>}
-  </>;
+  const c = p.predicted,
+    fits = over ? fitting(d, c!, budget) : 0;
+  return (
+    <>
+      <p>
+        <b>{num(p.sites)}</b> site{p.sites === 1 ? '' : 's'} in <b>{num(p.processes)}</b> process{p.processes === 1 ? '' : 'es'}
+        {p.services?.length ? ` of ${p.services.join(', ')}` : ''}
+      </p>
+      <p data-cost>
+        {c?.known ? (
+          <>
+            Predicted: ~{num(d.level === 'count' ? c.calls_per_s : (c.spans_per_s ?? c.calls_per_s))}{' '}
+            {d.level === 'count' ? 'calls' : 'spans'}/s, {pct(c.cpu_percent)} CPU of {pct(budget)} budget, {num(c.bytes_per_s)}
+            B/s <small>({c.basis})</small>
+          </>
+        ) : (
+          <>
+            Predicted cost unknown <small>({c?.basis ?? 'these sites have not been seen running'})</small>
+          </>
+        )}
+      </p>
+      {over && (
+        <p class="over">
+          That is over the budget of {pct(budget)}.{' '}
+          {fits ? (
+            <button
+              type="button"
+              onClick={() => {
+                draft.value = { ...d, keep: String(fits) };
+              }}
+            >
+              Keep {fits} % instead
+            </button>
+          ) : (
+            'Choose fewer sites.'
+          )}
+        </p>
+      )}
+    </>
+  );
 }
 
 export function ToggleSheet() {
@@ -68,18 +119,35 @@ export function ToggleSheet() {
       try {
         const r = await api.on({ ...body(d), dry_run: true, estimate: '250ms' });
         if (my === asked) plan.value = { plan: r.plan, busy: false };
-      } catch (e) { if (my === asked) plan.value = { problem: e as Problem, busy: false }; }
+      } catch (e) {
+        if (my === asked) plan.value = { problem: e as Problem, busy: false };
+      }
     }, 300);
     return () => clearTimeout(t);
   }, [key, dry]);
   if (!d) return null;
-  const close = () => { asked++; draft.value = null; };
+  const close = () => {
+    asked++;
+    draft.value = null;
+  };
   const field = (k: keyof Draft) => ({
-    value: d[k], onInput: (e: Event) => { draft.value = { ...d, [k]: (e.currentTarget as HTMLInputElement).value }; },
+    value: d[k],
+    onInput: (e: Event) => {
+      draft.value = { ...d, [k]: (e.currentTarget as HTMLInputElement).value };
+    },
   });
-  const { plan: p, problem, busy } = plan.value, budget = status.value?.budget_percent ?? 1;
+  const { plan: p, problem, busy } = plan.value,
+    budget = status.value?.budget_percent ?? 1;
   const over = !!p?.predicted?.known && (p.predicted.cpu_percent ?? 0) > budget;
-  const why = missing || (problem ? 'The server refuses this; see above.' : !p || busy ? 'Asking what this matches…' : over ? 'Over the budget.' : '');
+  const why =
+    missing ||
+    (problem
+      ? 'The server refuses this; see above.'
+      : !p || busy
+        ? 'Asking what this matches…'
+        : over
+          ? 'Over the budget.'
+          : '');
   const submit = async (e: Event) => {
     e.preventDefault();
     if (why) return;
@@ -92,24 +160,70 @@ export function ToggleSheet() {
         text: `On: ${num(sites)} site${sites === 1 ? '' : 's'} in ${num(processes)} process${processes === 1 ? '' : 'es'}, acknowledged in ${dur(r.ack_nano)}.`,
         action: r.toggle ? { label: 'Off again', run: () => api.off(r.toggle!.id).then(refreshToggles, fail) } : undefined,
       };
-    } catch (err) { plan.value = { problem: err as Problem, busy: false }; }
+    } catch (err) {
+      plan.value = { problem: err as Problem, busy: false };
+    }
   };
-  return <Modal title="Switch on" onClose={close}>
-    <form class="sheet" onSubmit={submit} noValidate>
-      <label>Selector<input autofocus spellcheck={false} placeholder="payment:* or { name =~ &quot;db.*&quot; }; * is everything" {...field('selector')} /></label>
-      <div class="row">
-        <label>Level<select {...field('level')}>
-          <option value="count">count: numbers only</option><option value="span">span: timed spans</option><option value="detail">detail: and attributes</option>
-        </select></label>
-        <label>Keep, % of traces<input type="number" min="0.01" max="100" step="any" {...field('keep')} /></label>
-        <label>For (TTL)<input required title="like 5m or 1h" {...field('ttl')} /></label>
-      </div>
-      <label>Keep only spans where (optional)<input spellcheck={false} placeholder="{ .tenant = &quot;7&quot; }" {...field('where')} /></label>
-      <label>Reason<input placeholder="checkout is slow since 14:02" {...field('reason')} /></label>
-      <div class="plan" aria-live="polite">
-        {missing ? <p>{missing}</p> : problem ? <Trouble e={problem} /> : p ? <Prediction d={d} p={p} over={over} budget={budget} /> : <p>Asking what this matches…</p>}
-      </div>
-      <div class="row end"><Copy command={command(d)} /><span class="grow" /><button type="button" onClick={close}>Cancel</button>
-        <button class="primary" disabled={!!why} title={why || undefined}>Switch on</button></div>
-    </form></Modal>;
+  return (
+    <Modal title="Switch on" onClose={close}>
+      <form class="sheet" onSubmit={submit} noValidate>
+        <label>
+          Selector
+          <input
+            autofocus
+            spellcheck={false}
+            placeholder='payment:* or { name =~ "db.*" }; * is everything'
+            {...field('selector')}
+          />
+        </label>
+        <div class="row">
+          <label>
+            Level
+            <select {...field('level')}>
+              <option value="count">count: numbers only</option>
+              <option value="span">span: timed spans</option>
+              <option value="detail">detail: and attributes</option>
+            </select>
+          </label>
+          <label>
+            Keep, % of traces
+            <input type="number" min="0.01" max="100" step="any" {...field('keep')} />
+          </label>
+          <label>
+            For (TTL)
+            <input required title="like 5m or 1h" {...field('ttl')} />
+          </label>
+        </div>
+        <label>
+          Keep only spans where (optional)
+          <input spellcheck={false} placeholder='{ .tenant = "7" }' {...field('where')} />
+        </label>
+        <label>
+          Reason
+          <input placeholder="checkout is slow since 14:02" {...field('reason')} />
+        </label>
+        <div class="plan" aria-live="polite">
+          {missing ? (
+            <p>{missing}</p>
+          ) : problem ? (
+            <Trouble e={problem} />
+          ) : p ? (
+            <Prediction d={d} p={p} over={over} budget={budget} />
+          ) : (
+            <p>Asking what this matches…</p>
+          )}
+        </div>
+        <div class="row end">
+          <Copy command={command(d)} />
+          <span class="grow" />
+          <button type="button" onClick={close}>
+            Cancel
+          </button>
+          <button class="primary" disabled={!!why} title={why || undefined}>
+            Switch on
+          </button>
+        </div>
+      </form>
+    </Modal>
+  );
 }

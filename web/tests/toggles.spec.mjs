@@ -1,0 +1,111 @@
+// Switching on and off: the sheet by mouse and by keyboard, the countdown, the end by itself, All off and its undo. The program is a real one.
+import assert from 'node:assert/strict';
+import { after, afterEach, before, test } from 'node:test';
+import { browser, call, until, waitFor } from './browser.mjs';
+
+let b;
+before(async () => {
+  b = await browser();
+});
+afterEach(() => call('DELETE', '/toggles?all=true'));
+after(() => b.finish());
+
+const active = async () => (await call('GET', '/toggles')).toggles;
+const predicted = (p) => p.waitForSelector('.plan [data-cost]');
+const submit = (p) => p.getByRole('dialog').getByRole('button', { name: 'Switch on' });
+
+test('by mouse: from the tree to spans, with a prediction before and a countdown after', async () => {
+  const p = await b.page('/toggles');
+  await p.getByLabel('Switch on inner').click();
+  assert.equal(await p.getByLabel('Selector', { exact: true }).last().inputValue(), 'demo:inner');
+  await predicted(p);
+  assert.match(await p.textContent('.plan'), /1 site in 1 process of demo.*Predicted/);
+  await p.getByLabel('Reason').fill('spec');
+  await submit(p).click();
+  await p.getByText(/On: 1 site in 1 process, acknowledged in/).waitFor();
+  const row = p.getByRole('table', { name: 'Active toggles' }).locator('tbody tr');
+  assert.match(await row.textContent(), /demo:inner.*span.*dashboard, spec/);
+  const left = await row.locator('[data-left]').textContent();
+  assert.match(left, /^(5 m 0|4 m \d+) s$/);
+  await until(p, (t) => document.querySelector('[data-left]').textContent !== t, left);
+  await p.waitForSelector('.tree .level.span');
+  await waitFor(async () => (await call('GET', '/spans?limit=1&q=' + encodeURIComponent('{ name = "inner" }'))).matched > 0);
+  await row.getByRole('button', { name: 'Off' }).click();
+  await until(p, () => !document.querySelector('[data-left]'));
+  assert.deepEqual(await active(), []);
+  await p.context().close();
+});
+
+test('by keyboard alone: t, a selector, a time of 2 s, Enter; and it ends by itself', async () => {
+  const p = await b.page('/hot');
+  await p.waitForSelector('h1, h2');
+  await p.keyboard.press('t');
+  await p.waitForSelector('dialog[open]');
+  assert.ok(await submit(p).isDisabled(), 'nothing is said yet, so nothing can be switched on');
+  assert.match(await p.textContent('.plan'), /Say what to switch on/);
+  await p.keyboard.type('demo:*');
+  for (let i = 0; i < 3; i++) await p.keyboard.press('Tab');
+  await p.keyboard.press('Control+A');
+  await p.keyboard.type('2');
+  assert.ok(await submit(p).isDisabled(), 'a time needs a unit');
+  await p.keyboard.type('s');
+  await predicted(p);
+  await until(p, () => !document.querySelector('dialog .primary').disabled);
+  await p.keyboard.press('Enter');
+  await p.getByText(/On: 2 sites in 1 process/).waitFor();
+  await p.keyboard.press('g');
+  await p.keyboard.press('o');
+  await until(p, () => location.pathname === '/toggles');
+  await until(
+    p,
+    () => !document.querySelector('[data-left]') && document.querySelector('header').textContent.includes('all quiet'),
+  );
+  assert.deepEqual(await active(), []);
+  const ended = (await call('GET', '/toggles?all=true')).toggles;
+  assert.ok(ended.some((t) => t.state === 'expired'));
+  await p.context().close();
+});
+
+test('All off asks, says its command, and can be undone', async () => {
+  await call('POST', '/toggles', { selector: 'demo:outer', ttl: '5m' });
+  await call('POST', '/toggles', { selector: 'demo:inner', ttl: '5m' });
+  const p = await b.page('/hot');
+  await until(p, () => document.querySelector('header').textContent.includes('2 on'));
+  await p.keyboard.press('Shift+O');
+  const dialog = p.getByRole('dialog');
+  await dialog.waitFor();
+  assert.match(await dialog.textContent(), /2 toggles/);
+  assert.equal(await dialog.getByText('Copy as CLI').getAttribute('data-command'), 'klieg off --all');
+  await dialog.getByRole('button', { name: 'All off' }).click();
+  await p.getByText('Everything is off (2 toggles).').waitFor();
+  assert.deepEqual(await active(), []);
+  await p.getByRole('button', { name: 'Undo' }).click();
+  await p.getByText('Restored with the time that was left.').waitFor();
+  assert.equal((await active()).length, 2);
+  await p.context().close();
+});
+
+test('a selector that matches nothing is refused with the nearest name, and nothing can be submitted', async () => {
+  const p = await b.page('/toggles');
+  await p.getByRole('button', { name: 'Switch on…' }).click();
+  await p.getByLabel('Selector', { exact: true }).last().fill('demo:iner');
+  await p.waitForSelector('.plan .trouble');
+  assert.match(await p.textContent('.plan'), /E204.*inner/s);
+  assert.ok(await submit(p).isDisabled());
+  assert.match(
+    await p.getByRole('dialog').getByText('Copy as CLI').getAttribute('data-command'),
+    /^klieg on demo:iner --level span --ttl 5m$/,
+  );
+  b.forgive(/404/);
+  await p.context().close();
+});
+
+test('a toggle of somebody else appears without a reload, and so does its end', async () => {
+  const p = await b.page('/toggles');
+  await p.waitForSelector('.tree .vrow');
+  const { toggle } = await call('POST', '/toggles', { selector: 'demo:outer', ttl: '1m', reason: 'another person' });
+  await p.getByText('another person').waitFor();
+  await call('DELETE', `/toggles/${toggle.id}`);
+  await until(p, () => !document.querySelector('[data-left]'));
+  await p.context().close();
+});
