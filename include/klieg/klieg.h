@@ -185,9 +185,11 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::its;
 #endif
 #if defined(__aarch64__)
 #define KLIEG__PROGBITS "%%progbits"
+#define KLIEG__SYMBOL "S" /* "i" takes no symbol in position-independent code there */
 #define KLIEG__CLOBBER "cc", "x16"
 #else
 #define KLIEG__PROGBITS "@progbits"
+#define KLIEG__SYMBOL "i"
 #define KLIEG__CLOBBER "cc"
 #endif
 #define KLIEG__SITE(kind, flags, name, schema, slot, label) \
@@ -197,7 +199,7 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::its;
 		"\t.short " #kind ", %c1\n\t.long %c0 - 662b\n\t.popsection\n" \
 		"\t.pushsection klieg_text,\"aR?\"," KLIEG__PROGBITS "\n" \
 		"663: .asciz \"" KLIEG_COMPONENT "\"\n\t.asciz \"" name "\"\n\t.asciz \"" __FILE__ "\"\n\t.asciz \"" schema "\"\n\t.popsection\n" \
-		: : "i"(KLIEG__SLOT_REF(slot)), "i"((flags) | KLIEG__FLAG) : KLIEG__CLOBBER : label)
+		: : KLIEG__SYMBOL(KLIEG__SLOT_REF(slot)), "i"((flags) | KLIEG__FLAG) : KLIEG__CLOBBER : label)
 
 /* Attributes are tuples (key, type letter, value); used once for the schema's text, once for the values. */
 #define KLIEG__NARG_(a1, a2, a3, a4, a5, a6, a7, a8, n, ...) n
