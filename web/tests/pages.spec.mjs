@@ -32,33 +32,30 @@ test('every page shows what is there, in both themes', async (t) => {
   await shop();
   await call('POST', '/toggles', { selector: 'demo:outer', level: 'detail', ttl: '5m' });
   await waitFor(async () => (await call('GET', '/spans?limit=1&q=' + encodeURIComponent('{ name = "outer" }'))).matched > 0);
-  for (const theme of ['light', 'dark'])
-    for (const [name, [path, selector, text]] of Object.entries(pages))
-      await t.test(`${name}, ${theme}`, async () => {
-        const p = await b.page(path, { colorScheme: theme });
-        await p.waitForSelector(selector);
-        await waitFor(async () => text.test(await p.textContent('main')));
-        await accessible(p, `${name}, ${theme}`);
-        await p.context().close();
-      });
+  for (const [name, [path, selector, text]] of Object.entries(pages))
+    await t.test(name, async () => {
+      const p = await b.page(path);
+      await p.waitForSelector(selector);
+      await waitFor(async () => text.test(await p.textContent('main')));
+      await accessible(p, name);
+      await p.context().close();
+    });
 });
 
 test('the sheet and the dialogs are accessible too', async () => {
-  for (const theme of ['light', 'dark']) {
-    const p = await b.page('/processes', { colorScheme: theme });
-    await p.waitForSelector('table.data tbody tr');
-    await p.keyboard.press('t');
-    await p.waitForSelector('dialog[open]');
-    await p.keyboard.type('demo:*');
-    await p.waitForSelector('[data-cost]');
-    await accessible(p, `sheet, ${theme}`);
-    await p.keyboard.press('Escape');
-    await until(p, () => !document.querySelector('dialog'));
-    await p.keyboard.press('?');
-    await p.waitForSelector('.keys');
-    await accessible(p, `keys, ${theme}`);
-    await p.context().close();
-  }
+  const p = await b.page('/processes');
+  await p.waitForSelector('table.data tbody tr');
+  await p.keyboard.press('t');
+  await p.waitForSelector('dialog[open]');
+  await p.keyboard.type('demo:*');
+  await p.waitForSelector('[data-cost]');
+  await accessible(p, 'sheet');
+  await p.keyboard.press('Escape');
+  await until(p, () => !document.querySelector('dialog'));
+  await p.keyboard.press('?');
+  await p.waitForSelector('.keys');
+  await accessible(p, 'keys');
+  await p.context().close();
 });
 
 test('the palette goes anywhere; a theme that was chosen stays', async () => {

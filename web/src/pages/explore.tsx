@@ -22,6 +22,7 @@ interface Found {
   spans: Span[];
   matched: number;
   partial?: boolean;
+  sel: Selection | null; // what it was asked with
 }
 
 export function Explore() {
@@ -46,7 +47,7 @@ export function Explore() {
       .then(async (h) => {
         const f = await api.spans({ ...slice, limit: 1000 }, c.signal);
         setHeat(h);
-        setFound(f);
+        setFound({ ...f, sel });
         setProblem(null);
       })
       .catch((e) => {
@@ -113,14 +114,14 @@ export function Explore() {
       )}
       {found && (
         <p class="summary" data-summary>
-          {sel ? 'Selected: ' : ''}
+          {found.sel ? 'Selected: ' : ''}
           <b>{num(found.matched)}</b> span{found.matched === 1 ? '' : 's'}
           {found.spans.length < found.matched ? `, showing the newest ${num(found.spans.length)}` : ''}
           {found.partial ? ' (not all could be read in time)' : ''}
-          {sel && (
+          {found.sel && (
             <>
               {' '}
-              between {dur(sel.min)} and {dur(sel.max)}, {clock(sel.from)} to {clock(sel.to)}
+              between {dur(found.sel.min)} and {dur(found.sel.max)}, {clock(found.sel.from)} to {clock(found.sel.to)}
             </>
           )}
         </p>

@@ -15,7 +15,7 @@ export const TracePage = () => (param('trace') ? <Trace key={param('trace')} id=
 async function slowest(): Promise<Span[]> {
   const { exemplars = [] } = await api.heatmap({ q: '{}', ...timeQuery(), columns: 60 });
   const durations = exemplars.map((e) => e.duration_nano).sort((a, b) => b - a);
-  const least = Math.max(0, (durations[Math.min(99, durations.length - 1)] ?? 0) - 1);
+  const least = Math.max(0, (durations[Math.min(49, durations.length - 1)] ?? 0) - 1);
   return (await api.spans({ q: `{ duration > ${least}ns }`, ...timeQuery(), limit: 1000 })).spans;
 }
 
@@ -33,7 +33,7 @@ function Recent() {
   const longest = new Map<string, Span>();
   for (const s of recent ?? [])
     if (!longest.has(s.trace_id) || s.duration_nano > longest.get(s.trace_id)!.duration_nano) longest.set(s.trace_id, s);
-  const list = [...longest.values()].sort((a, b) => b.duration_nano - a.duration_nano).slice(0, 100);
+  const list = [...longest.values()].sort((a, b) => b.duration_nano - a.duration_nano).slice(0, 50);
   const open = (e: Event) => {
     e.preventDefault();
     const id = ((e.currentTarget as HTMLFormElement).elements.namedItem('id') as HTMLInputElement).value.trim().toLowerCase();

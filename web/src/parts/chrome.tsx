@@ -389,7 +389,7 @@ export function Notice() {
 export function keys() {
   let g = 0;
   const on = (e: KeyboardEvent) => {
-    if ((e.ctrlKey || e.metaKey) && e.key === 'k') {
+    if ((e.ctrlKey || e.metaKey) && e.key.toLowerCase() === 'k') {
       e.preventDefault();
       dialog.value = 'palette';
       return;
