@@ -93,7 +93,7 @@ static void write_sites(struct process *p, struct site **s, uint32_t n, bool on)
 		if (k) {
 			struct kw_module *shm = &p->modules_shm[m];
 			__atomic_store_n(&shm->busy, 1, __ATOMIC_SEQ_CST);
-			if (__atomic_load_n(&shm->state, __ATOMIC_SEQ_CST) == KW_MODULE_LIVE)
+			if (__atomic_load_n(&shm->state, __ATOMIC_SEQ_CST) == KW_MODULE_LIVE && shm->first == p->modules[m].first)
 				write_run(p, mine, k, on);
 			__atomic_store_n(&shm->busy, 0, __ATOMIC_RELEASE); /* pairs with the destructor's load: our writes are done */
 		}

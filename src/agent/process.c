@@ -215,7 +215,8 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late)
 	p->control = (struct kw_control *)(p->map + reg.control_off);
 	p->modules_shm = (struct kw_module *)(p->map + reg.modules_off);
 	p->state = (struct kw_site_state *)(p->map + reg.sites_off);
-	p->modules = base_calloc(reg.max_modules, sizeof *p->modules);
+	p->modules = base_calloc(reg.max_modules + 1, sizeof *p->modules);
+	p->modules[reg.max_modules].gone = 1; /* where the sites of unloaded modules belong once their entry is another's */
 	p->threads = base_calloc(reg.max_threads, sizeof *p->threads);
 	memset(p->pending_head, 0xff, sizeof p->pending_head);
 	strtab_init(&p->strs);

@@ -121,6 +121,17 @@ out:
 	free(d);
 }
 
+/* Site indices are never given to two modules; entries of the table are, so they come in any order. */
+static bool overlaps(const struct process *p, const struct kw_module *x)
+{
+	for (uint32_t m = 0; m < p->reg.max_modules; m++) {
+		const struct module *k = &p->modules[m];
+		if (k->known && x->first < k->first + k->n && k->first < x->first + x->nsites)
+			return true;
+	}
+	return false;
+}
+
 bool sites_refresh(struct process *p)
 {
 	uint32_t gen = __atomic_load_n(&p->control->modules_gen, __ATOMIC_ACQUIRE);
@@ -135,20 +146,25 @@ bool sites_refresh(struct process *p)
 		struct kw_module copy;
 		memcpy(&copy, &p->modules_shm[m], sizeof copy);
 		if (mod->known) {
-			if (copy.state != KW_MODULE_LIVE && !mod->gone) {
+			bool reused = copy.state != KW_MODULE_FREE && copy.first != mod->first;
+			if ((reused || copy.state != KW_MODULE_LIVE) && !mod->gone) {
 				mod->gone = 1;
 				for (uint32_t i = mod->first; i < mod->first + mod->n; i++) {
 					p->sites_alive -= p->sites[i].id != 0;
 					p->sites[i].patched = p->sites[i].level = 0;
 				}
 			}
-			continue;
+			if (!reused)
+				continue;
+			for (uint32_t i = mod->first; i < mod->first + mod->n; i++)
+				p->sites[i].module = (uint16_t)p->reg.max_modules;
+			*mod = (struct module){ 0 };
 		}
 		if (copy.state == KW_MODULE_FREE)
 			continue;
-		if (copy.nsites > p->reg.max_sites || copy.first > p->reg.max_sites - copy.nsites || copy.first < p->nsites) {
+		if (copy.nsites > p->reg.max_sites || copy.first > p->reg.max_sites - copy.nsites || overlaps(p, &copy)) {
 			log_warn("agent", "process %d: module %u claims site indices that it cannot have", p->pid, m);
-			*mod = (struct module){ .known = 1, .gone = 1 };
+			*mod = (struct module){ .known = 1, .gone = 1, .first = copy.first };
 			continue;
 		}
 		*mod = (struct module){ .known = 1, .addr = copy.sites, .first = copy.first, .n = copy.nsites, .gone = copy.state != KW_MODULE_LIVE };
@@ -159,7 +175,7 @@ bool sites_refresh(struct process *p)
 			memset(p->sites + p->sites_cap, 0, (cap - p->sites_cap) * sizeof *p->sites);
 			p->sites_cap = cap;
 		}
-		p->nsites = end;
+		p->nsites = end > p->nsites ? end : p->nsites;
 		if (!mod->gone)
 			read_module(p, m);
 	}

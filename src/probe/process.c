@@ -226,7 +226,9 @@ void klieg__wake_agent(void)
 static void publish(const struct module *m)
 {
 	struct kw_control *c = klieg__process.control;
-	uint32_t i = c->modules_n, first = c->sites_n;
+	uint32_t i = 0, first = c->sites_n;
+	while (i < c->modules_n && klieg__process.modules[i].state != KW_MODULE_DEAD) /* the place of one that was unloaded */
+		i++;
 	if (i >= KW_MAX_MODULES || m->n > KW_MAX_SITES - first) {
 		__atomic_fetch_add(&c->lost_no_site, m->n, __ATOMIC_RELAXED);
 		return;
@@ -239,10 +241,10 @@ static void publish(const struct module *m)
 	e->sites = (uint64_t)(uintptr_t)m->first;
 	e->nsites = m->n;
 	e->first = first;
-	e->busy = 0;
 	klieg__store(&e->state, (uint32_t)KW_MODULE_LIVE, RELEASE);
 	klieg__store(&c->sites_n, first + m->n, RELEASE);
-	klieg__store(&c->modules_n, i + 1, RELEASE);  /* pairs with the agent's acquire: entries below it are whole */
+	if (i == c->modules_n)
+		klieg__store(&c->modules_n, i + 1, RELEASE); /* pairs with the agent's acquire: entries below it are whole */
 	klieg__store(&c->modules_gen, c->modules_gen + 1, RELEASE);
 	klieg__wake_agent();
 }
@@ -295,15 +297,22 @@ KLIEG_PUBLIC void klieg__register(const void *first, const void *last, int *stat
 	int saved = errno;
 	uint32_t n = (uint32_t)(((const char *)last - (const char *)first) / (ptrdiff_t)sizeof(struct kw_site));
 	pthread_mutex_lock(&lock);
-	if (!*state && first && n && modules_n < KW_MAX_MODULES) {
-		*state = 1;
+	if (!*state && first && n) {
 		bool fresh = !klieg__process.region;
-		struct module *m = &modules[modules_n++];
-		*m = (struct module){ first, n, state };
-		if (ready()) {
-			publish(m);
-			if (fresh)
-				offer();
+		uint32_t i = 0;
+		while (i < modules_n && modules[i].first)
+			i++;
+		if (i < KW_MAX_MODULES) {
+			*state = 1;
+			modules_n += i == modules_n;
+			modules[i] = (struct module){ first, n, state };
+			if (ready()) {
+				publish(&modules[i]);
+				if (fresh)
+					offer();
+			}
+		} else if (klieg__process.region) {
+			__atomic_fetch_add(&klieg__process.control->lost_no_site, n, __ATOMIC_RELAXED);
 		}
 	}
 	pthread_mutex_unlock(&lock);
@@ -330,6 +339,7 @@ KLIEG_PUBLIC void klieg__unregister(const void *first, int *state)
 			usleep(1000);
 		klieg__store(&e->state, (uint32_t)KW_MODULE_DEAD, RELEASE);
 		klieg__store(&c->modules_gen, c->modules_gen + 1, RELEASE);
+		break;
 	}
 	pthread_mutex_unlock(&lock);
 	errno = saved;

@@ -100,7 +100,8 @@ _Static_assert(sizeof(struct kw_control) <= 4096, "one page");
 enum kw_module_state { KW_MODULE_FREE = 0, KW_MODULE_LIVE = 1, KW_MODULE_CLOSING = 2, KW_MODULE_DEAD = 3 };
 
 /* dlclose and the agent's patching exclude each other Dekker-style: the agent stores busy=1 (seq_cst), then loads state;
- * the module's destructor stores state=CLOSING (seq_cst), then waits (at most 100 ms) while busy. */
+ * the module's destructor stores state=CLOSING (seq_cst), then waits (at most 100 ms) while busy. The entry of a DEAD module may become
+ * another module's: its `first` then differs, and the agent compares it inside the bracket too. */
 struct kw_module {
 	uint32_t state;
 	uint32_t busy;
