@@ -278,12 +278,12 @@ static void add_row(struct process *p, struct thread *th, struct kw_thread *slot
 		b->links_n = before.links;
 		p->c.where++;
 		if (rec->r.type != KW_REC_EVENT)
-			slot->pad2[6]++;
+			slot->agent_where++;
 		else
 			p->c.made++;
 	} else if (rec->r.type != KW_REC_EVENT) {
 		p->c.passed++;
-		slot->pad2[4]++; /* the consumer's line outlives us: the next agent's account goes on from here */
+		slot->agent_passed++; /* the consumer's line outlives us: the next agent's account goes on from here */
 	} else { /* the thread's sequence does not number them: they are made here */
 		p->c.made++;
 		p->c.passed++;
@@ -337,9 +337,9 @@ static uint32_t drain_slot(struct process *p, uint32_t i, uint32_t budget)
 		th->epoch = epoch;
 		th->live = true;
 		if (first)
-			th->ctx = (struct ring_ctx){ slot->pad2[0], slot->pad2[1], slot->pad2[2], (uint32_t)slot->pad2[3], 0 };
+			th->ctx = (struct ring_ctx){ slot->agent_trace_hi, slot->agent_trace_lo, slot->agent_parent_id, (uint32_t)slot->agent_th24, 0 };
 	}
-	slot->pad2[5] += (uint32_t)(slot->seq - (uint32_t)slot->pad2[5]); /* spans ever begun, in 64 bits */
+	slot->agent_made += (uint32_t)(slot->seq - (uint32_t)slot->agent_made); /* spans ever begun, in 64 bits */
 	struct ring_reader r = { .data = (uint8_t *)slot + p->reg.ring_off, .bytes = p->reg.ring_bytes, .nsites = p->nsites,
 		.head = __atomic_load_n(&slot->head, __ATOMIC_ACQUIRE), /* pairs with the producer's release: records before it are whole */
 		.tail = slot->tail };
@@ -389,10 +389,10 @@ static uint32_t drain_slot(struct process *p, uint32_t i, uint32_t budget)
 		p->c.corrupt += (r.skipped + KW_UNIT - 1) / KW_UNIT;
 		log_warn("agent", "process %d, thread %u: a corrupt record; %lu bytes of its ring skipped", p->pid, slot->tid, (unsigned long)r.skipped);
 	}
-	slot->pad2[0] = th->ctx.trace_hi;
-	slot->pad2[1] = th->ctx.trace_lo;
-	slot->pad2[2] = th->ctx.parent_id;
-	slot->pad2[3] = th->ctx.th24;
+	slot->agent_trace_hi = th->ctx.trace_hi;
+	slot->agent_trace_lo = th->ctx.trace_lo;
+	slot->agent_parent_id = th->ctx.parent_id;
+	slot->agent_th24 = th->ctx.th24;
 	__atomic_store_n(&slot->tail, r.tail, __ATOMIC_RELEASE); /* pairs with the producer's acquire: we have read what it may overwrite */
 	return n;
 }

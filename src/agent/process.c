@@ -133,9 +133,9 @@ uint32_t process_slots(const struct process *p)
 static void adopt_counts(struct process *p)
 {
 	for (uint32_t i = 0; i < process_slots(p); i++) {
-		p->c.passed += process_slot(p, i)->pad2[4];
-		p->c.carried += process_slot(p, i)->pad2[4];
-		p->c.where += process_slot(p, i)->pad2[6];
+		p->c.passed += process_slot(p, i)->agent_passed;
+		p->c.carried += process_slot(p, i)->agent_passed;
+		p->c.where += process_slot(p, i)->agent_where;
 	}
 }
 
@@ -324,7 +324,7 @@ void process_count(struct process *p, struct counters *ret_c, uint64_t *ret_open
 	for (uint32_t i = 0; p->map && i < process_slots(p); i++) {
 		const struct kw_thread *t = process_slot(p, i);
 		/* The library never resets a slot's counters, so a reused slot's account simply goes on. */
-		c.made += t->pad2[5] + (uint32_t)(t->seq - (uint32_t)t->pad2[5]);
+		c.made += t->agent_made + (uint32_t)(t->seq - (uint32_t)t->agent_made);
 		c.ring_full += t->lost_full;
 		c.depth += t->lost_depth;
 		c.reentrant += t->lost_reentrant;

@@ -79,8 +79,7 @@ struct pending {
 #define PENDING_MAX 4096
 #define PENDING_HEADS 1024
 
-/* The consumer's line of a slot (kw_thread.pad2) outlives the agent: 0-2 trace and parent, 3 threshold, 4 spans passed, 5 spans made
- * in 64 bits, 6 spans that `where` refused. The next agent goes on from there. */
+/* The consumer's line of a slot (kw_thread.agent_*) outlives the agent: the next one goes on from there. */
 struct counters {
 	uint64_t made, passed, events_passed;
 	uint64_t carried;         /* of passed: by a former agent */

@@ -157,7 +157,11 @@ struct kw_thread {
 	uint64_t lost_other;     /* attributes, events, links not recorded: ring full */
 	/* line 2: consumer */
 	uint64_t tail;           /* bytes ever consumed; release by the agent; pairs with the producer's acquire when it seems full */
-	uint64_t pad2[7];
+	/* the agent's own; outlives it, so that the next agent's account goes on from here */
+	uint64_t agent_trace_hi, agent_trace_lo, agent_parent_id, agent_th24; /* the last CTX record's */
+	uint64_t agent_passed;   /* spans of this slot passed on */
+	uint64_t agent_made;     /* spans ever begun here (seq), in 64 bits */
+	uint64_t agent_where;    /* spans left out by a toggle's condition */
 	/* line 3: the current trace, for what is in flight */
 	uint64_t trace_hi, trace_lo, parent_id;
 	uint32_t ctx_flags;      /* KW_CTX_* | level << 8 | th24 is in the CTX record */
