@@ -21,11 +21,17 @@ static void inner(int i)
 {
 	KLIEG_SPAN("inner", KLIEG_INT("i", i), KLIEG_STR("tenant", i % 2 ? "a" : "b"));
 }
-int main(void)
+int main(int argc, char **argv)
 {
-	klieg_init(&(struct klieg_options){ .size = sizeof(struct klieg_options), .service = "demo" });
+	klieg_init(&(struct klieg_options){ .size = sizeof(struct klieg_options), .service = argc > 1 ? argv[1] : "demo" });
 	puts("up");
 	fflush(stdout);
+	while (argc > 1) { /* so many calls that tracing them all would be over the budget, but little work */
+		for (int i = 0; i < 300; i++) {
+			KLIEG_SPAN("spin");
+		}
+		nanosleep(&(struct timespec){ 0, 100000 }, NULL);
+	}
 	for (int i = 0;; i++) {
 		{
 			KLIEG_SPAN("outer");
@@ -44,6 +50,8 @@ def test_dashboard(klieg_up, spawn, cc, spec):
 	p = spawn([cc(PROGRAM)], env=klieg_up.env, stdout=subprocess.PIPE)
 	assert p.stdout.readline() == b"up\n"
 	wait_for(lambda: [x for x in klieg_up.get("/processes")["processes"] if x["pid"] == p.pid and x["state"] == "live"])
+	if spec == "toggles.spec.mjs":
+		spawn([cc(PROGRAM), "busy"], env=klieg_up.env, stdout=subprocess.DEVNULL)
 	env = dict(os.environ, KLIEG_HTTP=klieg_up.http, KLIEG_OTLP=klieg_up.otlp, KLIEG_PID=str(p.pid))
 	r = subprocess.run([shutil.which("node"), "--test", "--test-reporter=spec", os.path.join("tests", spec)], cwd=WEB, env=env,
 		capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)

@@ -15,7 +15,7 @@ const predicted = (p) => p.waitForSelector('.plan [data-cost]');
 const submit = (p) => p.getByRole('dialog').getByRole('button', { name: 'Switch on' });
 
 test('by mouse: from the tree to spans, with a prediction before and a countdown after', async () => {
-  const p = await b.page('/toggles');
+  const p = await b.page('/toggles?sel=demo:*');
   await p.getByLabel('Switch on inner').click();
   assert.equal(await p.getByLabel('Selector', { exact: true }).last().inputValue(), 'demo:inner');
   await predicted(p);
@@ -52,7 +52,7 @@ test('by keyboard alone: t, a selector, a time of 2 s, Enter; and it ends by its
   await predicted(p);
   await until(p, () => !document.querySelector('dialog .primary').disabled);
   await p.keyboard.press('Enter');
-  await p.getByText(/On: 2 sites in 1 process/).waitFor();
+  await p.getByText(/On: 3 sites in 1 process/).waitFor();
   await p.keyboard.press('g');
   await p.keyboard.press('o');
   await until(p, () => location.pathname === '/toggles');
@@ -63,6 +63,23 @@ test('by keyboard alone: t, a selector, a time of 2 s, Enter; and it ends by its
   assert.deepEqual(await active(), []);
   const ended = (await call('GET', '/toggles?all=true')).toggles;
   assert.ok(ended.some((t) => t.state === 'expired'));
+  await p.context().close();
+});
+
+test('what would cost more than the budget cannot be switched on', async () => {
+  const p = await b.page('/toggles?sel=busy:*');
+  await p.getByLabel('Switch on spin').click();
+  await p.waitForSelector('.plan .over');
+  assert.match(
+    await p.textContent('.plan'),
+    /\d % CPU of 1\.0 % budget.*over the budget.*(Keep .* % instead|choose fewer sites)/s,
+  );
+  assert.ok(await submit(p).isDisabled());
+  const offer = p.getByRole('dialog').getByRole('button', { name: /^Keep .* instead$/ });
+  if (await offer.count()) {
+    await offer.click();
+    await until(p, () => !document.querySelector('dialog .primary').disabled); // what is offered fits
+  }
   await p.context().close();
 });
 

@@ -16,7 +16,8 @@ interface Draft {
   where: string;
 }
 const draft = signal<Draft | null>(null);
-const plan = signal<{ plan?: Plan; problem?: Problem; busy: boolean }>({ busy: false });
+/** The server's answer to the draft; fits: the share to keep that it would not find too expensive (0: none). */
+const plan = signal<{ plan?: Plan; fits?: number; problem?: Problem; busy: boolean }>({ busy: false });
 let asked = 0;
 
 export function openSheet(from: Partial<Draft>) {
@@ -54,18 +55,19 @@ function incomplete(d: Draft): string {
   if (ttl === null || ttl < 1e9 || ttl > 86400e9) return 'It must end by itself: a time from 1s to 24h, like 5m.';
   return '';
 }
-/** The share of traces that would fit the budget, rounded down to two digits; 0 if no share does. */
-function fitting(d: Draft, cost: Cost, budget: number): number {
-  if (d.level === 'count') return 0; // counting costs the same whatever is kept
-  const exact = (Number(d.keep) * budget) / cost.cpu_percent!,
-    unit = 10 ** (Math.floor(Math.log10(exact)) - 1);
-  const keep = Number((Math.floor(exact / unit) * unit).toPrecision(2));
-  return keep >= 0.01 ? keep : 0;
+const isOver = (c: Cost | undefined) => !!c?.known && (c.cpu_percent ?? 0) > (status.value?.budget_percent ?? 1);
+const ask = async (d: Draft) => (await api.on({ ...body(d), dry_run: true, estimate: '250ms' })).plan;
+
+/** A share of the traces whose cost, as the server predicts it, fits the budget; 0 if fewer traces do not help. */
+async function fitting(d: Draft, cost: Cost): Promise<number> {
+  const exact = (Number(d.keep) * (status.value?.budget_percent ?? 1)) / cost.cpu_percent!;
+  const unit = 10 ** (Math.floor(Math.log10(exact)) - 1),
+    keep = Number((Math.floor(exact / unit) * unit).toPrecision(2));
+  return keep >= 0.01 && !isOver((await ask({ ...d, keep: String(keep) })).predicted) ? keep : 0;
 }
 
-function Prediction({ d, p, over, budget }: { d: Draft; p: Plan; over: boolean; budget: number }) {
-  const c = p.predicted,
-    fits = over ? fitting(d, c!, budget) : 0;
+function Prediction({ d, p, over, fits, budget }: { d: Draft; p: Plan; over: boolean; fits?: number; budget: number }) {
+  const c = p.predicted;
   return (
     <>
       <p>
@@ -98,7 +100,7 @@ function Prediction({ d, p, over, budget }: { d: Draft; p: Plan; over: boolean; 
               Keep {fits} % instead
             </button>
           ) : (
-            'Choose fewer sites.'
+            'Keeping fewer traces would not help, the calls alone cost that much: choose fewer sites.'
           )}
         </p>
       )}
@@ -117,8 +119,9 @@ export function ToggleSheet() {
     plan.value = { ...plan.value, busy: true };
     const t = setTimeout(async () => {
       try {
-        const r = await api.on({ ...body(d), dry_run: true, estimate: '250ms' });
-        if (my === asked) plan.value = { plan: r.plan, busy: false };
+        const p = await ask(d),
+          fits = isOver(p.predicted) ? await fitting(d, p.predicted!) : undefined;
+        if (my === asked) plan.value = { plan: p, fits, busy: false };
       } catch (e) {
         if (my === asked) plan.value = { problem: e as Problem, busy: false };
       }
@@ -136,9 +139,9 @@ export function ToggleSheet() {
       draft.value = { ...d, [k]: (e.currentTarget as HTMLInputElement).value };
     },
   });
-  const { plan: p, problem, busy } = plan.value,
+  const { plan: p, fits, problem, busy } = plan.value,
     budget = status.value?.budget_percent ?? 1;
-  const over = !!p?.predicted?.known && (p.predicted.cpu_percent ?? 0) > budget;
+  const over = isOver(p?.predicted);
   const why =
     missing ||
     (problem
@@ -208,7 +211,7 @@ export function ToggleSheet() {
           ) : problem ? (
             <Trouble e={problem} />
           ) : p ? (
-            <Prediction d={d} p={p} over={over} budget={budget} />
+            <Prediction d={d} p={p} over={over} fits={fits} budget={budget} />
           ) : (
             <p>Asking what this matches…</p>
           )}
