@@ -156,7 +156,7 @@ int cli_agent(int argc, char **argv)
 {
 	struct cli_args a;
 	struct err e = { 0 };
-	int status;
+	int status = 0;
 	char socket[300], host[64] = "";
 	if (cli_begin(argc, argv, &a, &status))
 		return status;

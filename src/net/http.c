@@ -300,6 +300,8 @@ static int on_head(llhttp_t *p)
 		return bad(c, 405, p, "CONNECT is not supported");
 	if ((p->flags & F_CONTENT_LENGTH) && p->content_length > c->s->lim.body)
 		return bad(c, 413, p, "the body is too large");
+	if (p->flags & F_CONTENT_LENGTH)
+		buf_reserve(&r->body, p->content_length < 1 << 20 ? p->content_length : 1 << 20);  /* no more on a mere promise */
 	struct str expect = http_header(r, "expect");
 	if (expect.n == 12 && !strncasecmp(expect.p, "100-continue", 12))
 		conn_write(c, STR("HTTP/1.1 100 Continue\r\n\r\n"), (struct str){ 0 }, false);

@@ -97,25 +97,25 @@ static void decode(void *arg)                        /* a pool thread */
 		in->rc = (in->json ? otlp_decode_json : otlp_decode)(body, b, &in->rep, &in->e);
 	buf_finish(&plain);
 	if (in->rc == 0) {
-		uint32_t n = b->n;
+		struct server *s = in->s;
+		uint32_t n = b->n, rejected = in->rep.rejected;
+		atomic_ullong *taken = in->agent ? &s->admit.agent_taken : &s->admit.otlp_taken;
+		s->admit.otlp_taken += rejected;
+		s->admit.otlp_rejected += rejected;
 		if (n) {
-			struct server *s = in->s;
 			struct batch *copy = events_copy(s, b);
-			uint32_t rejected = in->rep.rejected;
-			*(in->agent ? &in->s->admit.agent_taken : &in->s->admit.otlp_taken) += n;
-			in->rc = store_append(in->s->c.store, b, durable, in);
-			if (in->rc == 0) {
-				s->admit.otlp_taken += rejected;    /* `in` belongs to the store's answer now */
-				s->admit.otlp_rejected += rejected;
+			*taken += n;
+			int rc = store_append(s->c.store, b, durable, in);
+			if (rc == 0) {               /* `in` belongs to the store's answer now, and may be gone already */
 				events_spans(s, copy, n);
 				return;
 			}
 			batch_destroy(copy);
-			*(in->agent ? &in->s->admit.agent_taken : &in->s->admit.otlp_taken) -= n;
-			in->s->admit.busy++;
-		} else {
-			in->s->admit.otlp_taken += in->rep.rejected;
-			in->s->admit.otlp_rejected += in->rep.rejected;
+			in->rc = rc;                 /* the sender comes again with all of it */
+			*taken -= n;
+			s->admit.otlp_taken -= rejected;
+			s->admit.otlp_rejected -= rejected;
+			s->admit.busy++;
 		}
 	}
 	batch_destroy(b);
