@@ -3,6 +3,7 @@
  * it is wanted, so the order of members does not matter. */
 #include "model/otlp_internal.h"
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 
 enum { MAX_DEPTH = 64 };
@@ -15,6 +16,20 @@ static void space(struct js *j)
 		j->p++;
 }
 
+/* Four hex digits, UINT32_MAX when they are not. */
+static unsigned hex4(const char *p)
+{
+	unsigned v = 0;
+	for (int i = 0; i < 4; i++) {
+		char c = p[i];
+		unsigned d = c >= '0' && c <= '9' ? (unsigned)(c - '0') : (c | 32) >= 'a' && (c | 32) <= 'f' ? (unsigned)((c | 32) - 'a' + 10) : 0xffff;
+		if (d > 15)
+			return UINT32_MAX;
+		v = v << 4 | d;
+	}
+	return v;
+}
+
 /* Passes a string; the slice is what is between the quotes. */
 static bool get_string(struct js *j, struct str *ret)
 {
@@ -24,12 +39,45 @@ static bool get_string(struct js *j, struct str *ret)
 	for (; j->p < j->end && *j->p != '"'; j->p++) {
 		if ((unsigned char)*j->p < 0x20)
 			return false;
-		if (*j->p == '\\' && ++j->p >= j->end)
-			return false;
+		if (*j->p == '\\') {
+			if (++j->p >= j->end || !*j->p || !strchr("\"\\/bfnrtu", *j->p))
+				return false;
+			if (*j->p == 'u' && (j->end - j->p < 5 || hex4(j->p + 1) == UINT32_MAX))
+				return false;
+		}
 	}
 	if (j->p >= j->end)
 		return false;
 	*ret = (struct str){ from, (size_t)(j->p++ - from) };
+	return true;
+}
+
+static bool skip_digits(struct js *j)
+{
+	const char *from = j->p;
+	while (j->p < j->end && *j->p >= '0' && *j->p <= '9')
+		j->p++;
+	return j->p > from;
+}
+
+static bool skip_number(struct js *j)
+{
+	if (*j->p == '-')
+		j->p++;
+	const char *from = j->p;
+	if (!skip_digits(j) || (*from == '0' && j->p - from > 1))
+		return false;
+	if (j->p < j->end && *j->p == '.') {
+		j->p++;
+		if (!skip_digits(j))
+			return false;
+	}
+	if (j->p < j->end && (*j->p | 32) == 'e') {
+		j->p++;
+		if (j->p < j->end && (*j->p == '+' || *j->p == '-'))
+			j->p++;
+		return skip_digits(j);
+	}
 	return true;
 }
 
@@ -71,13 +119,17 @@ static bool skip(struct js *j, int depth)
 				return false;
 		}
 	}
-	const char *from = j->p;
-	while (j->p < j->end && ((*j->p >= '0' && *j->p <= '9') || strchr("+-.eE", *j->p) || (*j->p >= 'a' && *j->p <= 'z')))
-		j->p++;
-	struct str w = { from, (size_t)(j->p - from) };
-	if (w.n == 0)
-		return false;
-	return (from[0] >= '0' && from[0] <= '9') || from[0] == '-' || str_is(w, "true") || str_is(w, "false") || str_is(w, "null");
+	if (*j->p == '-' || (*j->p >= '0' && *j->p <= '9'))
+		return skip_number(j);
+	static const char *const words[] = { "true", "false", "null" };
+	for (unsigned i = 0; i < 3; i++) {
+		size_t n = strlen(words[i]);
+		if ((size_t)(j->end - j->p) >= n && !memcmp(j->p, words[i], n)) {
+			j->p += n;
+			return true;
+		}
+	}
+	return false;
 }
 
 /* Walks an object or an array that skip() has accepted as a whole. True: one more member (key empty in an array). */
@@ -113,19 +165,6 @@ static bool next(struct js *j, bool *started, struct str *key, struct js *value)
 #define EACH_ELEMENT(of, v) for (struct js it_ = of, *once_ = &it_; once_; once_ = NULL) for (bool st_ = false; is(of, '[') && next(&it_, &st_, NULL, &v);)
 
 static bool is(struct js v, char first) { return v.p < v.end && *v.p == first; }
-
-static unsigned hex4(const char *p)
-{
-	unsigned v = 0;
-	for (int i = 0; i < 4; i++) {
-		char c = p[i];
-		unsigned d = c >= '0' && c <= '9' ? (unsigned)(c - '0') : (c | 32) >= 'a' && (c | 32) <= 'f' ? (unsigned)((c | 32) - 'a' + 10) : 0xffff;
-		if (d > 15)
-			return UINT32_MAX;
-		v = v << 4 | d;
-	}
-	return v;
-}
 
 static void put_utf8(struct buf *b, uint32_t c)
 {
@@ -194,53 +233,95 @@ static struct str string_of(struct js v)
 	return s;
 }
 
+static void *bad(struct otlp_ctx *c, struct js v)
+{
+	if (!c->bad)
+		c->bad = v.p;
+	return NULL;
+}
+
+static bool is_null(struct js v) { return v.end - v.p == 4 && !memcmp(v.p, "null", 4); } /* null is as good as absent */
+
 static uint32_t text(struct otlp_ctx *c, struct js v)
 {
-	if (!is(v, '"'))
+	if (!is(v, '"')) {
+		if (!is_null(v))
+			bad(c, v);
 		return 0;
+	}
 	struct buf scratch = { 0 };
 	uint32_t id = otlp_text(c, unescape(string_of(v), &scratch));
 	buf_finish(&scratch);
 	return id;
 }
 
-/* A number, or a string that holds one. */
-static struct str digits(struct js v) { return is(v, '"') ? string_of(v) : (struct str){ v.p, (size_t)(v.end - v.p) }; }
-
-static uint64_t unsigned_of(struct js v)
+/* A number, or a string that holds one, as C text in t; NULL when it is neither. */
+static char *number_text(struct otlp_ctx *c, struct js v, char t[64])
 {
-	char t[32];
-	struct str s = digits(v);
-	if (!s.n || s.n >= sizeof t || s.p[0] == '-')
-		return 0;
+	struct str s = is(v, '"') ? string_of(v) : (struct str){ v.p, (size_t)(v.end - v.p) };
+	if (!s.n || s.n >= 64 || !(s.p[0] == '-' || (s.p[0] >= '0' && s.p[0] <= '9') || s.p[0] == 'N' || s.p[0] == 'I'))
+		return bad(c, v);
 	memcpy(t, s.p, s.n);
 	t[s.n] = 0;
-	char *end;
+	return t;
+}
+
+static uint64_t unsigned_of(struct otlp_ctx *c, struct js v)
+{
+	char t[64], *end;
+	if (is_null(v) || !number_text(c, v, t))
+		return 0;
 	errno = 0;
-	unsigned long long u = strtoull(t, &end, 10);
-	return *end || errno ? (uint64_t)strtod(t, NULL) : u;
+	uint64_t u = strtoull(t, &end, 10);
+	if (t[0] != '-' && !*end && !errno)
+		return u;
+	double d = strtod(t, &end); /* 1.7e18 is an integer too */
+	if (*end || !(d >= 0 && d < 18446744073709551616.0) || d != floor(d)) {
+		bad(c, v);
+		return 0;
+	}
+	return (uint64_t)d;
 }
 
-static int64_t signed_of(struct js v)
+/* A count that others are added to: far below what wraps. */
+static uint32_t count_of(struct otlp_ctx *c, struct js v)
 {
-	char t[32];
-	struct str s = digits(v);
-	if (!s.n || s.n >= sizeof t)
-		return 0;
-	memcpy(t, s.p, s.n);
-	t[s.n] = 0;
-	return strtoll(t, NULL, 10);
+	uint64_t u = unsigned_of(c, v);
+	return u < 1 << 24 ? (uint32_t)u : 1 << 24;
 }
 
-static double double_of(struct js v)
+/* JavaScript writes 1e+300 as intValue: what is a number but no int64 stays the number it is. */
+static void integer_of(struct otlp_ctx *c, struct js v, struct attr *a)
 {
-	char t[64];
-	struct str s = digits(v);
-	if (!s.n || s.n >= sizeof t)
+	char t[64], *end;
+	a->type = ATTR_INT;
+	a->i = 0;
+	if (is_null(v) || !number_text(c, v, t))
+		return;
+	errno = 0;
+	a->i = strtoll(t, &end, 10);
+	if (!*end && !errno)
+		return;
+	double d = strtod(t, &end);
+	if (*end)
+		bad(c, v);
+	if (d >= -9223372036854775808.0 && d < 9223372036854775808.0 && d == floor(d)) {
+		a->i = (int64_t)d;
+	} else {
+		a->type = ATTR_DOUBLE;
+		a->d = d;
+	}
+}
+
+static double double_of(struct otlp_ctx *c, struct js v)
+{
+	char t[64], *end;
+	if (is_null(v) || !number_text(c, v, t))
 		return 0;
-	memcpy(t, s.p, s.n);
-	t[s.n] = 0;
-	return strtod(t, NULL); /* knows NaN and Infinity too */
+	double d = strtod(t, &end); /* knows NaN and Infinity too */
+	if (*end)
+		bad(c, v);
+	return d;
 }
 
 static int read_value(struct otlp_ctx *c, struct js v, struct attr *a, int depth);
@@ -254,6 +335,7 @@ static int read_list(struct otlp_ctx *c, struct js list, bool pairs, int depth, 
 	EACH_ELEMENT(list, v)
 		if (++n > OTLP_MAX_ATTRIBUTES)
 			n = OTLP_MAX_ATTRIBUTES, over++;
+	c->r.dropped_attributes += over;
 	if (dropped)
 		*dropped += over;
 	*ret = (struct attr_range){ 0, 0 };
@@ -314,21 +396,10 @@ static int read_value(struct otlp_ctx *c, struct js v, struct attr *a, int depth
 			a->type = ATTR_BOOL;
 			a->i = is(m, 't');
 		} else if (str_is(key, "intValue")) {
-			double d = double_of(m);
-			a->type = ATTR_INT;
-			a->i = signed_of(m);
-			/* JavaScript writes 1e+300 as intValue, and 1e3 is an integer. */
-			if (digits(m).n >= 24 || memchr(digits(m).p, 'e', digits(m).n) || memchr(digits(m).p, 'E', digits(m).n)) {
-				bool fits = d >= -9223372036854775808.0 && d < 9223372036854775808.0 && d == (double)(int64_t)d;
-				a->type = fits ? ATTR_INT : ATTR_DOUBLE;
-				if (fits)
-					a->i = (int64_t)d;
-				else
-					a->d = d;
-			}
+			integer_of(c, m, a);
 		} else if (str_is(key, "doubleValue")) {
 			a->type = ATTR_DOUBLE;
-			a->d = double_of(m);
+			a->d = double_of(c, m);
 		} else if (str_is(key, "bytesValue")) {
 			struct buf b = { 0 };
 			if (base64(string_of(m), &b) < 0) {
@@ -336,7 +407,7 @@ static int read_value(struct otlp_ctx *c, struct js v, struct attr *a, int depth
 				return -1;
 			}
 			a->type = ATTR_BYTES;
-			a->s = batch_str(c->b, otlp_cut(buf_str(&b), false));
+			a->s = batch_str(c->b, otlp_cut(c, buf_str(&b), false));
 			buf_finish(&b);
 		} else if (str_is(key, "arrayValue") || str_is(key, "kvlistValue")) {
 			bool pairs = key.p[0] == 'k';
@@ -367,14 +438,16 @@ static uint64_t span_id(struct js v)
 }
 
 /* An enum as a number, or by its protobuf name. */
-static uint8_t enum_of(struct js v, const char *const *names, uint8_t n)
+static uint8_t enum_of(struct otlp_ctx *c, struct js v, const char *const *names, uint8_t n)
 {
 	if (is(v, '"')) {
 		for (uint8_t i = 0; i < n; i++)
 			if (str_is(string_of(v), names[i]))
 				return i;
+		if (string_of(v).n && !(string_of(v).p[0] >= '0' && string_of(v).p[0] <= '9'))
+			return 0; /* a name from a later version */
 	}
-	uint64_t u = unsigned_of(v);
+	uint64_t u = unsigned_of(c, v);
 	return u < n ? (uint8_t)u : 0;
 }
 
@@ -396,9 +469,11 @@ static int read_events(struct otlp_ctx *c, struct js list, struct span *s, uint3
 			break;
 		EACH_MEMBER(v, key, m) {
 			if (str_is(key, "timeUnixNano"))
-				e.time_ns = (int64_t)unsigned_of(m);
+				e.time_ns = (int64_t)unsigned_of(c, m);
 			else if (str_is(key, "name"))
 				e.name = text(c, m);
+			else if (str_is(key, "droppedAttributesCount"))
+				e.dropped_attrs += count_of(c, m);
 			else if (str_is(key, "attributes") && read_list(c, m, true, 1, &e.attrs, &e.dropped_attrs) < 0)
 				return -1;
 		}
@@ -431,7 +506,7 @@ static int read_links(struct otlp_ctx *c, struct js list, struct span *s, uint32
 			else if (str_is(key, "traceState"))
 				l.trace_state = text(c, m);
 			else if (str_is(key, "flags"))
-				l.flags = (uint32_t)unsigned_of(m);
+				l.flags = (uint32_t)unsigned_of(c, m);
 			else if (str_is(key, "attributes") && read_list(c, m, true, 1, &l.attrs, NULL) < 0)
 				return -1;
 		}
@@ -466,11 +541,11 @@ static int read_span(struct otlp_ctx *c, struct js v, uint32_t resource, uint32_
 		} else if (str_is(key, "name")) {
 			s.name = text(c, m);
 		} else if (str_is(key, "kind")) {
-			s.kind = enum_of(m, kinds, 6);
+			s.kind = enum_of(c, m, kinds, 6);
 		} else if (str_is(key, "startTimeUnixNano")) {
-			start = unsigned_of(m);
+			start = unsigned_of(c, m);
 		} else if (str_is(key, "endTimeUnixNano")) {
-			end = unsigned_of(m);
+			end = unsigned_of(c, m);
 		} else if (str_is(key, "attributes")) {
 			if (read_list(c, m, true, 1, &s.attrs, &dropped[0]) < 0)
 				return -1;
@@ -481,19 +556,19 @@ static int read_span(struct otlp_ctx *c, struct js v, uint32_t resource, uint32_
 			if (read_links(c, m, &s, &dropped[2]) < 0)
 				return -1;
 		} else if (str_is(key, "droppedAttributesCount")) {
-			dropped[0] += (uint32_t)unsigned_of(m);
+			dropped[0] += count_of(c, m);
 		} else if (str_is(key, "droppedEventsCount")) {
-			dropped[1] += (uint32_t)unsigned_of(m);
+			dropped[1] += count_of(c, m);
 		} else if (str_is(key, "droppedLinksCount")) {
-			dropped[2] += (uint32_t)unsigned_of(m);
+			dropped[2] += count_of(c, m);
 		} else if (str_is(key, "flags")) {
-			s.flags = (uint32_t)unsigned_of(m);
+			s.flags = (uint32_t)unsigned_of(c, m);
 		} else if (str_is(key, "status")) {
 			EACH_MEMBER(m, name, in) {
 				if (str_is(name, "message"))
 					s.status_message = text(c, in);
 				else if (str_is(name, "code"))
-					s.status = enum_of(in, codes, 3);
+					s.status = enum_of(c, in, codes, 3);
 			}
 		}
 	}
@@ -557,11 +632,16 @@ int otlp_decode_json(struct str body, struct batch *b, struct otlp_report *ret_r
 	bool object = *check.p == '{';
 	if (!object || !skip(&check, 0) || (space(&check), check.p != check.end))
 		return err_set(e, KLIEG_E_BAD_DATA, "not a valid ExportTraceServiceRequest: malformed JSON near byte %zu of %zu", (size_t)(check.p - body.p), body.n);
+	int rc = 0;
 	EACH_MEMBER(all, key, m)
 		if (str_is(key, "resourceSpans"))
 			EACH_ELEMENT(m, in)
-				if (read_resource_spans(&c, in) < 0)
-					return err_set(e, KLIEG_E_BAD_DATA, "not a valid ExportTraceServiceRequest: a value is malformed or nested too deeply");
+				if (!rc && !c.bad)
+					rc = read_resource_spans(&c, in);
+	if (c.bad)
+		return err_set(e, KLIEG_E_BAD_DATA, "not a valid ExportTraceServiceRequest: not a value of its field's type near byte %zu of %zu", (size_t)(c.bad - body.p), body.n);
+	if (rc < 0)
+		return err_set(e, KLIEG_E_BAD_DATA, "not a valid ExportTraceServiceRequest: a list is nested too deeply or bytes are not base64");
 	*ret_r = c.r;
 	return 0;
 }

@@ -3,6 +3,8 @@
  * The writer sizes nothing ahead: a message's length goes into room left for it and the body moves down when it needed less. */
 #include "model/otlp.h"
 #include "model/otlp_internal.h"
+#include <inttypes.h>
+#include <stdio.h>
 
 /* ---- reading ------------------------------------------------------------------------------------------------------ */
 
@@ -90,6 +92,8 @@ static int read_pair(struct otlp_ctx *c, struct in in, struct attr *ret, int dep
 	return rc;
 }
 
+static uint32_t add_cap(uint32_t a, uint32_t b) { return a > UINT32_MAX - b ? UINT32_MAX : a + b; }
+
 /* Reads all fields `number` of a message as a range of attributes (elements of an array when !pairs). */
 static int read_list(struct otlp_ctx *c, struct in in, uint32_t number, bool pairs, uint32_t max, int depth, struct attr_range *ret, uint32_t *dropped)
 {
@@ -104,8 +108,9 @@ static int read_list(struct otlp_ctx *c, struct in in, uint32_t number, bool pai
 			n = max, over++;
 	if (rc < 0)
 		return -1;
+	c->r.dropped_attributes += over;
 	if (dropped)
-		*dropped += over;
+		*dropped = add_cap(*dropped, over);
 	if (!n) {
 		*ret = (struct attr_range){ 0, 0 };
 		return 0;
@@ -151,7 +156,7 @@ static int read_value(struct otlp_ctx *c, struct in in, struct attr *a, int dept
 			a->list.n = r.n;
 		} else if (IS(f, 7, 2)) {
 			a->type = ATTR_BYTES;
-			a->s = batch_str(c->b, otlp_cut((struct str){ (const char *)f.bytes.p, (size_t)(f.bytes.end - f.bytes.p) }, false));
+			a->s = batch_str(c->b, otlp_cut(c, (struct str){ (const char *)f.bytes.p, (size_t)(f.bytes.end - f.bytes.p) }, false));
 		}
 	}
 	return rc;
@@ -190,7 +195,7 @@ static int read_event(struct otlp_ctx *c, struct in in, uint32_t index)
 	}
 	if (rc < 0 || read_list(c, all, 3, true, OTLP_MAX_ATTRIBUTES, 1, &e.attrs, &dropped) < 0)
 		return -1;
-	e.dropped_attrs += dropped;
+	e.dropped_attrs = add_cap(e.dropped_attrs, dropped);
 	c->b->events[index] = e;
 	return 0;
 }
@@ -265,8 +270,8 @@ static int read_span(struct otlp_ctx *c, struct in in, uint32_t resource, uint32
 		return -1;
 	if (events | links) {
 		uint32_t e = 0, l = 0, max = OTLP_MAX_ATTRIBUTES;
-		dropped[1] += events > max ? events - max : 0;
-		dropped[2] += links > max ? links - max : 0;
+		dropped[1] = add_cap(dropped[1], events > max ? events - max : 0);
+		dropped[2] = add_cap(dropped[2], links > max ? links - max : 0);
 		s.events_n = (uint16_t)(events < max ? events : max);
 		s.links_n = (uint16_t)(links < max ? links : max);
 		s.events_off = c->b->events_n;
@@ -361,10 +366,11 @@ int otlp_decode(struct str body, struct batch *b, struct otlp_report *ret_r, str
 
 /* ---- shared with the JSON reader ----------------------------------------------------------------------------------- */
 
-struct str otlp_cut(struct str s, bool utf8)
+struct str otlp_cut(struct otlp_ctx *c, struct str s, bool utf8)
 {
 	if (s.n <= OTLP_MAX_STRING)
 		return s;
+	c->r.cut_strings++;
 	s.n = OTLP_MAX_STRING;
 	while (utf8 && s.n && ((uint8_t)s.p[s.n] & 0xc0) == 0x80)
 		s.n--;
@@ -373,7 +379,7 @@ struct str otlp_cut(struct str s, bool utf8)
 
 uint32_t otlp_text(struct otlp_ctx *c, struct str s)
 {
-	s = otlp_cut(s, true);
+	s = otlp_cut(c, s, true);
 	if (str_utf8_valid(s))
 		return batch_str(c->b, s);
 	struct buf b = { 0 };
@@ -411,13 +417,21 @@ uint32_t otlp_add_resource(struct otlp_ctx *c, struct resource r)
 	return batch_add_resource(c->b, &r);
 }
 
+/* Where the value of the member ot= of a tracestate begins, 0 when there is none. */
+static size_t ot_member(struct str s)
+{
+	for (size_t i = 0; i + 3 <= s.n; i++)
+		if (!memcmp(s.p + i, "ot=", 3) && (!i || s.p[i - 1] == ',' || s.p[i - 1] == ' '))
+			return i + 3;
+	return 0;
+}
+
 /* ot=th:HEX in a tracestate: the rejection threshold (OTEP 235), 0 when there is none or it is malformed. */
 static uint64_t threshold_of(struct str s)
 {
-	for (size_t i = 0; i + 3 <= s.n; i++) {
-		if (memcmp(s.p + i, "ot=", 3) || (i && s.p[i - 1] != ',' && s.p[i - 1] != ' '))
-			continue;
-		for (size_t k = i + 3; k + 3 <= s.n && s.p[k] != ','; k++) {
+	size_t i = ot_member(s);
+	if (i) {
+		for (size_t k = i; k + 3 <= s.n && s.p[k] != ','; k++) {
 			if ((s.p[k - 1] != '=' && s.p[k - 1] != ';') || memcmp(s.p + k, "th:", 3))
 				continue;
 			uint64_t v = 0;
@@ -436,9 +450,8 @@ static uint64_t threshold_of(struct str s)
 
 void otlp_add_span(struct otlp_ctx *c, struct span *s, uint64_t start, uint64_t end, const uint32_t dropped[3])
 {
-	if (start > INT64_MAX)
-		start = 0;
-	s->start_ns = (int64_t)start;
+	if (start <= INT64_MAX)
+		s->start_ns = (int64_t)start;
 	if (end < start || end > INT64_MAX)
 		c->r.clipped++;
 	else
@@ -448,7 +461,6 @@ void otlp_add_span(struct otlp_ctx *c, struct span *s, uint64_t start, uint64_t 
 	s->dropped_attrs = (uint16_t)(dropped[0] < 65535 ? dropped[0] : 65535);
 	s->dropped_events = (uint16_t)(dropped[1] < 65535 ? dropped[1] : 65535);
 	s->dropped_links = (uint16_t)(dropped[2] < 65535 ? dropped[2] : 65535);
-	c->r.dropped_attributes += dropped[0];
 	c->r.spans++;
 	*batch_add_span(c->b) = *s;
 }
@@ -559,18 +571,42 @@ static void put_attrs(const struct batch *s, struct attr_range r, uint32_t numbe
 	}
 }
 
+/* The trace state, with the threshold added as ot=th:HEX when it says none: the only place that OTLP has for it. */
+static void put_trace_state(const struct batch *s, const struct span *x, struct buf *b)
+{
+	struct str state = batch_text(s, x->trace_state);
+	size_t ot = ot_member(state);
+	char th[24];
+	if (!x->threshold || x->threshold >> 56 || threshold_of(state)) {
+		put_str(b, 3, state);
+		return;
+	}
+	int n = snprintf(th, sizeof th, "th:%014" PRIx64, x->threshold);
+	while (th[n - 1] == '0')
+		n--;
+	size_t rest = state.n - ot, head = ot ? ot : 3;
+	char between = !rest || (ot && state.p[ot] == ',') ? 0 : ot ? ';' : ',';
+	put_tag(b, 3, 2);
+	put_varint(b, head + (size_t)n + (between != 0) + rest);
+	buf_add(b, ot ? state.p : "ot=", head);
+	buf_add(b, th, (size_t)n);
+	if (between)
+		buf_byte(b, (uint8_t)between);
+	buf_add(b, state.p + ot, rest);
+}
+
 static void put_span(const struct batch *s, const struct span *x, struct buf *b)
 {
 	size_t at = open_message(b, 2);
 	put_id(b, 1, x->trace_hi, x->trace_lo, true);
 	put_id(b, 2, 0, x->span_id, false);
-	put_str(b, 3, batch_text(s, x->trace_state));
+	put_trace_state(s, x, b);
 	if (x->parent_id)
 		put_id(b, 4, 0, x->parent_id, false);
 	put_str(b, 5, batch_text(s, x->name));
 	put_uint(b, 6, x->kind);
 	put_fixed64(b, 7, (uint64_t)x->start_ns);
-	put_fixed64(b, 8, (uint64_t)(x->start_ns + x->duration_ns));
+	put_fixed64(b, 8, (uint64_t)x->start_ns + (uint64_t)x->duration_ns);
 	put_attrs(s, x->attrs, 9, b);
 	put_uint(b, 10, x->dropped_attrs);
 	for (uint32_t i = 0; i < x->events_n; i++) {
