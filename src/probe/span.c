@@ -113,7 +113,7 @@ static inline uint32_t site_of(const struct klieg__slot *slot) { return slot->in
 static inline unsigned level_of(const struct klieg__thread *me, const struct kw_site_state *st)
 {
 	unsigned level = klieg__load(&st->level, RELAXED);
-	if (klieg__unlikely(st->flags & KW_STATE_GATED)) {
+	if (klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_GATED)) {
 		unsigned asked = me->ctx_flags >> KW_CTX_LEVEL_SHIFT & 7;
 		if (asked < level)
 			level = asked;
@@ -602,7 +602,7 @@ static void put_record(struct klieg__thread *me, uint8_t type, uint32_t site, ui
 		return;
 	}
 	uint8_t *at = (uint8_t *)(r + 1), *end = (uint8_t *)r + bytes;
-	uint32_t reveal = klieg__process.sites[site].reveal;
+	uint32_t reveal = klieg__load(&klieg__process.sites[site].reveal, RELAXED);
 	int written = 0;
 	for (int i = 0; i < n; i++) {
 		bool mask = v[i].sensitive && !(i < 32 && reveal >> i & 1);

@@ -29,7 +29,7 @@ static uint64_t spans(void)
 {
 	static struct any_record r;
 	uint64_t n = 0;
-	for (uint32_t i = 0; i < H.c->threads_hint; i++)
+	for (uint32_t i = 0; i < __atomic_load_n(&H.c->threads_hint, __ATOMIC_ACQUIRE); i++)
 		while (next_record((struct kw_thread *)((uint8_t *)H.r + H.r->threads_off + i * H.r->thread_stride), &r))
 			n += r.r.type == KW_REC_SPAN;
 	return n;

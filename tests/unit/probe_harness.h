@@ -77,7 +77,7 @@ static inline int sites_named(const char *name, void (*fn)(const struct kw_site 
 static inline void switch_one(const struct kw_site *s, uint32_t index, void *level)
 {
 	unsigned l = *(unsigned *)level;
-	H.states[index].level = (uint8_t)l;
+	__atomic_store_n(&H.states[index].level, (uint8_t)l, __ATOMIC_RELAXED);
 	uint8_t b = s->flags & KW_SITE_DATA ? l != 0 : l ? KW_OP_ON : KW_OP_OFF;
 	if (s->flags & KW_SITE_DATA) /* plain memory of ours; and an emulator's /proc/self/mem is not its guest's */
 		__atomic_store_n((uint8_t *)(uintptr_t)((const char *)s + s->addr), b, __ATOMIC_RELAXED);

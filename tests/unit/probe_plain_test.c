@@ -24,7 +24,7 @@ static void read_all(void)
 {
 	static struct any_record r;
 	memset(types, 0, sizeof types);
-	for (uint32_t i = 0; i < H.c->threads_hint; i++)
+	for (uint32_t i = 0; i < __atomic_load_n(&H.c->threads_hint, __ATOMIC_ACQUIRE); i++)
 		while (next_record((struct kw_thread *)((uint8_t *)H.r + H.r->threads_off + i * H.r->thread_stride), &r))
 			types[r.r.type & 15]++;
 }

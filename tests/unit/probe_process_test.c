@@ -42,7 +42,7 @@ static uint64_t drain(void)
 {
 	static struct any_record r;
 	uint64_t n = 0;
-	for (uint32_t i = 0; i < H.c->threads_hint; i++)
+	for (uint32_t i = 0; i < __atomic_load_n(&H.c->threads_hint, __ATOMIC_ACQUIRE); i++)
 		while (next_record(slot(i), &r)) {
 			assert_in_range(r.r.type, KW_REC_CTX, KW_REC_STATUS);
 			assert_true(r.r.type == KW_REC_CTX || r.r.site < H.c->sites_n);
@@ -53,7 +53,7 @@ static uint64_t drain(void)
 static struct account account(void)
 {
 	struct account a = { .spans = drain() };
-	for (uint32_t i = 0; i < H.c->threads_hint; i++) {
+	for (uint32_t i = 0; i < __atomic_load_n(&H.c->threads_hint, __ATOMIC_ACQUIRE); i++) {
 		struct kw_thread *t = slot(i);
 		a.seq += t->seq;
 		a.lost += t->lost_full + t->lost_depth;

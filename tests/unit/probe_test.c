@@ -510,7 +510,7 @@ static struct tally tally(void)
 {
 	static struct any_record r;
 	struct tally n = { 0 };
-	for (uint32_t i = 0; i < H.c->threads_hint; i++) {
+	for (uint32_t i = 0; i < __atomic_load_n(&H.c->threads_hint, __ATOMIC_ACQUIRE); i++) {
 		struct kw_thread *t = (struct kw_thread *)((uint8_t *)H.r + H.r->threads_off + i * H.r->thread_stride);
 		while (next_record(t, &r)) {
 			n.span += r.r.type == KW_REC_SPAN;
