@@ -622,6 +622,8 @@ static int read_resource_spans(struct otlp_ctx *c, struct js v)
 int otlp_decode_json(struct str body, struct batch *b, struct otlp_report *ret_r, struct err *e)
 {
 	struct otlp_ctx c = { .b = b };
+	if (!body.n)
+		body.p = ""; /* no arithmetic with a null pointer */
 	struct js all = { body.p, body.p + body.n }, check = all, m, in;
 	struct str key;
 	space(&check);

@@ -349,10 +349,12 @@ static int read_resource_spans(struct otlp_ctx *c, struct in in)
 int otlp_decode(struct str body, struct batch *b, struct otlp_report *ret_r, struct err *e)
 {
 	struct otlp_ctx c = { .b = b };
+	if (!body.n)
+		body.p = ""; /* no arithmetic with a null pointer */
 	struct in in = { (const uint8_t *)body.p, (const uint8_t *)body.p + body.n };
 	struct field f;
 	int rc = 0;
-	while (body.n && (rc = next(&in, &f)) > 0)
+	while ((rc = next(&in, &f)) > 0)
 		if (IS(f, 1, 2) && read_resource_spans(&c, f.bytes) < 0) {
 			rc = -1;
 			in.p = f.bytes.p;
