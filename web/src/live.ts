@@ -2,13 +2,10 @@
 import { signal } from '@preact/signals';
 import { api, type Status, type Toggle, Problem } from './api';
 import { toMs, parseExact } from './time';
-import { paused } from './url';
 
 export const status = signal<Status | null>(null);
 export const toggles = signal<Toggle[]>([]);
 export const connected = signal(true);
-/** Counts up with every second in which live views should look again. */
-export const tick = signal(0);
 /** Counts up whenever processes or their sites come, go or change. */
 export const changes = signal(0);
 export const now = signal(Date.now());
@@ -76,9 +73,6 @@ export function start() {
     now.value = Date.now();
     if (toggles.value.some((t) => toMs(t.expires_unix_nano) < now.value)) refreshToggles();
   }, 500);
-  setInterval(() => {
-    if (!paused.value && !document.hidden && connected.value) tick.value++;
-  }, 1000);
 }
 
 export function fail(e: unknown) {

@@ -1,9 +1,9 @@
 // Ask with TraceQL: a heatmap of time and latency, what is selected in it, and the spans themselves.
 import { useEffect, useState } from 'preact/hooks';
-import { api, type Heat, type Problem, type Span } from '../api';
+import { api, type Heat, type Span } from '../api';
 import { dur, num, shell } from '../format';
 import { absolute, clock } from '../time';
-import { tick } from '../live';
+import { usePolled } from '../poll';
 import { go, historical, param, range, rangeKey, set, timeFlags, timeQuery } from '../url';
 import { Copy, Dot, Empty, Trouble, VirtualRows } from '../parts/bits';
 import { Heatmap, selParse, selText, type Selection } from '../parts/heatmap';
@@ -25,36 +25,29 @@ interface Found {
   sel: Selection | null; // what it was asked with
 }
 
+interface View {
+  heat: Heat;
+  found: Found;
+}
+
 export function Explore() {
   const q = param('q') || '{}',
     sel = selParse(param('sel'));
   useTitle(q === '{}' ? 'Explore' : q);
-  const [text, setText] = useState(q),
-    [heat, setHeat] = useState<Heat | null>(null),
-    [found, setFound] = useState<Found | null>(null);
-  const [problem, setProblem] = useState<{ e: Problem; q: string } | null>(null);
+  const [text, setText] = useState(q);
   useEffect(() => setText(q), [q]);
-  const slow = historical.value ? 0 : Math.floor(tick.value / 2);
-  useEffect(() => {
-    const c = new AbortController(),
-      time = timeQuery();
+  const look = async (signal: AbortSignal): Promise<View> => {
+    const time = timeQuery();
     const slice: Record<string, string> = sel
       ? { q: narrowed(q, sel), from: absolute(sel.from), to: absolute(sel.to) }
       : { q, ...time };
     // The map first: if the query is wrong, its message is about the text that was typed, not about the narrowed one.
-    api
-      .heatmap({ q, ...time, columns: 120 }, c.signal)
-      .then(async (h) => {
-        const f = await api.spans({ ...slice, limit: 1000 }, c.signal);
-        setHeat(h);
-        setFound({ ...f, sel });
-        setProblem(null);
-      })
-      .catch((e) => {
-        if (e.name !== 'AbortError') setProblem({ e, q });
-      });
-    return () => c.abort();
-  }, [q, slow, rangeKey.value, param('sel')]);
+    const heat = await api.heatmap({ q, ...time, columns: 120 }, signal);
+    return { heat, found: { ...(await api.spans({ ...slice, limit: 1000 }, signal)), sel } };
+  };
+  const { data, problem } = usePolled(look, [q, rangeKey.value, param('sel')].join('\0'), historical.value ? 0 : 2000);
+  const heat = data?.heat,
+    found = data?.found;
   const run = (e: Event) => {
     e.preventDefault();
     set({ q: text.trim() || '{}', sel: '' });
@@ -70,7 +63,7 @@ export function Explore() {
       level: 'detail',
       where: sel ? narrowed(q, sel) : q === '{}' ? '' : q,
     });
-  const bad = problem?.e.line === 1 && problem.q === q ? problem.e.column : 0;
+  const bad = problem?.line === 1 ? problem.column : 0;
   return (
     <section class="column">
       <form class="bar" onSubmit={run}>
@@ -90,7 +83,7 @@ export function Explore() {
         </button>
         <Copy command={`klieg query ${shell(q)} ${timeFlags()}`} />
       </form>
-      {problem && <Trouble e={problem.e} />}
+      {problem && <Trouble e={problem} />}
       {bad > 0 && (
         <pre class="caret" aria-hidden="true">
           {q}

@@ -1,8 +1,8 @@
 // Where the time goes: operations by self time, with what the detectors found. Live.
-import { useEffect, useState } from 'preact/hooks';
-import { api, type HotRow, type Problem } from '../api';
+import { api, type HotRow } from '../api';
 import { dur, num, shell } from '../format';
-import { tick, toggles } from '../live';
+import { toggles } from '../live';
+import { usePolled } from '../poll';
 import { go, historical, param, rangeKey, set, timeFlags, timeQuery } from '../url';
 import { Copy, Dot, Empty, Trouble } from '../parts/bits';
 import { openSheet } from '../parts/sheet';
@@ -21,24 +21,10 @@ const columns: [keyof HotRow, string][] = [
 
 export function Hot() {
   useTitle('Hot');
-  const [data, setData] = useState<{ rows: HotRow[]; traces: number; spans: number } | null>(null);
-  const [problem, setProblem] = useState<Problem | null>(null);
   const q = param('q'),
-    sort = (param('sort') || 'self_nano') as keyof HotRow,
-    slow = historical.value ? 0 : Math.floor(tick.value / 2);
-  useEffect(() => {
-    const c = new AbortController();
-    api.hot({ q: q || '{}', ...timeQuery(), limit: 200 }, c.signal).then(
-      (d) => {
-        setData(d);
-        setProblem(null);
-      },
-      (e) => {
-        if (e.name !== 'AbortError') setProblem(e);
-      },
-    );
-    return () => c.abort();
-  }, [q, slow, rangeKey.value]);
+    sort = (param('sort') || 'self_nano') as keyof HotRow;
+  const look = (signal: AbortSignal) => api.hot({ q: q || '{}', ...timeQuery(), limit: 200 }, signal);
+  const { data, problem } = usePolled(look, [q, rangeKey.value].join('\0'), historical.value ? 0 : 2000);
   const rows = [...(data?.rows ?? [])].sort((a, b) => Number(b[sort]) - Number(a[sort]));
   const findings = rows.flatMap((r) => r.findings.map((f) => ({ ...f, r })));
   return (

@@ -1,8 +1,8 @@
 // The traced processes, what is in flight in them, what those that crashed were doing, what was dropped, and whether Klieg itself is well.
-import { useEffect, useState } from 'preact/hooks';
-import { api, type Check, type InFlight, type Problem, type Process } from '../api';
+import { api, type Check, type InFlight, type Process } from '../api';
 import { dur, num, pct } from '../format';
-import { changes, drops, reasons, tick } from '../live';
+import { changes, drops, reasons } from '../live';
+import { usePolled } from '../poll';
 import { go } from '../url';
 import { Copy, Dot, Empty, Trouble } from '../parts/bits';
 import { useTitle } from '../parts/chrome';
@@ -23,23 +23,11 @@ interface Doctor {
 
 export function Processes() {
   useTitle('Processes');
-  const [procs, setProcs] = useState<Process[] | null>(null),
-    [flight, setFlight] = useState<InFlight[]>([]);
-  const [doctor, setDoctor] = useState<Doctor | null>(null),
-    [problem, setProblem] = useState<Problem | null>(null);
-  useEffect(() => {
-    api.processes().then((r) => {
-      setProcs(r.processes);
-      setProblem(null);
-    }, setProblem);
-    api.inflight().then(
-      (r) => setFlight(r.spans),
-      () => {},
-    );
-  }, [tick.value, changes.value]);
-  useEffect(() => {
-    api.doctor().then(setDoctor, () => {});
-  }, [Math.floor(tick.value / 3)]);
+  const look = async () => ({ procs: (await api.processes()).processes, flight: (await api.inflight()).spans });
+  const { data, problem } = usePolled(look, String(changes.value), 1000);
+  const { data: doctor } = usePolled<Doctor>(() => api.doctor(), '', 3000);
+  const procs = data?.procs,
+    flight = data?.flight ?? [];
   const crashed = (procs ?? []).filter((p) => p.last_in_flight?.length);
   return (
     <section>

@@ -1,8 +1,9 @@
 // What is on, and everything that could be: a tree of service, component and site, with what each does right now.
-import { useEffect, useMemo, useState } from 'preact/hooks';
-import { api, type Problem, type Site, type SiteStats } from '../api';
+import { useMemo, useState } from 'preact/hooks';
+import { api, type Site, type SiteStats } from '../api';
 import { dur, num, pct, shell } from '../format';
-import { changes, fail, now, refreshToggles, tick, toggles } from '../live';
+import { changes, fail, now, refreshToggles, toggles } from '../live';
+import { usePolled } from '../poll';
 import { toMs } from '../time';
 import { param, set } from '../url';
 import { Copy, Dot, Empty, Trouble, VirtualRows } from '../parts/bits';
@@ -14,26 +15,13 @@ type Line = { key: string; depth: 0 | 1 | 2; label: string; service: string; sit
 export function Toggles() {
   useTitle('Toggles');
   const sel = param('sel');
-  const [sites, setSites] = useState<Site[] | null>(null),
-    [matched, setMatched] = useState(0),
-    [problem, setProblem] = useState<Problem | null>(null),
-    [stats, setStats] = useState(new Map<string, SiteStats>()),
-    [open, setOpen] = useState<Set<string> | null>(null);
-  useEffect(() => {
-    api.sites(sel, 100000).then((r) => {
-      setSites(r.sites);
-      setMatched(r.matched);
-      setProblem(null);
-    }, setProblem);
-  }, [sel, changes.value, toggles.value]);
-  useEffect(() => {
-    if (toggles.value.length)
-      api.stats(sel).then(
-        (r) => setStats(new Map(r.sites.map((s) => [s.service + s.id, s]))),
-        () => {},
-      );
-    else setStats(new Map());
-  }, [tick.value, sel, toggles.value.length]);
+  const [open, setOpen] = useState<Set<string> | null>(null);
+  const on = toggles.value.map((t) => t.id + t.level).join();
+  const { data, problem } = usePolled(() => api.sites(sel, 100000), [sel, changes.value, on].join('\0'), 0);
+  const { data: hits } = usePolled(async () => (on ? (await api.stats(sel)).sites : []), [sel, on].join('\0'), on ? 1000 : 0);
+  const sites = data?.sites,
+    matched = data?.matched ?? 0;
+  const stats = useMemo(() => new Map<string, SiteStats>((hits ?? []).map((s) => [s.service + s.id, s])), [hits]);
   const lines = useMemo(() => {
     const out: Line[] = [],
       tree = new Map<string, Map<string, Site[]>>();
