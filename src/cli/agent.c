@@ -221,7 +221,7 @@ int cli_agent(int argc, char **argv)
 				continue;
 			}
 			*ask = (struct ask){ &r, json_integer_value(json_object_get(q, "id")) };
-			agent_request(r.agent, method, json_incref(json_object_get(q, "params")), on_reply, ask);
+			agent_request(r.agent, method, json_deep_copy(json_object_get(q, "params")), on_reply, ask);   /* not shared with its thread */
 		}
 		json_decref(doc);
 	}

@@ -13,7 +13,13 @@
 #include <unistd.h>
 #include <zlib.h>
 
-struct listener { union { uv_tcp_t tcp; uv_pipe_t pipe; uv_stream_t stream; uv_handle_t handle; } u; struct http_server *s; void *arg; struct listener *next; bool local; };
+struct listener {
+	union { uv_tcp_t tcp; uv_pipe_t pipe; uv_stream_t stream; uv_handle_t handle; } u;
+	struct http_server *s;
+	void *arg;
+	struct listener *next;
+	bool local;
+};
 struct http_server {
 	struct loop *l;
 	struct http_limits lim;
@@ -529,7 +535,7 @@ int http_listen_tcp(struct http_server *s, const char *address, void *arg, char 
 	bool v6 = address[0] == '[' && address[n - 1] == ']';
 	snprintf(host, sizeof(host), "%.*s", (int)(v6 ? n - 2 : n), address + v6);
 	if (!strcmp(host, "localhost"))
-		strcpy(host, "127.0.0.1");
+		snprintf(host, sizeof(host), "127.0.0.1");
 	union { struct sockaddr sa; struct sockaddr_in in; struct sockaddr_in6 in6; struct sockaddr_storage st; } a;
 	if (uv_ip4_addr(host, (int)port, &a.in) < 0 && uv_ip6_addr(host, (int)port, &a.in6) < 0)
 		return err_set(e, KLIEG_E_USAGE, "'%.60s' is not an IP address or localhost", host);
@@ -548,7 +554,7 @@ int http_listen_unix(struct http_server *s, const char *path, struct err *e)
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
 	if (strlen(path) >= sizeof(a.sun_path))
 		return err_set(e, KLIEG_E_USAGE, "the socket's path is longer than %zu bytes: %.120s", sizeof(a.sun_path) - 1, path);
-	strcpy(a.sun_path, path);
+	memcpy(a.sun_path, path, strlen(path) + 1);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0) {
 		close(fd);

@@ -61,7 +61,8 @@ static void spans_work(struct call *c)
 		return;
 	buf_add_str(&x->out, "{\"version\":1,");
 	add_spans(&x->out, b, false);
-	buf_printf(&x->out, ",\"matched\":%" PRIu64 ",\"partial\":%s,\"scanned\":{\"spans\":%" PRIu64 ",\"blocks\":%" PRIu64 ",\"skipped_blocks\":%" PRIu64 "}}", f.matched,
+	buf_printf(&x->out, ",\"matched\":%" PRIu64 ",\"partial\":%s,\"scanned\":{\"spans\":%" PRIu64 ",\"blocks\":%" PRIu64
+		",\"skipped_blocks\":%" PRIu64 "}}", f.matched,
 		f.partial ? "true" : "false", f.scanned_spans, f.scanned_blocks, f.skipped_blocks);
 	batch_destroy(b);
 }

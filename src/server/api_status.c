@@ -55,7 +55,8 @@ static json_t *status_json(struct server *s, const json_t *processes, const json
 		overhead = o > overhead ? o : overhead;
 	}
 	gethostname(host, sizeof(host) - 1);
-	return json_pack("{ss ss sI ss ss s{sI sI sI sI} so so sf sf sf so}", "version", "0.1.0", "http", server_http(s), "uptime_nano", (json_int_t)(clock_mono() - s->started), "mode",
+	return json_pack("{ss ss sI ss ss s{sI sI sI sI} so so sf sf sf so}", "version", "0.1.0", "http", server_http(s),
+		"uptime_nano", (json_int_t)(clock_mono() - s->started), "mode",
 		s->agent ? "up" : "server", "host", host, "counts", "processes", (json_int_t)live, "sites", sites, "on", on, "toggles", (json_int_t)toggles,
 		"next_expiry_unix_nano", next ? json_integer(next) : json_null(), "account", account(s, agent_account), "overhead_percent", overhead,
 		"budget_percent", 1.0, "spans_per_s", s->spans_per_s, "store", store_json(s));
@@ -117,14 +118,15 @@ static void doctor_health(struct call *c)
 	bool ok = true;
 	struct store_stats st;
 	store_stats(c->s->c.store, &st);
-	json_array_append_new(checks, json_pack("{ss sb sI sI ss ss}", "name", "store.queue", "ok", st.queue_bytes < 256 << 20, "value", (json_int_t)st.queue_bytes, "limit",
-		(json_int_t)(256 << 20), "what", "bytes waiting to be synced", "next", "is the disk slow?"));
+	json_array_append_new(checks, json_pack("{ss sb sI sI ss ss}", "name", "store.queue", "ok", st.queue_bytes < 256 << 20,
+		"value", (json_int_t)st.queue_bytes, "limit", (json_int_t)(256 << 20), "what", "bytes waiting to be synced", "next", "is the disk slow?"));
 	json_array_append_new(checks, json_pack("{ss sb ss sn ss ss}", "name", "store.error", "ok", !c->s->admit.failing, "value",
 		st.last_error[0] || !c->s->admit.failing ? st.last_error : err_title(c->s->admit.failing), "limit", "what", "last error of the store",
 		"next", "free disk space, look at the log"));
 	json_array_append_new(checks, json_pack("{ss sb sb sn ss ss}", "name", "state", "ok", !c->s->state_failed, "value", !c->s->state_failed, "limit", "what",
 		"toggles are saved for the next start", "next", "free disk space; the log says what failed"));
-	json_array_append_new(checks, json_pack("{ss sb sb sn ss ss}", "name", "agent", "ok", c->rc == 0, "value", c->rc == 0, "limit", "what", "an agent answers", "next", "klieg up"));
+	json_array_append_new(checks, json_pack("{ss sb sb sn ss ss}", "name", "agent", "ok", c->rc == 0, "value", c->rc == 0, "limit",
+		"what", "an agent answers", "next", "klieg up"));
 	if (c->rc == 0)
 		json_object_foreach(c->result, k, v)
 			if (json_is_object(v)) {
@@ -156,7 +158,8 @@ void metrics_reply(struct server *s, struct http_req *r)
 #define METRIC(name, type, v) buf_printf(&b, "# TYPE klieg_" name " " type "\nklieg_" name " %.17g\n", (double)(v))
 	METRIC("spans_taken_total", "counter", a->agent_taken + a->otlp_taken);
 	METRIC("spans_stored_total", "counter", a->stored);
-	buf_printf(&b, "# TYPE klieg_spans_dropped_total counter\nklieg_spans_dropped_total{reason=\"store_failed\"} %llu\nklieg_spans_dropped_total{reason=\"rejected\"} %llu\n",
+	buf_printf(&b, "# TYPE klieg_spans_dropped_total counter\nklieg_spans_dropped_total{reason=\"store_failed\"} %llu\n"
+		"klieg_spans_dropped_total{reason=\"rejected\"} %llu\n",
 		(unsigned long long)a->dropped_store, (unsigned long long)a->otlp_rejected);
 	METRIC("store_busy_total", "counter", a->busy);
 	METRIC("store_queue_bytes", "gauge", st.queue_bytes);

@@ -115,7 +115,8 @@ static json_t *wire(const json_t *t)
 /* ---- restart ---- */
 static int by_end(const void *a, const void *b)
 {
-	int64_t x = json_integer_value(json_object_get(*(json_t *const *)a, "ended_unix_nano")), y = json_integer_value(json_object_get(*(json_t *const *)b, "ended_unix_nano"));
+	json_int_t x = json_integer_value(json_object_get(*(json_t *const *)a, "ended_unix_nano"));
+	json_int_t y = json_integer_value(json_object_get(*(json_t *const *)b, "ended_unix_nano"));
 	return x < y ? 1 : x > y ? -1 : 0;
 }
 static int loaded(void *arg, const char *id, int64_t version, struct str text)
@@ -305,7 +306,8 @@ void api_toggle_on(struct call *c)
 	json_object_set_new(t, "created_unix_nano", json_integer(now));
 	json_object_set_new(t, "expires_unix_nano", json_integer(now + ttl));
 	c->data = t;
-	call_agent(c, "on", json_pack("{so sO sO}", "toggle", wire(t), "dry_run", json_object_get(b, "dry_run"), "estimate_nano", json_object_get(b, "estimate")), on_then);
+	call_agent(c, "on", json_pack("{so sb sI}", "toggle", wire(t), "dry_run", json_is_true(json_object_get(b, "dry_run")), "estimate_nano",
+		json_integer_value(json_object_get(b, "estimate"))), on_then);
 }
 
 static void patch_then(struct call *c)
@@ -370,7 +372,8 @@ static void off_then(struct call *c)
 		put(c->s, UNDO, "last", ts->undo);
 	json_decref(ids);
 	json_t *sites = json_object_get(c->result, "sites"), *ack = json_object_get(c->result, "ack_nano");
-	call_json(c, 200, json_pack("{so so so}", "removed", removed, "sites", sites ? json_incref(sites) : json_integer(0), "ack_nano", ack ? json_incref(ack) : json_integer(0)));
+	call_json(c, 200, json_pack("{so so so}", "removed", removed, "sites", sites ? json_incref(sites) : json_integer(0),
+		"ack_nano", ack ? json_incref(ack) : json_integer(0)));
 }
 static void off(struct call *c, json_t *ids)
 {

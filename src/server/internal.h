@@ -54,12 +54,18 @@ void reply_problem(struct http_req *r, const struct err *e);
 /* routes.c: the one table. */
 enum field_type { F_TEXT, F_INT, F_BOOL, F_NUMBER, F_DURATION, F_SELECTOR, F_QUERY };
 struct field { const char *name; enum field_type type; const char *fallback; double min, max; const char *choices; bool nullable; const char *about; };
-struct route { const char *method, *path, *permission, *about; const struct field *params, *body; const char *answers; /* see shapes in routes.c; NULL: an event stream */ void (*handler)(struct call *c); };
+struct route {
+	const char *method, *path, *permission, *about;
+	const struct field *params, *body;
+	const char *answers;                     /* see shapes in routes.c; NULL: an event stream */
+	void (*handler)(struct call *c);
+};
 void routes_dispatch(struct server *s, struct http_req *r);
 void api_openapi(struct call *c);
 
 void api_status(struct call *c), api_processes(struct call *c), api_sites(struct call *c), api_stats(struct call *c), api_inflight(struct call *c),
-	api_doctor(struct call *c), api_events(struct call *c), api_tail(struct call *c), api_spans(struct call *c), api_trace(struct call *c), api_heatmap(struct call *c), api_hot(struct call *c),
+	api_doctor(struct call *c), api_events(struct call *c), api_tail(struct call *c), api_spans(struct call *c),
+	api_trace(struct call *c), api_heatmap(struct call *c), api_hot(struct call *c),
 	api_toggles(struct call *c), api_toggle_on(struct call *c), api_toggle_patch(struct call *c), api_toggle_off(struct call *c), api_toggles_off(struct call *c),
 	api_toggles_undo(struct call *c);
 

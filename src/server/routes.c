@@ -19,14 +19,16 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "process", "pid:i,service:s,exe:s,cmdline:s,user:s,started_unix_nano:i,attached_unix_nano:i,state:s,threads:i,rings:i,modules:i,sites:i,on:i,made:i,passed:i,"
 		"open:i,dropped:<i>,overhead_percent:n,lease:b,patch:s,resource:<*>,last_in_flight?:[@open]" },
 	{ "open", "pid:i,service:s,tid:i,trace_id:s,span_id:s,parent_span_id:s,name:s,start_unix_nano:i,elapsed_nano:i,depth:i" },
-	{ "site", "id:s,name:s,component:s,kind:s,span_kind:s,service:s,pids:[i],module:s,file:s,line:i,function:s,attributes:[{key:s,type:s,sensitive:b}],level:s,instances:i" },
+	{ "site", "id:s,name:s,component:s,kind:s,span_kind:s,service:s,pids:[i],module:s,file:s,line:i,function:s,"
+		"attributes:[{key:s,type:s,sensitive:b}],level:s,instances:i" },
 	{ "site_stats", "id:s,name:s,component:s,service:s,level:s,calls:i,errors:i,calls_per_s:n,errors_per_s:n,p50_nano:i?,p95_nano:i?,p99_nano:i?,max_nano:i,"
 		"mean_nano:i,total_nano:i,self_nano:i?,value:i,cpu_percent:n?,overhead_percent:n" },
 	{ "cost", "known:b,calls_per_s:n,spans_per_s:n,bytes_per_s:n,cpu_percent:n,basis:s" },
 	{ "plan", "sites:i,instances:i,processes:i,services:[s],sample:[@site],predicted:@cost?" },
 	{ "toggle", "id:s,selector:s,level:s,keep:n,scope:s,where:s?,owner:s,reason:s,created_unix_nano:i,expires_unix_nano:i,state:s,ended_by?:s,ended_unix_nano?:i,"
 		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost" },
-	{ "span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,attributes:<*>" },
+	{ "span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
+		"attributes:<*>" },
 	{ "full_span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
 		"attributes:<*>,resource:<*>,scope:s,events:[{name:s,time_unix_nano:i,attributes:<*>}],links:[{trace_id:s,span_id:s,attributes:<*>}]" },
 	{ "hot_row", "service:s,name:s,calls:i,errors:i,total_nano:i,self_nano:i,self_share:n,mean_nano:i,p50_nano:i,p99_nano:i,max_nano:i,spans_per_trace:n,"
@@ -35,22 +37,27 @@ static const struct { const char *name, *fields; } shapes[] = {
 };
 
 static const struct route routes[] = {
-	{ "GET", "/status", "view", "state of the server", NULL, NULL, "version:s,http:s,uptime_nano:i,mode:s,host:s,counts:{processes:i,sites:i,on:i,toggles:i},next_expiry_unix_nano:i?,"
+	{ "GET", "/status", "view", "state of the server", NULL, NULL,
+		"version:s,http:s,uptime_nano:i,mode:s,host:s,counts:{processes:i,sites:i,on:i,toggles:i},next_expiry_unix_nano:i?,"
 		"account:@account,overhead_percent:n,budget_percent:n,spans_per_s:n,store:@store", api_status },
 	{ "GET", "/processes", "view", "traced processes", NULL, NULL, "processes:[@process]", api_processes },
-	{ "GET", "/sites", "view", "sites that can be switched", P(SEL, { "limit", F_INT, "1000", 1, 100000 }, { "offset", F_INT, "0", 0, 1e9 }), NULL, "sites:[@site],matched:i,instances:i,processes:i", api_sites },
-	{ "GET", "/sites/stats", "view", "what the sites counted", P(SEL, { "window", F_DURATION, "10s", 1e8, 3.6e12 }), NULL, "window_nano:i,sites:[@site_stats]", api_stats },
+	{ "GET", "/sites", "view", "sites that can be switched", P(SEL, { "limit", F_INT, "1000", 1, 100000 }, { "offset", F_INT, "0", 0, 1e9 }), NULL,
+		"sites:[@site],matched:i,instances:i,processes:i", api_sites },
+	{ "GET", "/sites/stats", "view", "what the sites counted", P(SEL, { "window", F_DURATION, "10s", 1e8, 3.6e12 }), NULL,
+		"window_nano:i,sites:[@site_stats]", api_stats },
 	{ "GET", "/toggles", "view", "toggles", P({ "all", F_BOOL, "false" }), NULL, "toggles:[@toggle]", api_toggles },
 	{ "POST", "/toggles", "operate", "switch on", NULL, P({ "selector", F_SELECTOR, NULL, 1 }, { "level", F_TEXT, "span", .choices = LEVELS },
 		{ "keep", F_NUMBER, "1", 0, 1 }, { "ttl", F_DURATION, "5m", 1e9, 86400e9 }, { "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 },
 		{ "where", F_QUERY, NULL, .nullable = true }, { "scope", F_TEXT, "all", .choices = "all|marked" }, { "dry_run", F_BOOL, "false" },
 		{ "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle:@toggle?,plan:@plan,ack_nano:i?", api_toggle_on },
-	{ "DELETE", "/toggles", "operate", "switch off", P({ "sel", F_SELECTOR, NULL }, { "all", F_BOOL, "false" }), NULL, "removed:[s],sites:i,ack_nano:i?", api_toggles_off },
+	{ "DELETE", "/toggles", "operate", "switch off", P({ "sel", F_SELECTOR, NULL }, { "all", F_BOOL, "false" }), NULL,
+		"removed:[s],sites:i,ack_nano:i?", api_toggles_off },
 	{ "POST", "/toggles/undo", "operate", "restore what the last DELETE removed", NULL, NULL, "toggles:[@toggle]", api_toggles_undo },
 	{ "PATCH", "/toggles/{id}", "operate", "change a toggle", NULL, P({ "ttl", F_DURATION, NULL, 1e9, 86400e9 }, { "level", F_TEXT, NULL, .choices = LEVELS },
 		{ "keep", F_NUMBER, NULL, 0, 1 }), "@toggle", api_toggle_patch },
 	{ "DELETE", "/toggles/{id}", "operate", "switch off", NULL, NULL, "removed:[s],sites:i,ack_nano:i?", api_toggle_off },
-	{ "GET", "/spans", "view", "search", P(Q, RANGE, { "limit", F_INT, "100", 1, 10000 }), NULL, "version:i,spans:[@span],matched:i,partial:b,scanned:{spans:i,blocks:i,skipped_blocks:i}", api_spans },
+	{ "GET", "/spans", "view", "search", P(Q, RANGE, { "limit", F_INT, "100", 1, 10000 }), NULL,
+		"version:i,spans:[@span],matched:i,partial:b,scanned:{spans:i,blocks:i,skipped_blocks:i}", api_spans },
 	{ "GET", "/spans/tail", "view", "spans as they come, as server-sent events", P(Q), NULL, NULL, api_tail },
 	{ "GET", "/traces/{id}", "view", "one trace", NULL, NULL, "trace_id:s,spans:[@full_span],matched:i", api_trace },
 	{ "GET", "/heatmap", "view", "latency over time", P(Q, RANGE, { "columns", F_INT, "60", 1, 1000 }), NULL, "from:i,to:i,step_nano:i,bounds:[i],"
@@ -232,7 +239,8 @@ void reply_problem(struct http_req *r, const struct err *e)
 	int status = err_http(e->code);
 	json_t *o = json_pack("{ss ss si ss ss}", "type", "about:blank", "title", err_title(e->code), "status", status, "detail", e->msg, "code", err_name(e->code));
 	if (!o)  /* the message is not UTF-8 */
-		o = json_pack("{ss ss si ss ss}", "type", "about:blank", "title", err_title(e->code), "status", status, "detail", "the input is not UTF-8", "code", err_name(e->code));
+		o = json_pack("{ss ss si ss ss}", "type", "about:blank", "title", err_title(e->code), "status", status, "detail",
+			"the input is not UTF-8", "code", err_name(e->code));
 	if (e->hint[0])
 		json_object_set_new(o, "hint", json_string(e->hint));
 	if (e->column) {
@@ -283,7 +291,7 @@ static bool path_matches(const char *pattern, const char *path, char id[64])
 		return !strcmp(pattern, path);
 	if (strncmp(pattern, path, n) || !path[n] || strchr(path + n, '/') || strlen(path + n) >= 64)
 		return false;
-	strcpy(id, path + n);
+	memcpy(id, path + n, strlen(path + n) + 1);
 	return true;
 }
 
@@ -318,7 +326,7 @@ void routes_dispatch(struct server *s, struct http_req *r)
 	struct call *c = base_calloc(1, sizeof(*c));
 	json_t *given = json_object();
 	*c = (struct call){ .s = s, .r = r, .route = found, .params = json_object(), .body = json_object() };
-	strcpy(c->id, id);
+	memcpy(c->id, id, sizeof(c->id));
 	int rc = query_object(r->query, given, &e);
 	if (rc == 0)
 		rc = fill(found->params, given, true, c->params, &e);
@@ -329,7 +337,8 @@ void routes_dispatch(struct server *s, struct http_req *r)
 		if (r->body.n > 1 << 20)
 			rc = err_set(&e, KLIEG_E_TOO_LARGE, "the body is larger than 1 MiB");
 		else if (!json_is_object(body))
-			rc = body ? err_set(&e, KLIEG_E_TYPE, "the body must be a JSON object") : err_at(&e, KLIEG_E_SYNTAX, je.line, je.column, "the body is not JSON: %s", je.text);
+			rc = body ? err_set(&e, KLIEG_E_TYPE, "the body must be a JSON object") :
+				err_at(&e, KLIEG_E_SYNTAX, je.line, je.column, "the body is not JSON: %s", je.text);
 		else
 			rc = fill(found->body, body, false, c->body, &e);
 		json_decref(body);

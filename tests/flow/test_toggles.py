@@ -41,8 +41,7 @@ def test_toggles_survive_kill_9_with_the_ttl_that_was_left(live):
 	wait_for(lambda: not [t for t in up.get("/toggles")["toggles"] if t["id"] == b["id"]])
 	d = switch(up, "inner", ttl="1s")
 	up.kill()
-	while time.time_ns() < d["expires_unix_nano"]:
-		time.sleep(0.02)
+	wait_for(lambda: time.time_ns() > d["expires_unix_nano"])
 	up.start()
 	wait_for(lambda: on(up, pid))
 	rows = up.get("/toggles")["toggles"]
