@@ -446,13 +446,21 @@ static inline void finish(struct klieg__thread *me, uint32_t i)
 	} else if (flags & OPEN_COUNT) {
 		count_span(me, o->site, now - start, flags & KW_REC_ERROR);
 	}
-	if (klieg__likely(i + 1 == t->depth) && klieg__likely(!i || !(klieg__load(&o[-1].flags, RELAXED) & OPEN_ENDED))) {
+	if (klieg__likely(i + 1 == t->depth)) { /* if what is below ended elsewhere, the next begin sees it */
 		klieg__store(&t->depth, i, RELEASE);
 		if (me->root_depth == i + 1)
 			end_trace(me);
 	} else {
 		close_inner(me, i);
 	}
+}
+
+static __attribute__((noinline)) uint32_t search(const struct kw_thread *t, const klieg_span *s, uint32_t below)
+{
+	while (below-- > 0)
+		if (t->open[below].cookie == (uint64_t)(uintptr_t)s && t->open[below].seq == s->seq)
+			return below;
+	return UINT32_MAX;
 }
 
 /* The place of an open scoped span: where its begin put it, unless the stack was tidied since. UINT32_MAX: not ours any more (in a forked
@@ -462,10 +470,20 @@ static inline uint32_t place_of(const struct kw_thread *t, const klieg_span *s)
 	uint32_t i = s->open - 1;
 	if (klieg__likely(i < t->depth && t->open[i].cookie == (uint64_t)(uintptr_t)s && t->open[i].seq == s->seq))
 		return i;
-	for (i = i < t->depth ? i : t->depth; i-- > 0;)
-		if (t->open[i].cookie == (uint64_t)(uintptr_t)s && t->open[i].seq == s->seq)
-			return i;
-	return UINT32_MAX;
+	return search(t, s, i < t->depth ? i : t->depth);
+}
+
+/* Scoped spans above ours and below it on the stack of calls: their frames are gone. Explicit ones live on. */
+static __attribute__((noinline)) bool unwind_to(struct klieg__thread *me, const klieg_span *s, uint32_t i)
+{
+	struct kw_thread *t = me->t;
+	if (klieg__load(&t->open[i].flags, RELAXED) & OPEN_ENDED)
+		return false;
+	for (uint32_t k = i + 1; k < t->depth; k++)
+		if (!(klieg__load(&t->open[k].flags, RELAXED) & (OPEN_ENDED | OPEN_EXPLICIT)) && t->open[k].cookie < (uint64_t)(uintptr_t)s)
+			abandon(me, &t->open[k]);
+	pop_ended(me);
+	return true;
 }
 
 KLIEG_PUBLIC void klieg__end(klieg_span *s)
@@ -476,15 +494,8 @@ KLIEG_PUBLIC void klieg__end(klieg_span *s)
 	struct kw_thread *t = me->t;
 	uint32_t i = place_of(t, s);
 	s->open = 0;
-	if (i != UINT32_MAX && !(klieg__load(&t->open[i].flags, RELAXED) & OPEN_ENDED)) {
-		/* Scoped spans above ours and below it on the stack of calls: their frames are gone. Explicit ones live on. */
-		for (uint32_t k = i + 1; k < t->depth; k++)
-			if (!(klieg__load(&t->open[k].flags, RELAXED) & (OPEN_ENDED | OPEN_EXPLICIT)) && t->open[k].cookie < (uint64_t)(uintptr_t)s)
-				abandon(me, &t->open[k]);
-		if (klieg__unlikely(i + 1 < t->depth))
-			pop_ended(me);
+	if (klieg__likely(i != UINT32_MAX) && (klieg__likely(i + 1 == t->depth) || unwind_to(me, s, i)))
 		finish(me, i);
-	}
 	leave(me);
 }
 
@@ -520,6 +531,7 @@ KLIEG_PUBLIC void klieg__end_explicit(klieg_span *s)
 	for (uint32_t i = t->depth; i-- > 0;)
 		if (t->open[i].cookie == (uint64_t)(uintptr_t)s && !(klieg__load(&t->open[i].flags, RELAXED) & OPEN_ENDED)) {
 			finish(me, i);
+			klieg__settle(me);
 			s->open = 0;
 			s->check = 0;
 			leave(me);
