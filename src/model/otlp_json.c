@@ -30,12 +30,22 @@ static unsigned hex4(const char *p)
 	return v;
 }
 
+/* Whether any of eight bytes is a quote, a backslash or a control character. */
+static bool special(uint64_t x)
+{
+	const uint64_t ones = 0x0101010101010101ull, high = ones << 7;
+	uint64_t quote = x ^ ones * '"', slash = x ^ ones * '\\';
+	return (((quote - ones) & ~quote) | ((slash - ones) & ~slash) | ((x - ones * 0x20) & ~x)) & high;
+}
+
 /* Passes a string; the slice is what is between the quotes. */
 static bool get_string(struct js *j, struct str *ret)
 {
 	if (j->p >= j->end || *j->p != '"')
 		return false;
 	const char *from = ++j->p;
+	for (uint64_t x; j->end - j->p >= 8 && (memcpy(&x, j->p, 8), !special(x));)
+		j->p += 8;
 	for (; j->p < j->end && *j->p != '"'; j->p++) {
 		if ((unsigned char)*j->p < 0x20)
 			return false;

@@ -10,9 +10,13 @@
 
 struct in { const uint8_t *p, *end; };
 
-static bool get_varint(struct in *in, uint64_t *ret)
+static inline bool get_varint(struct in *in, uint64_t *ret)
 {
 	uint64_t v = 0;
+	if (in->p < in->end && *in->p < 128) { /* nearly all tags and most lengths */
+		*ret = *in->p++;
+		return true;
+	}
 	for (unsigned shift = 0; shift < 70 && in->p < in->end; shift += 7) {
 		uint8_t b = *in->p++;
 		if (shift == 63 && b > 1)
@@ -29,7 +33,7 @@ static bool get_varint(struct in *in, uint64_t *ret)
 struct field { uint32_t number; unsigned type; uint64_t v; struct in bytes; };
 
 /* The next field; 1 = got one, 0 = end, -1 = malformed. Groups (deprecated long before OTLP) are malformed. */
-static int next(struct in *in, struct field *f)
+static inline int next(struct in *in, struct field *f)
 {
 	uint64_t tag;
 	if (in->p == in->end)
@@ -471,8 +475,9 @@ void otlp_add_span(struct otlp_ctx *c, struct span *s, uint64_t start, uint64_t 
 
 static void put_varint(struct buf *b, uint64_t v)
 {
+	buf_reserve(b, 10);
 	do {
-		buf_byte(b, (uint8_t)(v | (v > 127 ? 128 : 0)));
+		b->p[b->n++] = (uint8_t)(v | (v > 127 ? 128 : 0));
 	} while (v >>= 7);
 }
 static void put_tag(struct buf *b, uint32_t number, unsigned type) { put_varint(b, number << 3 | type); }
