@@ -52,7 +52,7 @@ struct klieg_ctx {
 };
 
 /* Header values of an outgoing request; empty strings when there is nothing to send. */
-struct klieg_headers { char traceparent[56]; char tracestate[64]; };
+struct klieg_headers { char traceparent[56]; char tracestate[384]; };
 
 /* A span's handle. Its contents are private; it must stay at its address while the span is open. */
 typedef struct klieg_span {
@@ -82,7 +82,8 @@ KLIEG__API void klieg_restore(const struct klieg_ctx *previous);
 
 /* Reads a request's context by asking get(arg, name) for header values (NULL = absent; names are lower-case; values must stay valid
  * until the call returns): W3C traceparent and tracestate, else B3 (single or multi), else uber-trace-id. `klieg-level: span|detail`
- * forces this one request on. *ret_ctx is without a trace if none is found. Returns 1 if a context was found, 0 if not. */
+ * forces this one request on. Other vendors' tracestate members (up to 256 bytes of whole members) stay with the calling thread until its next
+ * extract: klieg_inject on that thread passes them on as long as the same trace is current. *ret_ctx is without a trace if none is found. Returns 1 if a context was found, 0 if not. */
 KLIEG__API int klieg_extract(const char *(*get)(void *arg, const char *name), void *arg, struct klieg_ctx *ret_ctx);
 /* The headers for a call made now from this thread. */
 KLIEG__API void klieg_inject(struct klieg_headers *ret_h);
@@ -260,16 +261,35 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::its;
 #define KLIEG__BEGIN_(fn, flags, s, id, n, name, ...) KLIEG__CAT(KLIEG__BEGIN, n)(fn, flags, s, name, id, ##__VA_ARGS__)
 #define KLIEG__BEGIN(fn, flags, s, id, ...) KLIEG__BEGIN_(fn, flags, s, id, KLIEG__PICK(__VA_ARGS__), __VA_ARGS__)
 
+/* Marks a label as seldom reached; clang has its own idea of asm goto's targets. */
+#ifdef __clang__
+#define KLIEG__COLD
+#else
+#define KLIEG__COLD __attribute__((cold));
+#endif
+
+/* The end of a scope: is the handle open? Written out on x86-64, because compilers load first and test then. */
+#if defined(__x86_64__)
+#define KLIEG__IF_OPEN(s, label) __asm__ goto("cmpl $0, %0\n\tjne %l[" #label "]" : : "m"((s)->open) : "cc" : label)
+#else
+#define KLIEG__IF_OPEN(s, label) do { if (__builtin_expect((s)->open != 0, 0)) goto label; } while (0)
+#endif
+static inline __attribute__((always_inline, unused)) void klieg__scope_end(klieg_span *s)
+{
+	KLIEG__IF_OPEN(s, open);
+	return;
+open: KLIEG__COLD
+	klieg__end(s);
+}
 #ifdef __cplusplus
 struct klieg__scope : klieg_span {
 	inline __attribute__((always_inline)) klieg__scope() { open = 0; }
-	inline __attribute__((always_inline)) ~klieg__scope() { if (__builtin_expect(open != 0, 0)) klieg__end(this); }
+	inline __attribute__((always_inline)) ~klieg__scope() { klieg__scope_end(this); }
 	klieg__scope(const klieg__scope &) = delete;
 	klieg__scope &operator=(const klieg__scope &) = delete;
 };
 #define KLIEG__SCOPE(s) klieg__scope s
 #else
-static inline __attribute__((always_inline, unused)) void klieg__scope_end(klieg_span *s) { if (__builtin_expect(s->open != 0, 0)) klieg__end(s); }
 #define KLIEG__SCOPE(s) klieg_span s __attribute__((cleanup(klieg__scope_end))); s.open = 0
 #endif
 #define KLIEG__SPAN_AS(flags, s, id, ...) KLIEG__SCOPE(s); KLIEG__BEGIN(klieg__begin, flags, s, id, __VA_ARGS__)
