@@ -261,13 +261,6 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::its;
 #define KLIEG__BEGIN_(fn, flags, s, id, n, name, ...) KLIEG__CAT(KLIEG__BEGIN, n)(fn, flags, s, name, id, ##__VA_ARGS__)
 #define KLIEG__BEGIN(fn, flags, s, id, ...) KLIEG__BEGIN_(fn, flags, s, id, KLIEG__PICK(__VA_ARGS__), __VA_ARGS__)
 
-/* Marks a label as seldom reached; clang has its own idea of asm goto's targets. */
-#ifdef __clang__
-#define KLIEG__COLD
-#else
-#define KLIEG__COLD __attribute__((cold));
-#endif
-
 /* The end of a scope: is the handle open? Written out on x86-64, because compilers load first and test then. */
 #if defined(__x86_64__)
 #define KLIEG__IF_OPEN(s, label) __asm__ goto("cmpl $0, %0\n\tjne %l[" #label "]" : : "m"((s)->open) : "cc" : label)

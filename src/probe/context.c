@@ -150,6 +150,38 @@ static void tracestate(const char *s, struct klieg_ctx *c)
 	}
 }
 
+/* Keeps whole members that are not ours, in their order. What no header may contain is not passed on. */
+static void keep_foreign(const char *s, const struct klieg_ctx *c)
+{
+	struct klieg__thread *me = &klieg__thread;
+	size_t n = 0;
+	me->foreign_len = 0;
+	me->foreign_hi = c->trace_hi;
+	me->foreign_lo = c->trace_lo;
+	for (size_t i = 0; s && i < 512 && s[i];) {
+		size_t from = i, end;
+		bool plain = true, pair = false;
+		for (; i < 1024 && s[i] && s[i] != ','; i++) {
+			plain &= (s[i] >= ' ' && s[i] <= '~') || s[i] == '\t';
+			pair |= s[i] == '=' && i > from;
+		}
+		end = i;
+		if (s[i] == ',')
+			i++;
+		while (from < end && (s[from] == ' ' || s[from] == '\t'))
+			from++;
+		while (from < end && (s[end - 1] == ' ' || s[end - 1] == '\t'))
+			end--;
+		if (!plain || !pair || !strncmp(s + from, "klieg=", 6) || !strncmp(s + from, "ot=", 3) || n + 1 + (end - from) > sizeof me->foreign)
+			continue;
+		if (n)
+			me->foreign[n++] = ',';
+		memcpy(me->foreign + n, s + from, end - from);
+		n += end - from;
+	}
+	me->foreign_len = (uint16_t)n;
+}
+
 static bool b3(const char *s, struct klieg_ctx *c)
 {
 	uint64_t ignored;
@@ -197,7 +229,9 @@ KLIEG_PUBLIC int klieg_extract(const char *(*get)(void *arg, const char *name), 
 	const char *v;
 	bool found = traceparent(get(arg, "traceparent"), &c);
 	if (found) {
-		tracestate(get(arg, "tracestate"), &c);
+		v = get(arg, "tracestate");
+		tracestate(v, &c);
+		keep_foreign(v, &c);
 	} else {
 		memset(&c, 0, sizeof c);
 		if ((v = get(arg, "b3")))
@@ -247,6 +281,13 @@ KLIEG_PUBLIC void klieg_inject(struct klieg_headers *ret)
 		p = put_hex(p + 6, c.threshold, 14);
 		while (p[-1] == '0' && p[-2] != ':')
 			p--;
+	}
+	const struct klieg__thread *me = &klieg__thread;
+	if (me->foreign_len && me->foreign_hi == c.trace_hi && me->foreign_lo == c.trace_lo) {
+		if (p != ret->tracestate)
+			*p++ = ',';
+		memcpy(p, me->foreign, me->foreign_len);
+		p += me->foreign_len;
 	}
 	*p = 0;
 }

@@ -42,6 +42,10 @@ struct klieg__thread {
 	volatile bool busy;      /* inside a probe: a signal handler's probe must keep out */
 	bool failed;             /* no slot could be had; tried again after the epoch changes */
 	uint64_t random[2];
+	/* other vendors' members of the tracestate that came with this trace; small, since a dlopened libklieg lives in what is left of static TLS */
+	uint64_t foreign_hi, foreign_lo;
+	uint16_t foreign_len;
+	char foreign[256];
 };
 extern __thread struct klieg__thread klieg__thread __attribute__((tls_model("initial-exec")));
 

@@ -199,7 +199,7 @@ static void a_request_is_continued_from_its_headers_and_passed_on(void **state)
 	klieg_inject(&h);
 	klieg_restore(&previous);
 	assert_memory_equal(h.traceparent, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0", 54);
-	assert_string_equal(h.tracestate, "klieg=l:3,ot=th:c");
+	assert_string_equal(h.tracestate, "klieg=l:3,ot=th:c,other=x");
 	struct any_record r;
 	assert_true(next_record(me(), &r) && r.r.type == KW_REC_CTX);
 	assert_int_equal(r.ctx.trace_hi, 0x0af7651916cd43ddull);
@@ -756,6 +756,48 @@ static void a_forked_child_may_ask_about_its_parents_span(void **state)
 	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+static void other_vendors_members_are_passed_on_whole_or_not_at_all(void **state)
+{
+	(void)state;
+	static char big[512], expected[512];
+	memset(headers, 0, sizeof headers);
+	headers[0][0] = "traceparent";
+	headers[0][1] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+	headers[1][0] = "tracestate";
+	struct klieg_ctx c, previous, none = { 0 };
+	struct klieg_headers h;
+	static const struct { const char *in, *out; } cases[] = {
+		{ "a=1, b=2 ,klieg=l:9,c@d=3", "a=1,b=2,c@d=3" }, { "", "" }, { ",,=x,novalue, ,z=1", "z=1" }, { "a=1\r\nx: y,b=2", "b=2" },
+	};
+	for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+		headers[1][1] = cases[i].in;
+		assert_int_equal(klieg_extract(get_header, NULL, &c), 1);
+		klieg_set_current(&c, &previous);
+		klieg_inject(&h);
+		assert_string_equal(h.tracestate, cases[i].out);
+		klieg_set_current(&none, NULL);
+		klieg_inject(&h);
+		assert_string_equal(h.tracestate, "");
+		c.trace_lo++;
+		klieg_set_current(&c, NULL); /* another trace */
+		klieg_inject(&h);
+		assert_string_equal(h.tracestate, "");
+		klieg_restore(&previous);
+	}
+	memset(big, 'v', sizeof big - 1);
+	memcpy(big, "big=", 4);
+	memcpy(big + 300, ",s=1", 4);
+	memcpy(big + 304, ",t=", 3);
+	big[310] = 0;
+	snprintf(expected, sizeof expected, "s=1,%s", big + 305);
+	headers[1][1] = big;
+	klieg_extract(get_header, NULL, &c);
+	klieg_set_current(&c, &previous);
+	klieg_inject(&h);
+	assert_string_equal(h.tracestate, expected);
+	klieg_restore(&previous);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -766,7 +808,7 @@ int main(void)
 		T(a_gated_site_follows_only_requests_that_ask_for_it), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
 		T(end_of_garbage_is_harmless), T(longjmp_over_spans_is_counted_and_mended), T(signal_handlers_may_use_probes), T(a_full_ring_loses_and_counts),
 		T(a_wrapping_ring_keeps_every_record), T(nesting_deeper_than_the_stack_is_counted), T(events_links_and_counters),
-		T(a_root_ended_elsewhere_ends_its_trace_here), T(a_root_may_end_before_its_children), T(a_span_left_open_in_a_scope_is_no_parent_of_what_follows),
+		T(other_vendors_members_are_passed_on_whole_or_not_at_all), T(a_root_ended_elsewhere_ends_its_trace_here), T(a_root_may_end_before_its_children), T(a_span_left_open_in_a_scope_is_no_parent_of_what_follows),
 		T(a_span_whose_thread_exited_still_ends), T(a_scoped_span_keeps_the_trace_it_was_begun_in), T(a_restored_trace_whose_root_has_ended_is_none),
 		T(explicit_spans_that_overlap_without_end_do_not_fill_the_stack), T(a_begin_that_does_nothing_leaves_a_closed_handle),
 		T(a_forked_child_may_ask_about_its_parents_span), T(a_root_jumped_over_is_replaced),
