@@ -29,6 +29,7 @@ struct http_server {
 	struct listener *listeners;
 	struct http_conn *conns;
 	unsigned n;
+	size_t bodies;                   /* bytes of body in all requests; whoever sends beyond the limit gets 503 */
 	bool closed;                     /* freed with its last connection */
 };
 struct http_conn {
@@ -65,6 +66,7 @@ static void on_closed(uv_handle_t *h)
 
 static void req_free(struct http_req *r)
 {
+	*r->bodies -= r->body.n;
 	buf_finish(&r->body);
 	buf_finish(&r->names);
 	buf_finish(&r->head);
@@ -154,6 +156,8 @@ static void refuse(struct http_conn *c, int status, const char *detail)
 	struct buf h = { 0 }, b = { 0 };
 	buf_printf(&b, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"}", reason(status), status, detail);
 	add_head(&h, status, "application/problem+json");
+	if (status == 503)
+		buf_add_str(&h, "Retry-After: 1\r\n");
 	buf_printf(&h, "Content-Length: %zu\r\nConnection: close\r\n\r\n", b.n);
 	c->refused = true;
 	c->discarded = 0;
@@ -243,6 +247,7 @@ static int on_begin(llhttp_t *p)
 	struct http_conn *c = conn_of(p);
 	struct http_req *r = c->req = base_calloc(1, sizeof(*r));
 	r->conn = c;
+	r->bodies = &c->s->bodies;
 	r->local = c->local;
 	r->listener_arg = c->listener_arg;
 	c->in_value = false;
@@ -321,6 +326,9 @@ static int on_body(llhttp_t *p, const char *at, size_t n)
 	struct http_conn *c = conn_of(p);
 	if (c->req->body.n + n > c->s->lim.body)
 		return bad(c, 413, p, "the body is too large");
+	if (c->s->bodies + n > c->s->lim.bodies)
+		return bad(c, 503, p, "too much is being sent at once");
+	c->s->bodies += n;
 	buf_add(&c->req->body, at, n);
 	return 0;
 }
@@ -481,7 +489,7 @@ int http_server_create(struct loop *l, const struct http_limits *lim, http_handl
 	s->l = l;
 	s->lim = *lim;
 #define DEFAULT(f, v) if (!s->lim.f) s->lim.f = (v)
-	DEFAULT(head, 32 << 10); DEFAULT(body, 64 << 20); DEFAULT(conns, 1024); DEFAULT(head_s, 10); DEFAULT(idle_s, 60); DEFAULT(stream_backlog, 1 << 20);
+	DEFAULT(head, 32 << 10); DEFAULT(body, 64 << 20); DEFAULT(bodies, 256 << 20); DEFAULT(conns, 1024); DEFAULT(head_s, 10); DEFAULT(idle_s, 60); DEFAULT(stream_backlog, 1 << 20);
 	s->fn = fn;
 	s->arg = arg;
 	llhttp_settings_init(&s->settings);

@@ -13,6 +13,7 @@ struct http_req {
 	bool local;                      /* came over a UNIX socket */
 	void *listener_arg;
 	struct http_conn *conn;          /* NULL: the client is gone */
+	size_t *bodies;                  /* internal: where the server counts the bytes of body it holds */
 	void (*on_gone)(struct http_req *r, void *arg);  /* set by the owner of a stream: the client closed; r is freed after it */
 	void *gone_arg;
 	struct buf names, head;          /* internal: header text */
@@ -20,7 +21,8 @@ struct http_req {
 	unsigned nheaders;
 	bool streaming, is_head, keep_alive, refused;
 };
-struct http_limits { size_t head, body; int conns, head_s, idle_s; size_t stream_backlog; };  /* 0 = 32 KiB, 64 MiB, 1024, 10 s, 60 s, 1 MiB */
+struct http_limits { size_t head, body, bodies; int conns, head_s, idle_s; size_t stream_backlog; };  /* bodies: of all requests together; 0 = 32 KiB,
+	64 MiB, 256 MiB, 1024, 10 s, 60 s, 1 MiB */
 typedef void (*http_handler)(void *arg, struct http_req *r);
 
 struct http_server;

@@ -211,6 +211,27 @@ def test_slow_clients_are_told_and_closed(klieg_up):
 		assert silent.recv(1) == b""
 
 
+def test_all_bodies_together_are_bounded(klieg_up):
+	"""Senders who each stay below the limit of a request cannot fill the memory together: the one too many is told to come again."""
+	head = b"POST /v1/traces HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-protobuf\r\nContent-Length: %d\r\n\r\n" % (60 << 20)
+	conns, told = [], None
+	try:
+		while not told:
+			assert len(conns) < 8
+			s = socket.create_connection(address(klieg_up), timeout=30)
+			conns.append(s)
+			s.sendall(head + bytes(59 << 20))
+			klieg_up.get("/status")  # what was sent before has been read
+			for c in conns:
+				if select.select([c], [], [], 0)[0]:
+					told = c.recv(10000)
+		assert b" 503 " in told and b"Retry-After" in told
+	finally:
+		for s in conns:
+			s.close()
+	wait_for(lambda: post(klieg_up, request(span()))[0] == 200)  # the memory is free again
+
+
 def test_head_has_no_body_and_the_same_length(klieg_up):
 	head = raw(klieg_up, b"HEAD /api/v1/openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 	get = raw(klieg_up, b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
