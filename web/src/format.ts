@@ -1,25 +1,44 @@
 // Numbers as people read them.
+/** Three digits, never an exponent. */
+const three = (x: number) => (Math.abs(x) >= 999.5 ? String(Math.round(x)) : x.toPrecision(3));
+
 export function dur(ns: number | undefined | null): string {
   if (ns == null || !isFinite(ns)) return '–';
   const a = Math.abs(ns);
   if (a < 1e3) return `${Math.round(ns)} ns`;
-  if (a < 1e6) return `${(ns / 1e3).toPrecision(3)} µs`;
-  if (a < 1e9) return `${(ns / 1e6).toPrecision(3)} ms`;
-  if (a < 60e9) return `${(ns / 1e9).toPrecision(3)} s`;
-  return a < 3600e9
-    ? `${Math.floor(ns / 60e9)} m ${Math.round((ns % 60e9) / 1e9)} s`
-    : `${Math.floor(ns / 3600e9)} h ${Math.round((ns % 3600e9) / 60e9)} m`;
+  if (a < 1e6) return `${three(ns / 1e3)} µs`;
+  if (a < 1e9) return `${three(ns / 1e6)} ms`;
+  if (a < 60e9) return `${three(ns / 1e9)} s`;
+  const s = Math.round(ns / 1e9),
+    m = Math.round(ns / 60e9);
+  return s < 3600 ? `${Math.floor(s / 60)} m ${s % 60} s` : `${Math.floor(m / 60)} h ${m % 60} m`;
 }
 export function num(n: number | undefined | null): string {
   if (n == null || !isFinite(n)) return '–';
   const a = Math.abs(n);
-  if (a >= 1e9) return `${(n / 1e9).toPrecision(3)} G`;
-  if (a >= 1e6) return `${(n / 1e6).toPrecision(3)} M`;
-  if (a >= 1e4) return `${(n / 1e3).toPrecision(3)} k`;
-  return Number.isInteger(n) ? String(n) : n.toPrecision(3);
+  if (a >= 1e9) return `${three(n / 1e9)} G`;
+  if (a >= 1e6) return `${three(n / 1e6)} M`;
+  if (a >= 1e4) return `${three(n / 1e3)} k`;
+  return Number.isInteger(n) ? String(n) : three(n);
+}
+export function bytes(n: number | undefined | null): string {
+  if (n == null || !isFinite(n)) return '–';
+  return n < 1e3
+    ? `${Math.round(n)} B`
+    : n < 1e6
+      ? `${three(n / 1e3)} kB`
+      : n < 1e9
+        ? `${three(n / 1e6)} MB`
+        : `${three(n / 1e9)} GB`;
 }
 export const pct = (x: number | undefined | null) =>
-  x == null || !isFinite(x) ? '–' : x === 0 ? '0 %' : x < 0.01 ? '<0.01 %' : `${x.toPrecision(2)} %`;
+  x == null || !isFinite(x)
+    ? '–'
+    : x === 0
+      ? '0 %'
+      : x < 0.01
+        ? '<0.01 %'
+        : `${x >= 99.5 ? Math.round(x) : x.toPrecision(2)} %`;
 export function parseDuration(s: string): number | null {
   const units: Record<string, number> = { ns: 1, us: 1e3, µs: 1e3, ms: 1e6, s: 1e9, m: 60e9, h: 3600e9, d: 86400e9 };
   const parts = [...s.trim().matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)/g)];

@@ -9,7 +9,7 @@ async function load(name) {
   return import('data:text/javascript;base64,' + Buffer.from(outputFiles[0].contents).toString('base64'));
 }
 const { parseExact, absolute, instant, clockExact, parseClock } = await load('time');
-const { durExact, parseDuration, colour } = await load('format');
+const { bytes, colour, dur, durExact, num, parseDuration, pct } = await load('format');
 const { buildTree, listRows } = await load('waterfall');
 
 test('a unix time keeps every nanosecond, in and out', () => {
@@ -49,6 +49,21 @@ test('durations', () => {
     assert.equal(parseDuration(durExact(ns)), ns);
   assert.equal(parseDuration('1h30m'), 5400e9);
   for (const bad of ['', '5', 'm', '5 parsecs', '-1s']) assert.equal(parseDuration(bad), null);
+});
+
+test('numbers for people have no exponents and no 60 seconds', () => {
+  assert.deepEqual([0, 999, 999999, 59.9e9, 299.7e9, 3599.9e9, 7199e9].map(dur), [
+    '0 ns',
+    '999 ns',
+    '1000 µs',
+    '59.9 s',
+    '5 m 0 s',
+    '1 h 0 m',
+    '2 h 0 m',
+  ]);
+  assert.deepEqual([8170.4, 1234, 12345, 0.5, 999999].map(num), ['8170', '1234', '12.3 k', '0.500', '1000 k']);
+  assert.deepEqual([12, 8170, 14286848].map(bytes), ['12 B', '8.17 kB', '14.3 MB']);
+  assert.deepEqual([0, 0.001, 1.1, 110].map(pct), ['0 %', '<0.01 %', '1.1 %', '110 %']);
 });
 
 test('twelve services have twelve colours', () => {

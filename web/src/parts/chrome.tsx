@@ -120,7 +120,7 @@ export function Header() {
         </select>
       </div>
       <span class={`meter ${over ? 'over' : ''}`} title="Measured cost of tracing on this host against its budget">
-        <b>overhead</b> {s ? pct(s.overhead_percent) : '–'} <small>of {s ? pct(s.budget_percent) : '–'}</small>
+        <b>overhead</b> {s ? pct(s.overhead_percent) : '–'} <small class="budget">of {s ? pct(s.budget_percent) : '–'}</small>
         <meter min={0} max={s?.budget_percent || 1} value={s?.overhead_percent ?? 0} aria-label="Overhead against its budget" />
       </span>
       <a

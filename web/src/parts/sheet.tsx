@@ -3,7 +3,7 @@ import { signal } from '@preact/signals';
 import { useEffect } from 'preact/hooks';
 import { api, type Cost, type Plan, type Problem } from '../api';
 import { fail, notice, refreshToggles, status } from '../live';
-import { dur, num, parseDuration, pct, shell } from '../format';
+import { bytes, dur, num, parseDuration, pct, shell } from '../format';
 import { Copy, Trouble } from './bits';
 import { Modal } from './chrome';
 
@@ -78,8 +78,8 @@ function Prediction({ d, p, over, fits, budget }: { d: Draft; p: Plan; over: boo
         {c?.known ? (
           <>
             Predicted: ~{num(d.level === 'count' ? c.calls_per_s : (c.spans_per_s ?? c.calls_per_s))}{' '}
-            {d.level === 'count' ? 'calls' : 'spans'}/s, {pct(c.cpu_percent)} CPU of {pct(budget)} budget, {num(c.bytes_per_s)}
-            B/s <small>({c.basis})</small>
+            {d.level === 'count' ? 'calls' : 'spans'}/s, {pct(c.cpu_percent)} CPU of {pct(budget)} budget,{' '}
+            {bytes(c.bytes_per_s)}/s <small>({c.basis})</small>
           </>
         ) : (
           <>
