@@ -271,7 +271,7 @@ static inline __attribute__((always_inline, unused)) void klieg__scope_end(klieg
 {
 	KLIEG__IF_OPEN(s, open);
 	return;
-open: KLIEG__COLD
+open: KLIEG__COLD;
 	klieg__end(s);
 }
 #ifdef __cplusplus
