@@ -12,7 +12,8 @@ enum { SPANS = 512, ATTRIBUTES = 8 };
 /* A request as a shop's service sends it: 512 spans, eight attributes each, one resource. Appended as JSON too. */
 static void make(struct batch *b, struct buf *json)
 {
-	static const char *const keys[ATTRIBUTES] = { "http.request.method", "http.route", "http.response.status_code", "tenant", "user.id", "thread.id", "server.address",
+	static const char *const keys[ATTRIBUTES] = { "http.request.method", "http.route", "http.response.status_code", "tenant", "user.id",
+		"thread.id", "server.address",
 		"code.line.number" };
 	char text[64];
 	uint32_t at = (uint32_t)(batch_add_attrs(b, 1) - b->attrs), service = batch_str(b, STR("checkout"));
@@ -26,8 +27,10 @@ static void make(struct batch *b, struct buf *json)
 			.duration_ns = 1000 + i, .kind = KIND_SERVER, .flags = 1 };
 		snprintf(text, sizeof text, "operation %u", i % 40);
 		s.name = batch_str(b, str_of(text));
-		buf_printf(json, "%s{\"traceId\":\"%016" PRIx64 "%016" PRIx64 "\",\"spanId\":\"%016" PRIx64 "\",\"name\":\"%s\",\"kind\":2,\"startTimeUnixNano\":\"%" PRId64
-			"\",\"endTimeUnixNano\":\"%" PRId64 "\",\"attributes\":[", i ? "," : "", s.trace_hi, s.trace_lo, s.span_id, text, s.start_ns, s.start_ns + s.duration_ns);
+		buf_printf(json, "%s{\"traceId\":\"%016" PRIx64 "%016" PRIx64 "\",\"spanId\":\"%016" PRIx64 "\",\"name\":\"%s\",\"kind\":2,"
+			"\"startTimeUnixNano\":\"%" PRId64
+			"\",\"endTimeUnixNano\":\"%" PRId64 "\",\"attributes\":[", i ? "," : "", s.trace_hi, s.trace_lo, s.span_id, text, s.start_ns,
+				s.start_ns + s.duration_ns);
 		at = (uint32_t)(batch_add_attrs(b, ATTRIBUTES) - b->attrs);
 		for (uint32_t k = 0; k < ATTRIBUTES; k++) {
 			struct attr a = { .key = batch_str(b, str_of(keys[k])), .type = k == 2 || k == 5 || k == 7 ? ATTR_INT : ATTR_STR };
@@ -36,10 +39,11 @@ static void make(struct batch *b, struct buf *json)
 				a.i = 200 + i % 300;
 			else
 				a.s = batch_str(b, str_of(text));
-			buf_printf(json, a.type == ATTR_INT ? "%s{\"key\":\"%s\",\"value\":{\"intValue\":\"%u\"}}" : "%s{\"key\":\"%s\",\"value\":{\"stringValue\":\"", k ? "," : "", keys[k],
-				200 + i % 300);
-			if (a.type == ATTR_STR)
-				buf_printf(json, "%s\"}}", text);
+			buf_printf(json, "%s{\"key\":\"%s\",\"value\":", k ? "," : "", keys[k]);
+			if (a.type == ATTR_INT)
+				buf_printf(json, "{\"intValue\":\"%u\"}}", 200 + i % 300);
+			else
+				buf_printf(json, "{\"stringValue\":\"%s\"}}", text);
 			b->attrs[at + k] = a;
 		}
 		buf_add_str(json, "]}");
@@ -83,7 +87,8 @@ static void encode(void)
 
 int main(void)
 {
-	static const struct { const char *name; void (*run)(void); } what[] = { { "otlp_protobuf_decode", ours }, { "protobuf_c_decode", peer }, { "otlp_json_decode", json },
+	static const struct { const char *name; void (*run)(void); } what[] = { { "otlp_protobuf_decode", ours }, { "protobuf_c_decode", peer },
+		{ "otlp_json_decode", json },
 		{ "otlp_protobuf_encode", encode } };
 	double best[4] = { 0 };
 	made = batch_create();

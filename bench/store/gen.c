@@ -1,3 +1,4 @@
+/* Spans as a shop makes them, for the store bench and its test: services, operations and attributes with realistic repetition. */
 #include "gen.h"
 #include <stdio.h>
 

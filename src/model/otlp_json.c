@@ -382,7 +382,8 @@ static int base64(struct str s, struct buf *out)
 	int bits = 0;
 	for (size_t i = 0; i < s.n && s.p[i] != '='; i++) {
 		char c = s.p[i];
-		int v = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52 : c == '+' || c == '-' ? 62 : c == '/' || c == '_' ? 63 : -1;
+		int v = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52 : c == '+' ||
+			c == '-' ? 62 : c == '/' || c == '_' ? 63 : -1;
 		if (v < 0)
 			return -1;
 		acc = acc << 6 | (uint32_t)v;
@@ -527,7 +528,8 @@ static int read_links(struct otlp_ctx *c, struct js list, struct span *s, uint32
 
 static int read_span(struct otlp_ctx *c, struct js v, uint32_t resource, uint32_t scope)
 {
-	static const char *const kinds[] = { "SPAN_KIND_UNSPECIFIED", "SPAN_KIND_INTERNAL", "SPAN_KIND_SERVER", "SPAN_KIND_CLIENT", "SPAN_KIND_PRODUCER", "SPAN_KIND_CONSUMER" };
+	static const char *const kinds[] = { "SPAN_KIND_UNSPECIFIED", "SPAN_KIND_INTERNAL", "SPAN_KIND_SERVER", "SPAN_KIND_CLIENT",
+		"SPAN_KIND_PRODUCER", "SPAN_KIND_CONSUMER" };
 	static const char *const codes[] = { "STATUS_CODE_UNSET", "STATUS_CODE_OK", "STATUS_CODE_ERROR" };
 	struct span s = { .resource = resource, .scope = scope };
 	struct js m, in;
@@ -651,7 +653,8 @@ int otlp_decode_json(struct str body, struct batch *b, struct otlp_report *ret_r
 				if (!rc && !c.bad)
 					rc = read_resource_spans(&c, in);
 	if (c.bad)
-		return err_set(e, KLIEG_E_BAD_DATA, "not a valid ExportTraceServiceRequest: not a value of its field's type near byte %zu of %zu", (size_t)(c.bad - body.p), body.n);
+		return err_set(e, KLIEG_E_BAD_DATA, "not a valid ExportTraceServiceRequest: not a value of its field's type near byte %zu of %zu",
+			(size_t)(c.bad - body.p), body.n);
 	if (rc < 0)
 		return err_set(e, KLIEG_E_BAD_DATA, "not a valid ExportTraceServiceRequest: a list is nested too deeply or bytes are not base64");
 	*ret_r = c.r;

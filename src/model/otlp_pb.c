@@ -365,7 +365,8 @@ int otlp_decode(struct str body, struct batch *b, struct otlp_report *ret_r, str
 			break;
 		}
 	if (rc < 0)
-		return err_set(e, KLIEG_E_BAD_DATA, "not a valid ExportTraceServiceRequest: malformed protobuf near byte %zu of %zu", (size_t)((const char *)in.p - body.p), body.n);
+		return err_set(e, KLIEG_E_BAD_DATA, "not a valid ExportTraceServiceRequest: malformed protobuf near byte %zu of %zu",
+			(size_t)((const char *)in.p - body.p), body.n);
 	*ret_r = c.r;
 	return 0;
 }

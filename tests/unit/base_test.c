@@ -176,7 +176,8 @@ static void strtab_interns(void **state)
 static void hash_stable(void **state)
 {
 	static const struct { const char *s; uint64_t seed, h; } known[] = {
-		{ "", 0, 0x0000000000000000ull }, { "a", 0, 0xae57d6f20b4cbe3dull }, { "12345678", 0, 0xd40bf1f77023d1cdull }, { "checkout /cart", 7, 0xf54694b0e639a9baull },
+		{ "", 0, 0x0000000000000000ull }, { "a", 0, 0xae57d6f20b4cbe3dull }, { "12345678", 0, 0xd40bf1f77023d1cdull }, { "checkout /cart", 7,
+			0xf54694b0e639a9baull },
 	};
 	for (unsigned i = 0; i < sizeof known / sizeof *known; i++)
 		assert_int_equal(hash_bytes(known[i].s, strlen(known[i].s), known[i].seed), known[i].h);

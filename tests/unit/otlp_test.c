@@ -182,7 +182,8 @@ static void truncations(void **state)
 /* The agent knows a threshold without a trace state; OTLP carries it as ot=th. */
 static void threshold_travels(void **state)
 {
-	static const struct { const char *state, *sent; } cases[] = { { "", "ot=th:c" }, { "a=1", "ot=th:c,a=1" }, { "ot=rv:11111111111111", "ot=th:c;rv:11111111111111" },
+	static const struct { const char *state, *sent; } cases[] = { { "", "ot=th:c" }, { "a=1", "ot=th:c,a=1" }, { "ot=rv:11111111111111",
+		"ot=th:c;rv:11111111111111" },
 		{ "a=1,ot=,b=2", "a=1,ot=th:c,b=2" }, { "ot=th:c", "ot=th:c" }, { "b=2,ot=rv:1;th:c00", "b=2,ot=rv:1;th:c00" } };
 	for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct batch *b = batch_create(), *got = batch_create();
@@ -267,8 +268,10 @@ static void json_by_hand(void **state)
 
 static void json_bad_input(void **state)
 {
-	static const char *const bad[] = { "[]", "null", "\"x\"", "{", "}", "{]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{\"a\":1}x", "{\"a\":01}", "{\"a\":-}", "{\"a\":1.}", "{\"a\":1e}",
-		"{\"a\":nul}", "{\"a\":nulll}", "{\"a\":\"\\x\"}", "{\"a\":\"\\u12g4\"}", "{\"a\":\"\n\"}", "{\"a\":\"", "{'a':1}", "{\"a\":[1,]}", "{\"a\":[1 2]}", "{\"a\" 1}",
+	static const char *const bad[] = { "[]", "null", "\"x\"", "{", "}", "{]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{\"a\":1}x", "{\"a\":01}",
+		"{\"a\":-}", "{\"a\":1.}", "{\"a\":1e}",
+		"{\"a\":nul}", "{\"a\":nulll}", "{\"a\":\"\\x\"}", "{\"a\":\"\\u12g4\"}", "{\"a\":\"\n\"}", "{\"a\":\"", "{'a':1}", "{\"a\":[1,]}",
+			"{\"a\":[1 2]}", "{\"a\" 1}",
 		VALUE("\"intValue\":\"abc\""), VALUE("\"intValue\":\"12x\""), VALUE("\"doubleValue\":true"), VALUE("\"stringValue\":5"), VALUE("\"bytesValue\":\"?\""),
 		SPAN(",\"name\":5"), SPAN(",\"startTimeUnixNano\":\"soon\""), SPAN(",\"startTimeUnixNano\":-1"), SPAN(",\"endTimeUnixNano\":\"18446744073709551616\"") };
 	struct batch *b;
@@ -287,8 +290,10 @@ static void json_bad_input(void **state)
 		batch_destroy(b);
 		free(prefix);
 	}
-	static const char *const ids[] = { "\"traceId\":\"\",\"spanId\":\"1111111111111111\"", "\"traceId\":\"00000000000000000000000000000000\",\"spanId\":\"1111111111111111\"",
-		"\"traceId\":\"5b8efff798038103d269b633813fc60c\",\"spanId\":\"0000000000000000\"", "\"traceId\":\"5b8efff798038103d269b633813fc60\",\"spanId\":\"1111111111111111\"",
+	static const char *const ids[] = { "\"traceId\":\"\",\"spanId\":\"1111111111111111\"",
+		"\"traceId\":\"00000000000000000000000000000000\",\"spanId\":\"1111111111111111\"",
+		"\"traceId\":\"5b8efff798038103d269b633813fc60c\",\"spanId\":\"0000000000000000\"",
+			"\"traceId\":\"5b8efff798038103d269b633813fc60\",\"spanId\":\"1111111111111111\"",
 		"\"traceId\":\"zb8efff798038103d269b633813fc60c\",\"spanId\":\"1111111111111111\"", "\"spanId\":\"1111111111111111\"", "\"traceId\":7,\"spanId\":8" };
 	for (unsigned i = 0; i < sizeof ids / sizeof *ids; i++) {
 		char text[400];
@@ -301,7 +306,8 @@ static void json_bad_input(void **state)
 
 static void nest(struct buf *b, unsigned depth)
 {
-	buf_add_str(b, "{\"resourceSpans\":[{\"scopeSpans\":[{\"spans\":[{\"traceId\":\"5b8efff798038103d269b633813fc60c\",\"spanId\":\"eee19b7ec3c1b174\",\"attributes\":"
+	buf_add_str(b,
+		"{\"resourceSpans\":[{\"scopeSpans\":[{\"spans\":[{\"traceId\":\"5b8efff798038103d269b633813fc60c\",\"spanId\":\"eee19b7ec3c1b174\",\"attributes\":"
 		"[{\"key\":\"k\",\"value\":");
 	for (unsigned i = 0; i < depth; i++)
 		buf_add_str(b, "{\"arrayValue\":{\"values\":[");
@@ -364,7 +370,8 @@ static void limits(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(agrees_with_protobuf_c), cmocka_unit_test(answers_agree_with_protobuf_c), cmocka_unit_test(truncations), cmocka_unit_test(threshold_travels),
+		cmocka_unit_test(agrees_with_protobuf_c), cmocka_unit_test(answers_agree_with_protobuf_c), cmocka_unit_test(truncations),
+			cmocka_unit_test(threshold_travels),
 		cmocka_unit_test(json_by_hand), cmocka_unit_test(json_bad_input), cmocka_unit_test(limits),
 	};
 	return cmocka_run_group_tests_name("otlp", tests, NULL, NULL);
