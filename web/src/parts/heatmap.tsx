@@ -144,9 +144,8 @@ export function Heatmap({ heat, sel, onSelect, onOpen }: Props) {
     const p = at(e),
       { col, row } = cell(p),
       n = heat.columns[col]?.[row] ?? 0;
-    setHover(
-      `${num(n)} spans, ${dur(lower(heat, row))} to ${boundText(heat.bounds[row])}, ${clock(heat.from + col * heat.step_nano)}${n ? '; double click opens the slowest' : ''}`,
-    );
+    const bounds = `${dur(lower(heat, row))} to ${boundText(heat.bounds[row])}, ${clock(heat.from + col * heat.step_nano)}`;
+    setHover(`${num(n)} spans, ${bounds}${n ? '; double click opens the slowest' : ''}`);
     if (drag) setDrag({ ...drag, x2: p.x, y2: p.y });
   };
   const release = () => {

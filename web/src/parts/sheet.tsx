@@ -160,7 +160,9 @@ export function ToggleSheet() {
       await refreshToggles();
       const { sites, processes } = r.plan;
       notice.value = {
-        text: `On: ${num(sites)} site${sites === 1 ? '' : 's'} in ${num(processes)} process${processes === 1 ? '' : 'es'}, acknowledged in ${dur(r.ack_nano)}.`,
+        text:
+          `On: ${num(sites)} site${sites === 1 ? '' : 's'} in ${num(processes)} process${processes === 1 ? '' : 'es'}, ` +
+          `acknowledged in ${dur(r.ack_nano)}.`,
         action: r.toggle ? { label: 'Off again', run: () => api.off(r.toggle!.id).then(refreshToggles, fail) } : undefined,
       };
     } catch (err) {
