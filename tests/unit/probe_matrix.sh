@@ -71,16 +71,16 @@ cp "$out/main.c" "$out/main.cc" && sed -i 's/^int/extern "C" int/' "$out/main.cc
 warn="-Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers"
 n=0
 fail() { echo "failed: $*"; cat "$out/log"; exit 1; }
-for cc in gcc clang g++ clang++; do
+for cc in ${COMPILERS:-gcc clang g++ clang++}; do
 	command -v $cc >/dev/null || { echo "no $cc: not tested"; continue; }
-	case $cc in *++) src=cc std=-std=gnu++17;; *) src=c std="-std=gnu11";; esac
+	case $cc in *++) src=cc opts="-O0 -O2" std="-std=gnu++17 -D_Static_assert=static_assert";; *) src=c opts="-O0 -O2 -O3" std="-std=gnu11";; esac
 	lto="-flto"
 	case $cc in clang*) command -v ld.lld >/dev/null && lto="-flto -fuse-ld=lld";; esac
-	for opt in -O0 -O2 -O3; do
+	for opt in $opts; do
 		for how in no-pie pie so static; do
 			for extra in "" "$lto" "-ffunction-sections -fdata-sections -Wl,--gc-sections" "-fcf-protection=full"; do
 				case $opt$how$extra in # the corners once, not every product of them
-				-O0*-Wl,--gc-sections*|-O3no-pie-fcf*|-O0static*fcf*) continue;;
+				-O0*-Wl,--gc-sections*|-O3no-pie-fcf*|-O0static*fcf*|-O3pie*) continue;;
 				esac
 				case $how in no-pie) flags="-fno-pie -no-pie";; pie) flags="-fPIE -pie";; so) flags="-fPIC -shared";; static) flags="-fno-pie -static";; esac
 				where="-L$lib -lklieg -pthread -Wl,-rpath,$lib"
