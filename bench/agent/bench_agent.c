@@ -1,0 +1,160 @@
+/* The agent against real processes: draining rings into batches, and switching sites under load. Usage: bench_agent PRODUCER MANY
+ *   PRODUCER  a program that makes spans as fast as it can (bench/agent/producer.c)
+ *   MANY      a program with 100,000 sites (run.sh generates it)
+ * Prints `name value unit note`. Agent's CPU time is that of this process: it does nothing else meanwhile. */
+#include "agent/agent.h"
+#include "base/clock.h"
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static atomic_ullong spans;
+static struct agent *agent;
+static char socket_path[100];
+
+static int sink(void *arg, struct batch *b)
+{
+	(void)arg;
+	spans += b->n;
+	batch_destroy(b);
+	return 0;
+}
+
+/* ---- one request at a time ------------------------------------------------------------------------------------------ */
+
+struct answer { pthread_mutex_t lock; pthread_cond_t here; bool done; int rc; json_t *result; };
+
+static void on_reply(void *arg, int rc, json_t *result, const struct err *e)
+{
+	struct answer *a = arg;
+	(void)e;
+	pthread_mutex_lock(&a->lock);
+	a->rc = rc;
+	a->result = rc < 0 ? NULL : json_incref(result);
+	a->done = true;
+	pthread_cond_signal(&a->here);
+	pthread_mutex_unlock(&a->lock);
+}
+
+static json_t *ask(const char *method, json_t *params)
+{
+	struct answer a = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0, NULL };
+	agent_request(agent, method, params, on_reply, &a);
+	pthread_mutex_lock(&a.lock);
+	while (!a.done)
+		pthread_cond_wait(&a.here, &a.lock);
+	pthread_mutex_unlock(&a.lock);
+	if (a.rc < 0) {
+		fprintf(stderr, "bench_agent: %s failed (%d)\n", method, a.rc);
+		exit(1);
+	}
+	return a.result;
+}
+
+static json_int_t number(json_t *o, const char *key) { return json_integer_value(json_object_get(o, key)); }
+
+static json_t *on(const char *selector, const char *level)
+{
+	return ask("on", json_pack("{s{ssssss sf sI ssss}}", "toggle", "id", "t-bench", "selector", selector, "level", level, "keep", 1.0, "expires_unix_nano",
+		(json_int_t)(clock_wall() + 600000000000ll), "owner", "bench", "reason", "bench"));
+}
+static json_t *off(void) { return ask("off", json_pack("{sb}", "all", 1)); }
+
+static pid_t start(const char *program)
+{
+	pid_t pid = fork();
+	if (!pid) {
+		setenv("KLIEG_SOCKET", socket_path, 1);
+		setenv("OTEL_SERVICE_NAME", "bench", 1);
+		execl(program, program, NULL);
+		_exit(127);
+	}
+	/* until the agent has read its sites */
+	for (int64_t limit = clock_mono() + 20000000000ll; clock_mono() < limit;) {
+		json_t *r = ask("ps", NULL), *p;
+		size_t i;
+		json_array_foreach(json_object_get(r, "processes"), i, p)
+			if (number(p, "pid") == pid && number(p, "sites") > 0) {
+				json_decref(r);
+				return pid;
+			}
+		json_decref(r);
+	}
+	fprintf(stderr, "bench_agent: %s did not show up\n", program);
+	exit(1);
+}
+
+static void stop(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static int by_value(const void *a, const void *b) { return *(const int64_t *)a < *(const int64_t *)b ? -1 : *(const int64_t *)a > *(const int64_t *)b; }
+
+int main(int argc, char **argv)
+{
+	if (argc != 3)
+		return fprintf(stderr, "usage: bench_agent PRODUCER MANY\n"), 2;
+	char dir[] = "/tmp/klieg-bench.XXXXXX";
+	struct err e = { 0 };
+	if (!mkdtemp(dir))
+		return perror("mkdtemp"), 1;
+	snprintf(socket_path, sizeof socket_path, "%s/agent.sock", dir);
+	if (agent_create(&(struct agent_config){ .socket = socket_path, .sink = sink }, &agent, &e) < 0)
+		return fprintf(stderr, "bench_agent: %s\n", e.msg), 1;
+
+	/* Draining: what the agent's CPU time yields, while the producer fills its rings as fast as it can. */
+	pid_t pid = start(argv[1]);
+	json_decref(on("spin", "span"));
+	int64_t cpu = clock_cpu(), wall = clock_mono();
+	unsigned long long before = spans;
+	struct timespec two = { .tv_sec = 2 };
+	nanosleep(&two, NULL);
+	unsigned long long got = spans - before;
+	double cpu_s = (double)(clock_cpu() - cpu) / 1e9, wall_s = (double)(clock_mono() - wall) / 1e9;
+	printf("drain_to_batches %.0f spans/cpu-s (bar 1,000,000; %.0f spans/s were made and kept up with, decoded and batched)\n", (double)got / cpu_s, (double)got / wall_s);
+	json_decref(off());
+
+	/* One site, a thousand times, while its process hammers it: from the request to the acknowledgement. */
+	enum { TIMES = 1000 };
+	static int64_t took[2 * TIMES];
+	for (int i = 0; i < TIMES; i++) {
+		int64_t t = clock_mono();
+		json_decref(on("spin", "count"));
+		took[2 * i] = clock_mono() - t;
+		t = clock_mono();
+		json_decref(off());
+		took[2 * i + 1] = clock_mono() - t;
+	}
+	qsort(took, 2 * TIMES, sizeof *took, by_value);
+	printf("toggle_one_site %.3f ms median of %d under load, %.3f at the 99th percentile (bar 1 ms)\n", (double)took[TIMES] / 1e6, 2 * TIMES, (double)took[TIMES * 2 * 99 / 100] / 1e6);
+	bool alive = kill(pid, 0) == 0 && waitpid(pid, NULL, WNOHANG) == 0;
+	printf("toggled_process_lives %s - after %d toggles under load\n", alive ? "yes" : "NO", 2 * TIMES);
+	stop(pid);
+
+	/* A hundred thousand sites at once. */
+	pid = start(argv[2]);
+	int64_t t = clock_mono();
+	json_t *r = on("*", "count");
+	double on_ms = (double)(clock_mono() - t) / 1e6;
+	long long instances = number(r, "instances");
+	json_decref(r);
+	t = clock_mono();
+	json_decref(off());
+	double off_ms = (double)(clock_mono() - t) / 1e6;
+	printf("toggle_%lld_sites_on %.1f ms (bar 500 ms)\ntoggle_%lld_sites_off %.1f ms (bar 500 ms)\n", instances, on_ms, instances, off_ms);
+	stop(pid);
+	agent_destroy(agent);
+	unlink(socket_path);
+	snprintf(socket_path, sizeof socket_path, "%s/agent.sock.lock", dir);
+	unlink(socket_path);
+	rmdir(dir);
+	return alive ? 0 : 1;
+}
