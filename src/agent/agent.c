@@ -111,7 +111,7 @@ static void second(struct agent *a)
 		process_lease(p, a->cfg.lease_ns);
 		cells_read(p);
 		if (p->hits_at)
-			p->overhead = (double)(p->hits - p->hits_before) * 25e-9 * 100 * 1e9 / (double)(now - p->hits_at);
+			p->overhead = (double)(p->hits - p->hits_before) * cost_ns(a, p->detail_n ? KW_DETAIL : KW_SPAN, 1) * 100 / (double)(now - p->hits_at);
 		p->hits_before = p->hits;
 		p->hits_at = now;
 	}
@@ -264,6 +264,7 @@ int agent_create(const struct agent_config *c, struct agent **ret_a, struct err 
 		return rc;
 	}
 	clock_map_init(&a->clock);
+	cost_calibrate(a);
 	for (int *fd = (int[]){ a->listen_fd, a->request_fd, a->wake_fd, -1 }; *fd >= 0; fd++) {
 		struct epoll_event ev = { .events = EPOLLIN, .data.u64 = (uint64_t)*fd };
 		epoll_ctl(a->epfd, EPOLL_CTL_ADD, *fd, &ev);

@@ -181,7 +181,7 @@ json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns)
 		struct str name = strtab_get(&m->p->strs, s->name), comp = strtab_get(&m->p->strs, s->component);
 		char id[17];
 		span_id_hex(m->id, id);
-		double d = (double)sec, cost = (double)m->calls / d * 25e-9 * 100; /* a probe's calibrated order of cost: 25 ns */
+		double d = (double)sec, cost = (double)m->calls / d * cost_ns(a, m->level ? m->level : KW_SPAN, 1) * 1e-7;
 		json_t *o = json_pack("{s:s,s:s%,s:s%,s:s,s:s,s:I,s:I,s:f,s:f,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:n,s:f}", "id", id, "name", name.p, name.n,
 			"component", comp.p, comp.n, "service", m->p->service, "level", level_name(m->level), "calls", (json_int_t)m->calls, "errors",
 			(json_int_t)m->errors, "calls_per_s", (double)m->calls / d, "errors_per_s", (double)m->errors / d, "p50_nano", quantile(m, .5, ns),

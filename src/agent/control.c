@@ -189,11 +189,11 @@ static uint64_t calls_of(struct agent *a, const struct traceql *q, int64_t from,
 	return calls;
 }
 
-static json_t *cost(const struct toggle *t, bool known, double per_s, const char *basis)
+static json_t *cost(const struct agent *a, const struct toggle *t, bool known, double per_s, const char *basis)
 {
 	double spans = t->level >= KW_SPAN ? per_s * t->keep : 0;
 	return json_pack("{s:b,s:f,s:f,s:f,s:f,s:s}", "known", (int)known, "calls_per_s", per_s, "spans_per_s", spans, "bytes_per_s",
-		spans * (t->level >= KW_DETAIL ? 96 : 32), "cpu_percent", per_s * 25e-9 * 100, "basis", basis);
+		spans * (t->level >= KW_DETAIL ? 96 : 32), "cpu_percent", per_s * cost_ns(a, t->level, t->keep) * 1e-7, "basis", basis);
 }
 
 static json_t *plan(struct agent *a, struct toggle *t)
@@ -264,7 +264,7 @@ static void on(struct agent *a, struct request *r)
 	bool known;
 	uint64_t calls = calls_of(a, t->q, now / SECOND - 5, &known);
 	if (known || estimate <= 0) {
-		on_finish(a, r, t, known ? cost(t, true, (double)calls / 5, "measured 5 s") : cost(t, false, 0, "unknown: no estimate was asked for"));
+		on_finish(a, r, t, known ? cost(a, t, true, (double)calls / 5, "measured 5 s") : cost(a, t, false, 0, "unknown: no estimate was asked for"));
 		return;
 	}
 	r->peek = t;
@@ -293,7 +293,7 @@ void control_waiting(struct agent *a)
 		toggles_apply(a);
 		char basis[64];
 		snprintf(basis, sizeof basis, "measured %lld ms", (long long)((now - r->peek_started) / 1000000));
-		on_finish(a, r, t, cost(t, true, (double)calls * 1e9 / (double)(now - r->peek_started + 1), basis));
+		on_finish(a, r, t, cost(a, t, true, (double)calls * 1e9 / (double)(now - r->peek_started + 1), basis));
 		at = &a->waiting;
 	}
 }

@@ -173,6 +173,7 @@ struct agent {
 	uint32_t stat_sites;
 	int64_t next_second, cpu_at, cpu_ns; double cpu_percent;
 	uint64_t drained;
+	double floor_ns;          /* cost.c */
 	struct counters gone;     /* of processes forgotten */
 };
 
@@ -229,6 +230,9 @@ bool toggle_remove(struct agent *a, const char *id);
 bool toggles_expire(struct agent *a);
 bool toggles_where(struct agent *a, struct process *p, uint32_t site, const struct batch *b, uint32_t span);
 const char *level_name(unsigned level);
+/* cost.c */
+void cost_calibrate(struct agent *a);
+double cost_ns(const struct agent *a, unsigned level, double keep); /* of one hit; keep: share of the traces that are kept */
 /* control.c */
 void control_run(struct agent *a);
 void control_waiting(struct agent *a);

@@ -106,13 +106,14 @@ json_t *toggle_json(struct agent *a, struct toggle *t)
 		distinct += !i || ids[i] != ids[i - 1];
 	free(ids);
 	t->sites = distinct;
-	double per_s = (double)calls / 5;
+	/* What was recorded: of the traces that are kept, at level span and deeper. */
+	double recorded = (double)calls / 5, per_s = t->level >= KW_SPAN && t->keep > 0 ? recorded / t->keep : recorded;
 	return json_pack("{s:s,s:s,s:s,s:f,s:s,s:o,s:I,s:o,s:o,s:i,s:i,s:i,s:{s:b,s:f,s:f,s:f,s:f,s:s},s:O?}", "id", t->id, "selector",
 		t->selector ? t->selector : "", "level", level_name(t->level), "keep", t->keep, "scope", t->marked ? "marked" : "all",
 		"where", maybe(t->where_text), "expires_unix_nano", (json_int_t)t->expires_ns, "owner", maybe(t->owner), "reason", maybe(t->reason),
 		"sites", (int)t->sites, "instances", (int)t->instances, "processes", (int)t->processes, "measured", "known", 1, "calls_per_s", per_s,
-		"spans_per_s", t->level >= KW_SPAN ? per_s * t->keep : 0., "bytes_per_s", t->level >= KW_SPAN ? per_s * t->keep * 32 : 0.,
-		"cpu_percent", per_s * 25e-9 * 100, "basis", "measured 5 s", "predicted", t->predicted);
+		"spans_per_s", t->level >= KW_SPAN ? recorded : 0., "bytes_per_s", t->level >= KW_SPAN ? recorded * (t->level >= KW_DETAIL ? 96 : 32) : 0.,
+		"cpu_percent", per_s * cost_ns(a, t->level, t->keep) * 1e-7, "basis", "measured 5 s", "predicted", t->predicted);
 }
 
 /* Sets what each site from index `from` on should be; ends follow the begins of the same id. */
