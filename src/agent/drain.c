@@ -12,6 +12,8 @@ static void batch_begin(struct agent *a)
 	a->batch_gen++;
 	a->batch_since = clock_mono();
 	a->key_thread = batch_str(a->batch, STR("thread.id"));
+	a->key_cpu = batch_str(a->batch, STR("klieg.cpu_nano"));
+	a->key_off = batch_str(a->batch, STR("klieg.off_cpu_nano"));
 }
 
 static bool send(struct agent *a, struct batch *b)
@@ -263,10 +265,17 @@ static void add_row(struct process *p, struct thread *th, struct kw_thread *slot
 		}
 	n += attrs_of(p, b, rec, &dropped);
 	*batch_add_attrs(b, 1) = (struct attr){ .key = a->key_thread, .type = ATTR_INT, .i = r->tid };
+	n++;
+	uint64_t off_ticks;
+	if (s->level >= KW_DETAIL && rec->r.type == KW_REC_SPAN && switches_off(th, r->start_tsc, r->ticks, &off_ticks)) {
+		*batch_add_attrs(b, 1) = (struct attr){ .key = a->key_cpu, .type = ATTR_INT, .i = (int64_t)((double)(r->ticks - off_ticks) * a->clock.ns_per_tick) };
+		*batch_add_attrs(b, 1) = (struct attr){ .key = a->key_off, .type = ATTR_INT, .i = (int64_t)((double)off_ticks * a->clock.ns_per_tick) };
+		n += 2;
+	}
 	struct span *x = batch_add_span(b);
 	*x = (struct span){ .trace_hi = r->trace_hi, .trace_lo = r->trace_lo, .span_id = r->span_id, .parent_id = r->parent_id,
 		.start_ns = clock_map_ns(&a->clock, r->start_tsc), .duration_ns = (int64_t)((double)r->ticks * a->clock.ns_per_tick),
-		.threshold = (uint64_t)r->th24 << 32, .name = s->batch_name, .resource = resource, .scope = s->batch_scope, .attrs = { off, n + 1 },
+		.threshold = (uint64_t)r->th24 << 32, .name = s->batch_name, .resource = resource, .scope = s->batch_scope, .attrs = { off, n },
 		.dropped_attrs = dropped, .kind = (uint8_t)(KIND_INTERNAL + (kind <= 4 ? kind : 0)), .flags = 1,
 		.status = rec->r.flags & KW_REC_ERROR ? STATUS_ERROR : rec->r.flags & KW_REC_OK ? STATUS_OK : STATUS_UNSET };
 	if (p->pending_n)
@@ -339,6 +348,7 @@ static uint32_t drain_slot(struct process *p, uint32_t i, uint32_t budget)
 		if (first)
 			th->ctx = (struct ring_ctx){ slot->agent_trace_hi, slot->agent_trace_lo, slot->agent_parent_id, (uint32_t)slot->agent_th24, 0 };
 	}
+	switches_follow(p, th, slot->tid);
 	slot->agent_made += (uint32_t)(slot->seq - (uint32_t)slot->agent_made); /* spans ever begun, in 64 bits */
 	struct ring_reader r = { .data = (uint8_t *)slot + p->reg.ring_off, .bytes = p->reg.ring_bytes, .nsites = p->nsites,
 		.head = __atomic_load_n(&slot->head, __ATOMIC_ACQUIRE), /* pairs with the producer's release: records before it are whole */

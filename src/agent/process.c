@@ -352,6 +352,12 @@ void process_exited(struct process *p)
 	struct agent *a = p->agent;
 	sites_refresh(p);
 	drain_all(p);
+	for (uint32_t i = 0; i < p->reg.max_threads; i++)
+		if (p->threads[i]) {
+			switches_close(p->threads[i]->switches);
+			p->threads[i]->switches = NULL;
+			p->threads[i]->switches_tid = 0;
+		}
 	cells_read(p);
 	p->last_in_flight = process_in_flight(p, NULL, 256);
 	p->abnormal = json_array_size(p->last_in_flight) > 0;
@@ -395,6 +401,7 @@ void process_destroy(struct process *p)
 				free(p->threads[i]->cell_bucket[k]);
 			free(p->threads[i]->cell_bucket);
 			free(p->threads[i]->cell_base);
+			switches_close(p->threads[i]->switches);
 			free(p->threads[i]);
 		}
 	pending_clear(p);

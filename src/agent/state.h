@@ -65,6 +65,8 @@ struct thread {
 	struct { uint32_t seq; uint64_t ticks; } child[128]; /* time of finished children, for self time */
 	uint64_t *cell_base;      /* per cell: calls, errors, ticks, value as last read */
 	uint32_t **cell_bucket;
+	struct switches *switches; /* NULL: not followed, or not permitted */
+	uint32_t switches_tid;    /* the thread they are, or were to be, of */
 };
 
 /* Records that wait for the end of their span. */
@@ -174,6 +176,7 @@ struct agent {
 	int64_t next_second, cpu_at, cpu_ns; double cpu_percent;
 	uint64_t drained;
 	double floor_ns;          /* cost.c */
+	bool switches_denied;     /* said once */
 	struct counters gone;     /* of processes forgotten */
 };
 
@@ -230,6 +233,10 @@ bool toggle_remove(struct agent *a, const char *id);
 bool toggles_expire(struct agent *a);
 bool toggles_where(struct agent *a, struct process *p, uint32_t site, const struct batch *b, uint32_t span);
 const char *level_name(unsigned level);
+/* switches.c: ret_off in ticks; false = unknown */
+void switches_follow(struct process *p, struct thread *th, uint32_t tid);
+bool switches_off(const struct thread *th, uint64_t start, uint64_t ticks, uint64_t *ret_off);
+void switches_close(struct switches *s);
 /* cost.c */
 void cost_calibrate(struct agent *a);
 double cost_ns(const struct agent *a, unsigned level, double keep); /* of one hit; keep: share of the traces that are kept */
