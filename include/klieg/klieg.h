@@ -36,7 +36,7 @@ extern "C" {
 /* Size-first, so that it can grow: set .size = sizeof(struct klieg_options). Strings are copied. */
 struct klieg_options {
 	size_t size;
-	const char *service;     /* service.name; NULL: OTEL_SERVICE_NAME, else the executable's name */
+	const char *service;     /* service.name; NULL: OTEL_SERVICE_NAME, else unknown_service:EXECUTABLE */
 	const char *version;     /* service.version; may be NULL */
 	const char *attributes;  /* more resource attributes, "k=v,k=v", percent-encoded as in OTEL_RESOURCE_ATTRIBUTES; may be NULL */
 };

@@ -676,8 +676,16 @@ KLIEG_PUBLIC int klieg__span_level(const klieg_span *s)
 
 /* ---- attributes, events, links, status ----------------------------------------------------------------------------- */
 
-static bool put_value(uint8_t **at, const uint8_t *end, unsigned key, const char *name, const struct klieg__value *v, bool mask)
+static inline bool put_value(uint8_t **at, const uint8_t *end, unsigned key, const char *name, const struct klieg__value *v, bool mask)
 {
+	if (klieg__likely(!name && !mask && v->type != KW_STR && v->type != KW_BYTES)) { /* a number: sixteen bytes, nothing to measure */
+		struct { struct kw_attr a; int64_t i; } x = { { 8, (uint8_t)key, v->type, 0 }, v->u.i };
+		if ((size_t)(end - *at) < sizeof x)
+			return false;
+		memcpy(*at, &x, sizeof x);
+		*at += sizeof x;
+		return true;
+	}
 	struct kw_attr a = { 0, (uint8_t)key, v->type, 0 };
 	size_t named = name ? strlen(name) + 1 : 0, n = v->len;
 	const void *from = v->type == KW_STR || v->type == KW_BYTES ? v->u.p : (const void *)&v->u;
