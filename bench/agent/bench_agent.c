@@ -184,7 +184,8 @@ int main(int argc, char **argv)
 	nanosleep(&two, NULL);
 	unsigned long long got = spans - before;
 	double cpu_s = (double)(clock_cpu() - cpu) / 1e9, wall_s = (double)(clock_mono() - wall) / 1e9;
-	printf("drain_to_batches %.0f spans/cpu-s (bar 1,000,000; %.0f spans/s were made and kept up with, decoded and batched)\n", (double)got / cpu_s, (double)got / wall_s);
+	printf("drain_to_batches %.0f spans/cpu-s (bar 1,000,000; %.0f spans/s were made and kept up with, decoded and batched)\n", (double)got / cpu_s,
+		(double)got / wall_s);
 	json_decref(off());
 
 	/* One site, a thousand times, while its process hammers it: from the request to the acknowledgement. */

@@ -362,11 +362,12 @@ static json_t *health(struct agent *a)
 		denied += a->procs[i]->map && a->procs[i]->denied;
 	}
 	int64_t error = a->clock.error_ns < 0 ? -a->clock.error_ns : a->clock.error_ns;
-	return json_pack("{s:{s:b,s:I,s:i,s:s},s:{s:b,s:i,s:i,s:s},s:{s:b,s:i,s:i,s:s},s:{s:b,s:f,s:f,s:s}}",
+	return json_pack("{s:{s:b,s:I,s:i,s:s},s:{s:b,s:i,s:i,s:s},s:{s:b,s:i,s:i,s:s},s:{s:b,s:f,s:f,s:s},s:o}",
 		"clock", "ok", error < 10000, "value", (json_int_t)error, "limit", 10000, "what", "error of the time mapping at the last fit, ns",
 		"permissions", "ok", !denied, "value", denied, "limit", 0, "what", "live processes whose sites cannot be switched",
 		"queue", "ok", a->spool_n < SPOOL_MAX / 2, "value", (int)a->spool_n, "limit", SPOOL_MAX, "what", "batches that wait for the sink",
-		"agent", "ok", a->cpu_percent < 100, "value", a->cpu_percent, "limit", 100., "what", "CPU of the agent's thread, percent of one core");
+		"agent", "ok", a->cpu_percent < 100, "value", a->cpu_percent, "limit", 100., "what", "CPU of the agent's thread, percent of one core",
+		"switches", switches_health(a));
 }
 
 static void run(struct agent *a, struct request *r)

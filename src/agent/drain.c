@@ -348,15 +348,16 @@ static uint32_t drain_slot(struct process *p, uint32_t i, uint32_t budget)
 		if (first)
 			th->ctx = (struct ring_ctx){ slot->agent_trace_hi, slot->agent_trace_lo, slot->agent_parent_id, (uint32_t)slot->agent_th24, 0 };
 	}
-	switches_follow(p, th, slot->tid);
 	slot->agent_made += (uint32_t)(slot->seq - (uint32_t)slot->agent_made); /* spans ever begun, in 64 bits */
 	struct ring_reader r = { .data = (uint8_t *)slot + p->reg.ring_off, .bytes = p->reg.ring_bytes, .nsites = p->nsites,
 		.head = __atomic_load_n(&slot->head, __ATOMIC_ACQUIRE), /* pairs with the producer's release: records before it are whole */
 		.tail = slot->tail };
+	switches_follow(p, th, slot->tid); /* after the head: of a span that is there, every switch is noted by then */
 	if (r.head == r.tail) {
 		if (state == KW_THREAD_DEAD && __atomic_load_n(&slot->head, __ATOMIC_ACQUIRE) == r.tail) {
 			cells_read(p);
 			memset(th->child, 0, sizeof th->child);
+			switches_close(p->agent, th);
 			__atomic_store_n(&slot->state, KW_THREAD_FREE, __ATOMIC_RELEASE); /* pairs with the claim's acquire: our last read is done */
 		}
 		return 0;

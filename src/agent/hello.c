@@ -31,7 +31,7 @@ int hello_listen(struct agent *a, struct err *e)
 	struct sockaddr_un to = { .sun_family = AF_UNIX };
 	if (strlen(a->socket) >= sizeof to.sun_path)
 		return err_set(e, KLIEG_E_LIMIT, "the socket path %s is longer than %zu bytes", a->socket, sizeof to.sun_path - 1);
-	strcpy(to.sun_path, a->socket);
+	memcpy(to.sun_path, a->socket, strlen(a->socket) + 1);
 	int rc = make_dir(a->socket, e);
 	if (rc < 0)
 		return rc;

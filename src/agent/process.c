@@ -353,11 +353,8 @@ void process_exited(struct process *p)
 	sites_refresh(p);
 	drain_all(p);
 	for (uint32_t i = 0; i < p->reg.max_threads; i++)
-		if (p->threads[i]) {
-			switches_close(p->threads[i]->switches);
-			p->threads[i]->switches = NULL;
-			p->threads[i]->switches_tid = 0;
-		}
+		if (p->threads[i])
+			switches_close(a, p->threads[i]);
 	cells_read(p);
 	p->last_in_flight = process_in_flight(p, NULL, 256);
 	p->abnormal = json_array_size(p->last_in_flight) > 0;
@@ -401,7 +398,7 @@ void process_destroy(struct process *p)
 				free(p->threads[i]->cell_bucket[k]);
 			free(p->threads[i]->cell_bucket);
 			free(p->threads[i]->cell_base);
-			switches_close(p->threads[i]->switches);
+			switches_close(p->agent, p->threads[i]);
 			free(p->threads[i]);
 		}
 	pending_clear(p);

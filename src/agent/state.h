@@ -176,7 +176,7 @@ struct agent {
 	int64_t next_second, cpu_at, cpu_ns; double cpu_percent;
 	uint64_t drained;
 	double floor_ns;          /* cost.c */
-	bool switches_denied;     /* said once */
+	uint32_t switches_n; int switches_errno; bool switches_over; /* threads followed; why not (said once); there were more than may be */
 	struct counters gone;     /* of processes forgotten */
 };
 
@@ -236,7 +236,8 @@ const char *level_name(unsigned level);
 /* switches.c: ret_off in ticks; false = unknown */
 void switches_follow(struct process *p, struct thread *th, uint32_t tid);
 bool switches_off(const struct thread *th, uint64_t start, uint64_t ticks, uint64_t *ret_off);
-void switches_close(struct switches *s);
+void switches_close(struct agent *a, struct thread *th);
+json_t *switches_health(const struct agent *a);
 /* cost.c */
 void cost_calibrate(struct agent *a);
 double cost_ns(const struct agent *a, unsigned level, double keep); /* of one hit; keep: share of the traces that are kept */

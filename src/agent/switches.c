@@ -1,15 +1,18 @@
 /* On- and off-CPU time of a span: the kernel notes each thread's context switches (PERF_RECORD_SWITCH: no cost on the probe's path, works for
  * processes of the same user), read here and laid against the spans as they are drained. Only while a site of the process is at level detail.
- * Where it is not permitted, or switches were lost, or the span began before we looked, the time is unknown and no attribute is added. */
+ * Where it is not permitted, or switches were lost, or the span began before we looked, the time is unknown and no attribute is added.
+ * At most WATCHED_MAX threads of the host are followed, 52 KiB each: the others' times are unknown. Agent thread. */
 #include "agent/state.h"
 #include <errno.h>
 #include <linux/perf_event.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 enum { PAGES = 8, KEPT = 1024 };      /* 32 KiB of records between two drains; the last intervals of each thread */
+#define WATCHED_MAX 256
 
 struct switches {
 	int fd;
@@ -20,6 +23,14 @@ struct switches {
 	struct { uint64_t out, in; } off[KEPT];
 };
 
+/* The traced process wrote the number: it must be a thread of its own. (In another pid namespace it is not: unknown.) */
+static bool is_thread_of(pid_t pid, uint32_t tid)
+{
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%d/task/%u", pid, tid);
+	return access(path, F_OK) == 0;
+}
+
 static struct switches *follow(uint32_t tid)
 {
 	struct perf_event_attr at = { .size = sizeof at, .type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_DUMMY, .context_switch = 1, .sample_id_all = 1,
@@ -29,7 +40,9 @@ static struct switches *follow(uint32_t tid)
 		return NULL;
 	void *p = mmap(NULL, (PAGES + 1) * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (p == MAP_FAILED) {
+		int saved = errno;
 		close(fd);
+		errno = saved;
 		return NULL;
 	}
 	struct switches *s = base_calloc(1, sizeof *s);
@@ -39,13 +52,17 @@ static struct switches *follow(uint32_t tid)
 	return s;
 }
 
-void switches_close(struct switches *s)
+void switches_close(struct agent *a, struct thread *th)
 {
+	struct switches *s = th->switches;
+	th->switches = NULL;
+	th->switches_tid = 0;
 	if (!s)
 		return;
 	munmap(s->page, (PAGES + 1) * 4096);
 	close(s->fd);
 	free(s);
+	a->switches_n--;
 }
 
 /* Takes what the kernel has noted. */
@@ -55,14 +72,23 @@ static void read_all(struct switches *s, double ns_per_tick)
 	uint64_t head = __atomic_load_n(&s->page->data_head, __ATOMIC_ACQUIRE), tail = s->page->data_tail; /* pairs with the kernel's barrier: records before head */
 	if (head == tail)
 		return;
-	uint64_t tsc = clock_tsc();
-	int64_t mono = clock_mono();
+	uint64_t tsc = 0, best = UINT64_MAX;
+	int64_t mono = 0;
+	for (int i = 0; i < 3; i++) { /* the tightest of three: a preempted reading is not believed */
+		uint64_t t0 = clock_tsc();
+		int64_t m = clock_mono();
+		uint64_t t1 = clock_tsc();
+		if (t1 - t0 < best)
+			best = t1 - t0, tsc = t0 + (t1 - t0) / 2, mono = m;
+	}
 	while (tail < head) {
 		struct { struct perf_event_header h; uint32_t pid, tid; uint64_t time; } r;
 		for (size_t i = 0; i < sizeof r; i++)
 			((uint8_t *)&r)[i] = data[(tail + i) % (PAGES * 4096)];
-		if (r.h.size < sizeof r.h || r.h.size > head - tail)
+		if (r.h.size < sizeof r.h || r.h.size > head - tail) {
+			s->from = clock_tsc();
 			break;
+		}
 		if (r.h.type == PERF_RECORD_SWITCH && r.h.size >= sizeof r) {
 			uint64_t at = tsc - (uint64_t)((double)(mono - (int64_t)r.time) / ns_per_tick);
 			if (r.h.misc & PERF_RECORD_MISC_SWITCH_OUT) {
@@ -73,7 +99,7 @@ static void read_all(struct switches *s, double ns_per_tick)
 				s->out = 0;
 			}
 		} else if (r.h.type == PERF_RECORD_LOST) {
-			s->from = tsc;
+			s->from = clock_tsc();
 			s->out = 0;
 		}
 		tail += r.h.size;
@@ -83,21 +109,34 @@ static void read_all(struct switches *s, double ns_per_tick)
 
 void switches_follow(struct process *p, struct thread *th, uint32_t tid)
 {
-	if (!p->detail_n || th->switches_tid != tid) {
-		switches_close(th->switches);
-		th->switches = NULL;
-		th->switches_tid = 0;
-	}
+	struct agent *a = p->agent;
+	if (!p->detail_n || th->switches_tid != tid)
+		switches_close(a, th);
 	if (p->detail_n && !th->switches_tid) {
 		th->switches_tid = tid; /* also when it fails: tried once per thread */
-		th->switches = follow(tid);
-		if (!th->switches && !p->agent->switches_denied) {
-			p->agent->switches_denied = true;
-			log_info("agent", "on- and off-CPU time of spans is not known here: perf_event_open: %s", strerror(errno));
+		if (a->switches_n >= WATCHED_MAX) {
+			a->switches_over = true;
+		} else if (is_thread_of(p->pid, tid)) {
+			th->switches = follow(tid);
+			a->switches_n += th->switches != NULL;
+			if (!th->switches && errno != ESRCH && !a->switches_errno) {
+				a->switches_errno = errno;
+				log_info("agent", "on- and off-CPU time of spans is not known here: perf_event_open: %s", strerror(errno));
+			}
 		}
 	}
 	if (th->switches)
-		read_all(th->switches, p->agent->clock.ns_per_tick);
+		read_all(th->switches, a->clock.rate);
+}
+
+json_t *switches_health(const struct agent *a)
+{
+	char what[160];
+	snprintf(what, sizeof what, a->switches_errno ? "threads whose on- and off-CPU time is known: perf_event_open: %s" :
+		"threads whose on- and off-CPU time is known, at level detail%s", a->switches_errno ? strerror(a->switches_errno) :
+		a->switches_over ? "; others were too many" : "");
+	return json_pack("{s:b,s:i,s:i,s:s,s:s}", "ok", !a->switches_errno && !a->switches_over, "value", (int)a->switches_n, "limit", WATCHED_MAX, "what", what,
+		"next", a->switches_errno ? "run the agent as root or with CAP_PERFMON" : "level detail for fewer processes");
 }
 
 bool switches_off(const struct thread *th, uint64_t start, uint64_t ticks, uint64_t *ret_off)
