@@ -584,11 +584,13 @@ KLIEG_PUBLIC void klieg__end(klieg_span *s)
 			c->errors++;
 		klieg__store(&c->calls, c->calls + 1, RELEASE); /* pairs with the agent's acquire: the rest before the number of calls */
 	} else {
-		uint64_t head = me->head;
-		if (klieg__unlikely(me->ctx_dirty) || klieg__unlikely(t->generation[i] != me->generation) || klieg__unlikely(head + sizeof(struct kw_rec_span) > me->limit))
-			return end_slow(s);
-		me->busy = true;
+		me->busy = true; /* before the head is read: a signal's handler may write records of its own until now */
 		atomic_signal_fence(memory_order_seq_cst);
+		uint64_t head = me->head;
+		if (klieg__unlikely(me->ctx_dirty) || klieg__unlikely(t->generation[i] != me->generation) || klieg__unlikely(head + sizeof(struct kw_rec_span) > me->limit)) {
+			leave(me);
+			return end_slow(s);
+		}
 		struct kw_rec_span *r = (struct kw_rec_span *)(me->ring + (head & (klieg__process.ring_bytes - 1)));
 		r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)(flags & 0xff) };
 		r->start_tsc = start;
