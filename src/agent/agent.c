@@ -110,10 +110,15 @@ static void second(struct agent *a)
 		}
 		process_lease(p, a->cfg.lease_ns);
 		cells_read(p);
-		if (p->hits_at)
-			p->overhead = (double)(p->hits - p->hits_before) * cost_ns(a, p->detail_n ? KW_DETAIL : KW_SPAN, 1) * 100 / (double)(now - p->hits_at);
-		p->hits_before = p->hits;
-		p->hits_at = now;
+		struct counters c;
+		uint64_t open;
+		process_count(p, &c, &open);
+		p->spent_ns += (double)(c.unsampled - p->unsampled_before) * cost_ns(a, KW_SPAN, 0);
+		if (p->spent_at)
+			p->overhead = (p->spent_ns - p->spent_before) * 100 / (double)(now - p->spent_at);
+		p->unsampled_before = c.unsampled;
+		p->spent_before = p->spent_ns;
+		p->spent_at = now;
 	}
 	if (toggles_expire(a))
 		toggles_apply(a);
@@ -227,6 +232,7 @@ static void finish(struct agent *a)
 	}
 	batch_destroy(a->batch);
 	free(a->toggles);
+	free(a->seen);
 	free(a->socket);
 	free(a->host);
 	pthread_mutex_destroy(&a->lock);

@@ -45,6 +45,14 @@ void stat_span(struct process *p, struct site *s, int64_t sec, uint64_t ticks, b
 		h[kw_bucket(ticks)]++;
 }
 
+void stat_cpu(struct process *p, struct site *s, int64_t sec, uint64_t cpu_ticks)
+{
+	struct site_stat *st = stat_of(p, s);
+	__auto_type x = SEC_OF(st, sec);
+	x->cpu += cpu_ticks;
+	x->cpu_calls++;
+}
+
 void stat_free(struct agent *a, struct site *s)
 {
 	if (!s->stat)
@@ -88,7 +96,7 @@ void cells_read(struct process *p)
 			x->errors += errors - base[1];
 			x->ticks += ticks - base[2];
 			x->value += (int64_t)(value - base[3]);
-			p->hits += calls - base[0];
+			p->spent_ns += (double)(calls - base[0]) * cost_ns(p->agent, KW_COUNT, 1);
 			base[0] = calls, base[1] = errors, base[2] = ticks, base[3] = value;
 			if (s->kind != KW_SITE_SPAN)
 				continue;
@@ -119,7 +127,7 @@ uint64_t stat_calls(const struct site *s, int64_t from_sec)
 	return n;
 }
 
-struct sum { uint64_t id, calls, errors, ticks, max, self; int64_t value; bool has_self, has_hist; struct process *p; uint32_t site; uint8_t level;
+struct sum { uint64_t id, calls, errors, ticks, max, self, cpu, cpu_calls; double spent; int64_t value; bool has_self, has_hist; struct process *p; uint32_t site; uint8_t level;
 	uint32_t hist[KW_BUCKETS]; };
 
 static json_t *quantile(const struct sum *s, double q, double ns)
@@ -165,6 +173,8 @@ json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns)
 				if (x->sec < from)
 					continue;
 				m->calls += x->calls, m->errors += x->errors, m->ticks += x->ticks, m->self += x->self, m->value += x->value;
+				m->cpu += x->cpu, m->cpu_calls += x->cpu_calls;
+				m->spent += (double)x->calls * cost_ns(a, s->level ? s->level : KW_SPAN, 1);
 				m->has_self |= x->has_self;
 				m->max = x->max > m->max ? x->max : m->max;
 			}
@@ -181,13 +191,16 @@ json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns)
 		struct str name = strtab_get(&m->p->strs, s->name), comp = strtab_get(&m->p->strs, s->component);
 		char id[17];
 		span_id_hex(m->id, id);
-		double d = (double)sec, cost = (double)m->calls / d * cost_ns(a, m->level ? m->level : KW_SPAN, 1) * 1e-7;
-		json_t *o = json_pack("{s:s,s:s%,s:s%,s:s,s:s,s:I,s:I,s:f,s:f,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:n,s:f}", "id", id, "name", name.p, name.n,
+		double d = (double)sec;
+		json_t *o = json_pack("{s:s,s:s%,s:s%,s:s,s:s,s:I,s:I,s:f,s:f,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:f}", "id", id, "name", name.p, name.n,
 			"component", comp.p, comp.n, "service", m->p->service, "level", level_name(m->level), "calls", (json_int_t)m->calls, "errors",
 			(json_int_t)m->errors, "calls_per_s", (double)m->calls / d, "errors_per_s", (double)m->errors / d, "p50_nano", quantile(m, .5, ns),
 			"p95_nano", quantile(m, .95, ns), "p99_nano", quantile(m, .99, ns), "max_nano", (json_int_t)((double)m->max * ns), "mean_nano",
 			(json_int_t)(m->calls ? (double)m->ticks * ns / (double)m->calls : 0), "total_nano", (json_int_t)((double)m->ticks * ns),
-			"value", (json_int_t)m->value, "cpu_percent", "overhead_percent", cost);
+			"value", (json_int_t)m->value, "overhead_percent", m->spent / d * 1e-7);
+		/* At detail the spans' own CPU time is known, of nearly all: those that were open when we began to look are taken to be like the others. */
+		double per_call = m->cpu_calls ? (double)m->cpu * ns / (double)m->cpu_calls : 0;
+		json_object_set_new(o, "cpu_percent", m->cpu_calls ? json_real(per_call * (double)m->calls / d * 1e-7) : json_null());
 		json_object_set_new(o, "self_nano", m->has_self ? json_integer((json_int_t)((double)m->self * ns)) : json_null());
 		json_array_append_new(list, o);
 		free(m);

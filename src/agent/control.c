@@ -81,7 +81,7 @@ static json_t *ps(struct agent *a)
 		if (o)
 			json_array_append_new(list, o);
 	}
-	return json_pack("{s:o}", "processes", list);
+	return json_pack("{s:o,s:{s:f}}", "processes", list, "agent", "cpu_percent", a->cpu_percent);
 }
 
 /* The logical sites that a query matches: one per id and service. */
@@ -171,29 +171,47 @@ static json_t *ls(struct agent *a, const struct traceql *q, const json_t *params
 	return o;
 }
 
-static uint64_t calls_of(struct agent *a, const struct traceql *q, int64_t from, bool *ret_known)
+struct rate { double per_s; int64_t window, age; bool known; };
+
+/* Calls per second of all that matches: measured where it is on, remembered where it was. */
+static struct rate rate_of(struct agent *a, const struct traceql *q)
 {
-	uint64_t calls = 0;
-	*ret_known = true;
+	const int64_t stale = 3600 * SECOND;
+	struct rate r = { .known = true };
+	int64_t now = clock_mono(), window, age;
 	for (uint32_t k = 0; k < a->nprocs; k++) {
 		struct process *p = a->procs[k];
 		if (!p->map)
 			continue;
 		cells_read(p);
-		for (uint32_t i = 0; i < p->nsites; i++)
-			if (p->sites[i].id && p->sites[i].kind != KW_SITE_END && site_match(p, i, q)) {
-				calls += stat_calls(&p->sites[i], from);
-				*ret_known &= p->sites[i].level || p->sites[i].peek;
-			}
+		for (uint32_t i = 0; i < p->nsites; i++) {
+			struct site *s = &p->sites[i];
+			if (!s->id || s->kind == KW_SITE_END || p->modules[s->module].gone || !site_match(p, i, q))
+				continue;
+			double per_s = cost_rate(s, now, &window, &age);
+			r.known &= per_s >= 0 && age < stale;
+			r.per_s += per_s > 0 ? per_s : 0;
+			r.age = age > r.age ? age : r.age;
+			r.window = window && (!r.window || window < r.window) ? window : r.window;
+		}
 	}
-	return calls;
+	return r;
 }
 
-static json_t *cost(const struct agent *a, const struct toggle *t, bool known, double per_s, const char *basis)
+static json_t *predict(const struct agent *a, const struct toggle *t, const struct rate *r)
 {
-	double spans = t->level >= KW_SPAN ? per_s * t->keep : 0;
-	return json_pack("{s:b,s:f,s:f,s:f,s:f,s:s}", "known", (int)known, "calls_per_s", per_s, "spans_per_s", spans, "bytes_per_s",
-		spans * (t->level >= KW_DETAIL ? 96 : 32), "cpu_percent", per_s * cost_ns(a, t->level, t->keep) * 1e-7, "basis", basis);
+	char basis[64];
+	long long age = r->age / SECOND;
+	if (!r->known)
+		snprintf(basis, sizeof basis, "unknown: no estimate was asked for");
+	else if (r->age && age < 2)
+		snprintf(basis, sizeof basis, "last seen just now");
+	else if (r->age)
+		snprintf(basis, sizeof basis, age < 120 ? "last seen %lld s ago" : "last seen %lld min ago", age < 120 ? age : age / 60);
+	else
+		snprintf(basis, sizeof basis, r->window < SECOND ? "measured %lld ms" : "measured %lld s",
+			(long long)(r->window / (r->window < SECOND ? 1000000 : SECOND)));
+	return cost_json(a, t->level, t->keep, r->known, r->known ? r->per_s : 0, basis);
 }
 
 static json_t *plan(struct agent *a, struct toggle *t)
@@ -251,6 +269,21 @@ static void on_finish(struct agent *a, struct request *r, struct toggle *t, json
 	reply(r, 0, o, NULL);
 }
 
+static uint64_t peek_calls(struct agent *a, const struct traceql *q, int64_t since)
+{
+	uint64_t calls = 0;
+	for (uint32_t k = 0; k < a->nprocs; k++) {
+		struct process *p = a->procs[k];
+		if (!p->map)
+			continue;
+		cells_read(p);
+		for (uint32_t i = 0; i < p->nsites; i++)
+			if (p->sites[i].id && p->sites[i].kind != KW_SITE_END && p->sites[i].stat && site_match(p, i, q))
+				calls += stat_calls(&p->sites[i], since / SECOND);
+	}
+	return calls;
+}
+
 static void on(struct agent *a, struct request *r)
 {
 	struct err e = { 0 };
@@ -261,10 +294,9 @@ static void on(struct agent *a, struct request *r)
 		return;
 	}
 	int64_t estimate = json_integer_value(json_object_get(r->params, "estimate_nano")), now = clock_mono();
-	bool known;
-	uint64_t calls = calls_of(a, t->q, now / SECOND - 5, &known);
-	if (known || estimate <= 0) {
-		on_finish(a, r, t, known ? cost(a, t, true, (double)calls / 5, "measured 5 s") : cost(a, t, false, 0, "unknown: no estimate was asked for"));
+	struct rate rate = rate_of(a, t->q);
+	if (rate.known || estimate <= 0) {
+		on_finish(a, r, t, predict(a, t, &rate));
 		return;
 	}
 	r->peek = t;
@@ -272,28 +304,26 @@ static void on(struct agent *a, struct request *r)
 	r->next = a->waiting;
 	a->waiting = r;
 	toggles_apply(a); /* counts what is off, for that long */
-	bool k;
-	r->peek_calls = calls_of(a, t->q, 0, &k);
 	r->peek_started = clock_mono();
+	r->peek_calls = peek_calls(a, t->q, r->peek_started);
 }
 
 void control_waiting(struct agent *a)
 {
-	int64_t now = clock_mono();
 	for (struct request **at = &a->waiting, *r; (r = *at);) {
+		int64_t now = clock_mono();
 		if (r->due > now) {
 			at = &r->next;
 			continue;
 		}
-		bool known;
-		uint64_t calls = calls_of(a, r->peek->q, 0, &known) - r->peek_calls;
+		uint64_t calls = peek_calls(a, r->peek->q, r->peek_started) - r->peek_calls;
 		*at = r->next;
 		struct toggle *t = r->peek;
 		r->peek = NULL;
 		toggles_apply(a);
 		char basis[64];
 		snprintf(basis, sizeof basis, "measured %lld ms", (long long)((now - r->peek_started) / 1000000));
-		on_finish(a, r, t, cost(a, t, true, (double)calls * 1e9 / (double)(now - r->peek_started + 1), basis));
+		on_finish(a, r, t, cost_json(a, t->level, t->keep, true, (double)calls * 1e9 / (double)(now - r->peek_started + 1), basis));
 		at = &a->waiting;
 	}
 }

@@ -1,6 +1,16 @@
-/* What a probe costs on this machine, measured when the agent starts: the floor (two readings of the clock and a 32-byte store) times the ratios that
- * `make bench` finds for each level (bench/RESULTS.md). Predictions and the overhead that is shown rest on it. */
+/* What a probe costs and how often it is hit: what predictions and the overhead that is shown rest on.
+ *
+ * The cost of one hit on this machine is measured when the agent starts: the floor (two readings of the clock and a 32-byte store) times the ratios that
+ * `make bench` finds for each level (bench/RESULTS.md). How often a site was hit when it was last on is remembered by its id and service, so
+ * that the next prediction needs no look at it, not even after a restart of the process. Agent thread. */
 #include "agent/state.h"
+#include <math.h>
+#include <stdlib.h>
+
+#define WINDOW (5 * SECOND)
+#define LEAST (SECOND / 5)   /* on for less: its rate is not known */
+#define SEEN 16384           /* sites remembered, 640 KiB; the oldest of four makes room */
+struct seen { uint64_t key, gen; double per_s; int64_t at; const struct process *given; };
 
 static struct { uint64_t w[4]; } ring[512];
 
@@ -30,4 +40,83 @@ double cost_ns(const struct agent *a, unsigned level, double keep)
 	const double not_kept = 0.25; /* a probe in a trace that is not kept looks, and leaves */
 	double whole = a->floor_ns * ratio[level <= KW_DEEP ? level : KW_DEEP];
 	return level < KW_SPAN ? whole : whole * keep + a->floor_ns * not_kept * (1 - keep);
+}
+
+/* Calls per second of a site, recorded or not: as measured while it is on (*ret_age = 0), else when it was last on (*ret_age: ns ago);
+ * negative: not known. Only of marked requests: those count. */
+double cost_rate(const struct site *s, int64_t now, int64_t *ret_window, int64_t *ret_age)
+{
+	double keep = s->threshold >= 1ull << 56 ? 0 : 1 - ldexp((double)s->threshold, -56);
+	*ret_age = *ret_window = 0;
+	if (s->patched && now - s->on_since >= LEAST && (keep > 0 || s->level < KW_SPAN)) {
+		int64_t from = now - WINDOW > s->on_since ? now - WINDOW : s->on_since, whole = from / SECOND * SECOND;
+		*ret_window = now - (whole > s->on_since ? whole : s->on_since); /* statistics are by whole seconds */
+		uint64_t calls = stat_calls(s, from / SECOND), before = from / SECOND == s->on_since / SECOND ? s->on_calls : 0;
+		return (double)(calls > before ? calls - before : 0) * 1e9 / (double)*ret_window / (s->level >= KW_SPAN ? keep : 1);
+	}
+	if (!s->seen_at)
+		return -1;
+	*ret_age = now - s->seen_at + 1;
+	return s->seen_per_s;
+}
+
+static struct seen *seen_slot(struct agent *a, const struct process *p, const struct site *s, bool make)
+{
+	uint64_t key = hash_bytes(p->service, strlen(p->service), s->id);
+	struct seen *oldest = NULL;
+	if (!a->seen && !make)
+		return NULL;
+	if (!a->seen)
+		a->seen = base_calloc(SEEN, sizeof *a->seen);
+	for (uint64_t i = 0; i < 4; i++) {
+		struct seen *e = &a->seen[(key + i) % SEEN];
+		if (e->key == key)
+			return e;
+		if (!oldest || e->at < oldest->at)
+			oldest = e;
+	}
+	if (!make)
+		return NULL;
+	*oldest = (struct seen){ .key = key };
+	return oldest;
+}
+
+void cost_seen(struct process *p, uint32_t i)
+{
+	struct site *s = &p->sites[i], was = *s;
+	const struct kw_site_state *st = &p->state[i]; /* as it was until now; the site says what it is to be */
+	int64_t now = clock_mono(), window, age;
+	if (st->flags & KW_STATE_GATED)
+		return;
+	was.threshold = st->threshold;
+	was.level = st->level;
+	double per_s = cost_rate(&was, now, &window, &age);
+	if (age || per_s < 0)
+		return;
+	s->seen_per_s = per_s;
+	s->seen_at = now;
+	struct seen *e = seen_slot(p->agent, p, s, true);
+	if (e->gen != p->agent->seen_gen)
+		e->per_s = 0; /* else another instance of the site in the same process */
+	e->per_s += per_s;
+	e->gen = p->agent->seen_gen;
+	e->at = now;
+	e->given = p;
+}
+
+void cost_recall(struct process *p, struct site *s)
+{
+	struct seen *e = seen_slot(p->agent, p, s, false);
+	if (!e)
+		return;
+	s->seen_at = e->at;
+	s->seen_per_s = e->given == p ? 0 : e->per_s; /* one of its instances stands for all */
+	e->given = p;
+}
+
+json_t *cost_json(const struct agent *a, unsigned level, double keep, bool known, double per_s, const char *basis)
+{
+	double spans = level >= KW_SPAN ? per_s * keep : 0;
+	return json_pack("{s:b,s:f,s:f,s:f,s:f,s:s}", "known", (int)known, "calls_per_s", per_s, "spans_per_s", spans, "bytes_per_s",
+		spans * (level >= KW_DETAIL ? 96 : 32), "cpu_percent", per_s * cost_ns(a, level, keep) * 1e-7, "basis", basis);
 }

@@ -269,6 +269,7 @@ static void add_row(struct process *p, struct thread *th, struct kw_thread *slot
 	uint64_t off_ticks;
 	if (s->level >= KW_DETAIL && rec->r.type == KW_REC_SPAN && switches_off(th, r->start_tsc, r->ticks, &off_ticks)) {
 		*batch_add_attrs(b, 1) = (struct attr){ .key = a->key_cpu, .type = ATTR_INT, .i = (int64_t)((double)(r->ticks - off_ticks) * a->clock.ns_per_tick) };
+		stat_cpu(p, s, clock_mono() / SECOND, r->ticks - off_ticks);
 		*batch_add_attrs(b, 1) = (struct attr){ .key = a->key_off, .type = ATTR_INT, .i = (int64_t)((double)off_ticks * a->clock.ns_per_tick) };
 		n += 2;
 	}
@@ -326,7 +327,7 @@ static void span_record(struct process *p, struct thread *th, struct kw_thread *
 		p->c.corrupt++;
 		return;
 	}
-	p->hits++;
+	p->spent_ns += cost_ns(p->agent, s->level < KW_SPAN ? KW_SPAN : s->level, 1);
 	stat_span(p, s, clock_mono() / SECOND, r.ticks, rec->r.flags & KW_REC_ERROR, self, true);
 	add_row(p, th, slot, rec, &r);
 }
@@ -378,7 +379,7 @@ static uint32_t drain_slot(struct process *p, uint32_t i, uint32_t budget)
 			break;
 		case KW_REC_EVENT: {
 			struct site *s = &p->sites[rec.r.site];
-			p->hits++;
+			p->spent_ns += cost_ns(p->agent, s->level < KW_SPAN ? KW_SPAN : s->level, 1);
 			if (s->id)
 				stat_span(p, s, clock_mono() / SECOND, 0, false, 0, false);
 			if (!s->id) {

@@ -37,6 +37,7 @@ static void denied(struct process *p, int e)
 static void write_run(struct process *p, struct site **s, uint32_t n, bool on)
 {
 	uint8_t text[SPAN_BYTES + 8];
+	int64_t now = clock_mono();
 	for (uint32_t i = 0, next; i < n; i = next) {
 		uint64_t from = s[i]->addr;
 		for (next = i + 1; next < n && s[next]->addr - from < SPAN_BYTES && s[next]->addr - s[next - 1]->addr < 4096;)
@@ -73,8 +74,11 @@ static void write_run(struct process *p, struct site **s, uint32_t n, bool on)
 			continue;
 		}
 		for (uint32_t k = i; k < next; k++)
-			if (!s[k]->bad)
+			if (!s[k]->bad) {
+				if (on && !s[k]->patched)
+					s[k]->on_since = now, s[k]->on_calls = stat_calls(s[k], now / SECOND);
 				s[k]->patched = on;
+			}
 	}
 }
 
@@ -138,6 +142,12 @@ void patch_apply(struct process *p)
 			else
 				off[noff++] = s;
 		}
+	}
+	if (noff) {
+		cells_read(p);
+		p->agent->seen_gen++;
+		for (uint32_t i = 0; i < noff; i++)
+			cost_seen(p, (uint32_t)(off[i] - p->sites));
 	}
 	write_sites(p, on[0], non[0], true);
 	write_sites(p, on[1], non[1], true);

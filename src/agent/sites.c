@@ -112,6 +112,8 @@ static void read_module(struct process *p, uint32_t m)
 		uint8_t byte;
 		if (pread(p->mem, &byte, 1, (off_t)s->addr) == 1)
 			s->patched = s->flags & KW_SITE_DATA ? byte == 1 : byte == KW_OP_ON;
+		s->on_since = clock_mono();
+		cost_recall(p, s);
 		p->sites_alive++;
 	}
 	if (bad)

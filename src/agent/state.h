@@ -22,7 +22,7 @@
 struct process;
 
 struct site_stat {
-	struct { int64_t sec; uint64_t calls, errors, ticks, max, self; int64_t value; bool has_self; } s[STAT_SECONDS];
+	struct { int64_t sec; uint64_t calls, errors, ticks, max, self, cpu, cpu_calls; int64_t value; bool has_self; } s[STAT_SECONDS];
 	struct { int64_t epoch; uint32_t *bucket; } h[STAT_HISTS];
 };
 
@@ -43,6 +43,8 @@ struct site {
 	uint8_t gated;
 	uint32_t function;        /* string id, 0 = not looked up or unknown */
 	uint64_t threshold;
+	int64_t on_since; uint64_t on_calls; /* monotonic; calls of that second that came before */
+	int64_t seen_at; double seen_per_s; /* how often it was hit when it was last on; seen_at 0 = not known */
 	struct site_key *keys;
 	uint32_t nkeys;
 	uint64_t batch_gen;       /* of the batch that these ids belong to */
@@ -123,8 +125,8 @@ struct process {
 	uint32_t pending_n, pending_hand;
 	uint32_t detail_n;        /* sites on at detail */
 	int64_t ends_due;         /* end sites wait for their open spans until then, 0 = none */
-	uint64_t hits;            /* calls seen, for the overhead */
-	uint64_t hits_before; int64_t hits_at; double overhead;
+	double spent_ns;          /* by the probes that were hit, ever */
+	double spent_before; uint64_t unsampled_before; int64_t spent_at; double overhead;
 };
 
 struct toggle {
@@ -176,6 +178,7 @@ struct agent {
 	int64_t next_second, cpu_at, cpu_ns; double cpu_percent;
 	uint64_t drained;
 	double floor_ns;          /* cost.c */
+	struct seen *seen; uint64_t seen_gen;
 	uint32_t switches_n; int switches_errno; bool switches_over; /* threads followed; why not (said once); there were more than may be */
 	struct counters gone;     /* of processes forgotten */
 };
@@ -219,6 +222,7 @@ bool mask_text(struct str s, struct buf *ret_b);
 /* cells.c */
 void cells_read(struct process *p);
 void stat_span(struct process *p, struct site *s, int64_t sec, uint64_t ticks, bool error, uint64_t self, bool has_self);
+void stat_cpu(struct process *p, struct site *s, int64_t sec, uint64_t cpu_ticks); /* of a span already counted, where it is known */
 json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns);
 void stat_free(struct agent *a, struct site *s);
 uint64_t stat_calls(const struct site *s, int64_t from_sec);
@@ -241,6 +245,11 @@ json_t *switches_health(const struct agent *a);
 /* cost.c */
 void cost_calibrate(struct agent *a);
 double cost_ns(const struct agent *a, unsigned level, double keep); /* of one hit; keep: share of the traces that are kept */
+/* What recording so many calls per second costs, as the protocol's `cost`. */
+json_t *cost_json(const struct agent *a, unsigned level, double keep, bool known, double calls_per_s, const char *basis);
+double cost_rate(const struct site *s, int64_t now, int64_t *ret_window, int64_t *ret_age);
+void cost_seen(struct process *p, uint32_t site); /* it is about to be switched off */
+void cost_recall(struct process *p, struct site *s); /* it has just been found */
 /* control.c */
 void control_run(struct agent *a);
 void control_waiting(struct agent *a);

@@ -78,8 +78,9 @@ static json_t *maybe(const char *s) { return s ? json_string(s) : json_null(); }
 
 json_t *toggle_json(struct agent *a, struct toggle *t)
 {
-	int64_t from = clock_mono() / SECOND - 5;
-	uint64_t calls = 0;
+	int64_t now = clock_mono(), window = 0, w, age;
+	double per_s = 0;
+	bool known = true;
 	t->sites = t->instances = t->processes = 0;
 	uint64_t *ids = NULL;
 	uint32_t cap = 0;
@@ -91,7 +92,10 @@ json_t *toggle_json(struct agent *a, struct toggle *t)
 			if (!s->id || !s->level || p->modules[s->module].gone || s->kind == KW_SITE_END || !site_match(p, i, t->q))
 				continue;
 			t->instances++;
-			calls += stat_calls(s, from);
+			double rate = cost_rate(s, now, &w, &age);
+			known &= rate >= 0 && !age;
+			per_s += rate > 0 && !age ? rate : 0;
+			window = w && (!window || w < window) ? w : window;
 			if (t->sites == cap)
 				ids = base_realloc(ids, (cap = cap ? 2 * cap : 64) * sizeof *ids);
 			ids[t->sites++] = hash_bytes(p->service, strlen(p->service), s->id);
@@ -106,14 +110,16 @@ json_t *toggle_json(struct agent *a, struct toggle *t)
 		distinct += !i || ids[i] != ids[i - 1];
 	free(ids);
 	t->sites = distinct;
-	/* What was recorded: of the traces that are kept, at level span and deeper. */
-	double recorded = (double)calls / 5, per_s = t->level >= KW_SPAN && t->keep > 0 ? recorded / t->keep : recorded;
-	return json_pack("{s:s,s:s,s:s,s:f,s:s,s:o,s:I,s:o,s:o,s:i,s:i,s:i,s:{s:b,s:f,s:f,s:f,s:f,s:s},s:O?}", "id", t->id, "selector",
-		t->selector ? t->selector : "", "level", level_name(t->level), "keep", t->keep, "scope", t->marked ? "marked" : "all",
-		"where", maybe(t->where_text), "expires_unix_nano", (json_int_t)t->expires_ns, "owner", maybe(t->owner), "reason", maybe(t->reason),
-		"sites", (int)t->sites, "instances", (int)t->instances, "processes", (int)t->processes, "measured", "known", 1, "calls_per_s", per_s,
-		"spans_per_s", t->level >= KW_SPAN ? recorded : 0., "bytes_per_s", t->level >= KW_SPAN ? recorded * (t->level >= KW_DETAIL ? 96 : 32) : 0.,
-		"cpu_percent", per_s * cost_ns(a, t->level, t->keep) * 1e-7, "basis", "measured 5 s", "predicted", t->predicted);
+	char basis[64];
+	if (known && window)
+		snprintf(basis, sizeof basis, window < SECOND ? "measured %lld ms" : "measured %lld s", (long long)(window / (window < SECOND ? 1000000 : SECOND)));
+	else
+		snprintf(basis, sizeof basis, t->instances ? "unknown: not on for long enough" : "unknown: nothing matches");
+	return json_pack("{s:s,s:s,s:s,s:f,s:s,s:o,s:I,s:o,s:o,s:i,s:i,s:i,s:o,s:O?}", "id", t->id, "selector", t->selector ? t->selector : "",
+		"level", level_name(t->level), "keep", t->keep, "scope", t->marked ? "marked" : "all", "where", maybe(t->where_text),
+		"expires_unix_nano", (json_int_t)t->expires_ns, "owner", maybe(t->owner), "reason", maybe(t->reason), "sites", (int)t->sites,
+		"instances", (int)t->instances, "processes", (int)t->processes,
+		"measured", cost_json(a, t->level, t->keep, known && window, known ? per_s : 0, basis), "predicted", t->predicted);
 }
 
 /* Sets what each site from index `from` on should be; ends follow the begins of the same id. */

@@ -37,6 +37,7 @@ int cli_status(int argc, char **argv)
 		if (json_is_number(next))
 			printf(", the next one ends in %s", fmt_duration(&a, json_number_value(next) - clock_wall()));
 		printf("\n  overhead %s of a budget of %s", fmt_percent(&a, jnum(doc, "overhead_percent")), fmt_percent(&b, jnum(doc, "budget_percent")));
+		printf(", the agent takes %s of a core", fmt_percent(&a, jnum(doc, "agent_cpu_percent")));
 		printf(", %s spans/s\n", fmt_count(&a, jnum(doc, "spans_per_s")));
 		print_account(json_object_get(doc, "account"));
 	}

@@ -55,10 +55,11 @@ static json_t *status_json(struct server *s, const json_t *processes, const json
 		overhead = o > overhead ? o : overhead;
 	}
 	gethostname(host, sizeof(host) - 1);
-	return json_pack("{ss ss sI ss ss s{sI sI sI sI} so so sf sf sf so}", "version", "0.1.0", "http", server_http(s),
+	return json_pack("{ss ss sI ss ss s{sI sI sI sI} so so sf sf sf sf so}", "version", "0.1.0", "http", server_http(s),
 		"uptime_nano", (json_int_t)(clock_mono() - s->started), "mode",
 		s->agent ? "up" : "server", "host", host, "counts", "processes", (json_int_t)live, "sites", sites, "on", on, "toggles", (json_int_t)toggles,
 		"next_expiry_unix_nano", next ? json_integer(next) : json_null(), "account", account(s, agent_account), "overhead_percent", overhead,
+		"agent_cpu_percent", json_number_value(json_object_get(json_object_get(processes, "agent"), "cpu_percent")),
 		"budget_percent", 1.0, "spans_per_s", s->spans_per_s, "store", store_json(s));
 }
 

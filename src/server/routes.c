@@ -39,7 +39,7 @@ static const struct { const char *name, *fields; } shapes[] = {
 static const struct route routes[] = {
 	{ "GET", "/status", "view", "state of the server", NULL, NULL,
 		"version:s,http:s,uptime_nano:i,mode:s,host:s,counts:{processes:i,sites:i,on:i,toggles:i},next_expiry_unix_nano:i?,"
-		"account:@account,overhead_percent:n,budget_percent:n,spans_per_s:n,store:@store", api_status },
+		"account:@account,overhead_percent:n,agent_cpu_percent:n,budget_percent:n,spans_per_s:n,store:@store", api_status },
 	{ "GET", "/processes", "view", "traced processes", NULL, NULL, "processes:[@process]", api_processes },
 	{ "GET", "/sites", "view", "sites that can be switched", P(SEL, { "limit", F_INT, "1000", 1, 100000 }, { "offset", F_INT, "0", 0, 1e9 }), NULL,
 		"sites:[@site],matched:i,instances:i,processes:i", api_sites },
