@@ -171,7 +171,6 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::its;
 #define KLIEG__FLAG 0
 #define KLIEG__ADDR "661b"
 #define KLIEG__EXTRA
-#define KLIEG__LOAD(label)
 #elif defined(__x86_64__)
 #define KLIEG__CODE(label) "cmpb $0, 664f(%%rip)\n\tjne %l[" #label "]\n"
 #define KLIEG__EXTRA ".pushsection klieg_bytes,\"awR?\",@progbits\n664: .byte 0\n.popsection\n"

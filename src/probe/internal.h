@@ -74,7 +74,6 @@ static inline struct kw_thread *klieg__slot_now(const struct klieg__thread *me)
 bool klieg__thread_attach(struct klieg__thread *me); /* gives this thread a slot; false: none to be had */
 uint64_t klieg__random(struct klieg__thread *me);
 /* process.c */
-void klieg__process_after_fork(void);
 void klieg__wake_agent(void);
 /* span.c */
 void klieg__turn(struct klieg__thread *me); /* before the thread's context changes: what is open keeps the one it was begun in */

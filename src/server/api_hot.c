@@ -5,41 +5,23 @@
 #include "server/internal.h"
 #include <stdlib.h>
 
-struct scan { struct store_query q; struct traceql *tq; struct buf out; uint32_t columns, limit; };
-
-static void done(struct call *c)
+static void start(struct call *c, void (*work)(struct call *))
 {
-	struct scan *x = c->data;
-	traceql_destroy(x->tq);
-	struct buf out = x->out;
-	free(x);
-	if (c->rc < 0) {
-		buf_finish(&out);
-		call_fail(c, &c->e);
-	} else
-		call_text(c, &out);
-}
-
-static struct scan *begin(struct call *c)
-{
-	struct scan *x = base_calloc(1, sizeof(*x));
-	if (call_search(c, &x->q, &x->tq) < 0) {
-		free(x);
-		return NULL;
-	}
-	x->limit = (uint32_t)json_integer_value(json_object_get(c->params, "limit"));
+	struct search *x = search_create(c);
+	if (!x)
+		return;
 	x->columns = (uint32_t)json_integer_value(json_object_get(c->params, "columns"));
-	c->data = x;
-	return x;
+	call_work(c, work, search_done);
 }
 
 /* Self time needs every child, so all spans of the range are read and the filter decides what is reported. */
 static void hot_work(struct call *c)
 {
-	struct scan *x = c->data;
+	struct search *x = c->data;
 	struct store_found f;
+	struct hot *h = hot_create(&(struct hot_config){ .q = x->tq, .limit = x->q.limit }); /* rows, not spans */
 	x->q.q = NULL;
-	struct hot *h = hot_create(&(struct hot_config){ .q = x->tq, .limit = x->limit });
+	x->q.limit = 0;
 	if ((c->rc = store_scan(c->s->c.store, &x->q, hot_visit, h, &f, &c->e)) < 0) {
 		hot_destroy(h);
 		return;
@@ -51,13 +33,12 @@ static void hot_work(struct call *c)
 
 void api_hot(struct call *c)
 {
-	if (begin(c))
-		call_work(c, hot_work, done);
+	start(c, hot_work);
 }
 
 static void heat_work(struct call *c)
 {
-	struct scan *x = c->data;
+	struct search *x = c->data;
 	struct store_found f;
 	struct heatmap m;
 	int64_t now = clock_wall() + 1000000000;
@@ -74,6 +55,5 @@ static void heat_work(struct call *c)
 
 void api_heatmap(struct call *c)
 {
-	if (begin(c))
-		call_work(c, heat_work, done);
+	start(c, heat_work);
 }

@@ -5,9 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-struct search { struct store_query q; struct buf out; struct traceql *tq; };
-
-static void search_done(struct call *c)
+void search_done(struct call *c)
 {
 	struct search *x = c->data;
 	traceql_destroy(x->tq);
@@ -28,17 +26,20 @@ int call_range(struct call *c, int64_t *from, int64_t *to, struct err *e)
 	return *from < *to ? 0 : err_set(e, KLIEG_E_USAGE, "'from' must be before 'to'");
 }
 
-int call_search(struct call *c, struct store_query *ret_q, struct traceql **ret_tq)
+struct search *search_create(struct call *c)
 {
+	struct search *x = base_calloc(1, sizeof(*x));
 	const char *q = json_string_value(json_object_get(c->params, "q"));
-	int rc = call_range(c, &ret_q->from_ns, &ret_q->to_ns, &c->e);
-	if (rc < 0 || (q && *q && (rc = traceql_parse(str_of(q), ret_tq, &c->e)) < 0)) {
+	if (call_range(c, &x->q.from_ns, &x->q.to_ns, &c->e) < 0 || (q && *q && traceql_parse(str_of(q), &x->tq, &c->e) < 0)) {
+		free(x);
 		call_fail(c, &c->e);
-		return rc;
+		return NULL;
 	}
-	ret_q->q = *ret_tq;
-	ret_q->deadline_ns = clock_mono() + 10000000000ll;
-	return 0;
+	x->q.q = x->tq;
+	x->q.limit = (uint32_t)json_integer_value(json_object_get(c->params, "limit"));
+	x->q.deadline_ns = clock_mono() + 10000000000ll;
+	c->data = x;
+	return x;
 }
 
 static void add_spans(struct buf *out, const struct batch *b, bool full)
@@ -68,14 +69,10 @@ static void spans_work(struct call *c)
 }
 void api_spans(struct call *c)
 {
-	struct search *x = base_calloc(1, sizeof(*x));
-	if (call_search(c, &x->q, &x->tq) < 0) {
-		free(x);
+	struct search *x = search_create(c);
+	if (!x)
 		return;
-	}
-	x->q.limit = (uint32_t)json_integer_value(json_object_get(c->params, "limit"));
 	x->q.newest_first = true;
-	c->data = x;
 	call_work(c, spans_work, search_done);
 }
 

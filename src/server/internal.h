@@ -47,8 +47,10 @@ void call_fail(struct call *c, const struct err *e);
 void call_work(struct call *c, void (*work)(struct call *), void (*then)(struct call *));
 void call_agent(struct call *c, const char *method, json_t *params, void (*then)(struct call *));  /* steals params; then: c->rc, c->result, c->e */
 int call_range(struct call *c, int64_t *ret_from, int64_t *ret_to, struct err *e);
-/* Time range, filter and deadline of a request; on an error the call has been failed. The traceql is the caller's. */
-int call_search(struct call *c, struct store_query *ret_q, struct traceql **ret_tq);
+/* A request that reads spans: time range, filter, limit, deadline; search_done frees it and sends out, or the error. */
+struct search { struct store_query q; struct traceql *tq; struct buf out; uint32_t columns; };
+struct search *search_create(struct call *c);   /* into c->data; NULL: the call has been failed */
+void search_done(struct call *c);
 void reply_problem(struct http_req *r, const struct err *e);
 
 /* routes.c: the one table. */

@@ -1,6 +1,8 @@
 """Where a span's time went: on the CPU or off it; unknown rather than wrong."""
 import subprocess
 
+import pytest
+
 from conftest import wait_for
 
 PROGRAM = r"""
@@ -29,7 +31,7 @@ def test_time_on_and_off_the_cpu(klieg_up, spawn, cc):
 		spans = klieg_up.cli("query", '{ name = "%s" && .klieg.cpu_nano != nil }' % name, "--since", "1m", json_out=True)["spans"]
 		return spans[:5] if len(spans) >= 5 else None
 	if klieg_up.cli("query", "{}", "--since", "1m", json_out=True, check=False) and "perf_event_open" in open(klieg_up.log.name).read():
-		return  # not permitted here: said once, and no attribute is there
+		pytest.skip("context switches may not be read here: perf_event_open is not permitted")
 	for s in wait_for(lambda: known("sleeps")):
 		a = s["attributes"]
 		assert a["klieg.cpu_nano"] + a["klieg.off_cpu_nano"] <= s["duration_nano"] + 2 and a["klieg.off_cpu_nano"] >= 19_000_000, s
