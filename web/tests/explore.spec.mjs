@@ -74,6 +74,23 @@ test('a brush on the heatmap selects; the four inputs say and do the same; Back,
   await other.context().close();
 });
 
+test('a drag that is faster than the page is drawn selects where it ended', async () => {
+  const p = await explore();
+  const box = await p.locator('.heat canvas').boundingBox();
+  await p.mouse.move(box.x + 70, box.y + 2);
+  await p.locator('.heat canvas').evaluate((c, width) => {
+    const { x, y } = c.getBoundingClientRect();
+    const send = (type, dx, dy) =>
+      c.dispatchEvent(new PointerEvent(type, { pointerId: 1, bubbles: true, clientX: x + dx, clientY: y + dy }));
+    send('pointerdown', 70, 2);
+    send('pointermove', width / 2, 10);
+    send('pointermove', width - 2, 20);
+    send('pointerup', width - 2, 20);
+  }, box.width);
+  await settled(p, 'Selected: 40 spans');
+  await p.context().close();
+});
+
 test('a bound that is none is refused where it was typed', async () => {
   const p = await explore();
   await p.getByLabel('slower than', { exact: true }).fill('soon');

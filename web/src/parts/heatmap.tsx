@@ -118,8 +118,11 @@ interface Props {
 export function Heatmap({ heat, sel, onSelect, onOpen }: Props) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const [width, setWidth] = useState(900),
-    [drag, setDrag] = useState<Box | null>(null),
+    [drag, draw] = useState<Box | null>(null),
     [hover, setHover] = useState('');
+  // What is true now, for events that come faster than the page is drawn: a quick drag must not end where the last frame was.
+  const dragging = useRef<Box | null>(null);
+  const setDrag = (box: Box | null) => draw((dragging.current = box));
   const rows = heat.bounds.length,
     cols = heat.columns.length;
   const grid: Grid = { width, cols, rows, cw: (width - LEFT) / Math.max(1, cols), ch: (H - BOTTOM) / Math.max(1, rows) };
@@ -146,15 +149,17 @@ export function Heatmap({ heat, sel, onSelect, onOpen }: Props) {
       n = heat.columns[col]?.[row] ?? 0;
     const bounds = `${dur(lower(heat, row))} to ${boundText(heat.bounds[row])}, ${clock(heat.from + col * heat.step_nano)}`;
     setHover(`${num(n)} spans, ${bounds}${n ? '; double click opens the slowest' : ''}`);
-    if (drag) setDrag({ ...drag, x2: p.x, y2: p.y });
+    if (dragging.current) setDrag({ ...dragging.current, x2: p.x, y2: p.y });
   };
-  const release = () => {
-    if (!drag) return;
+  const release = (e: PointerEvent) => {
+    const begun = dragging.current,
+      end = at(e);
+    if (!begun) return;
     setDrag(null);
-    const moved = Math.abs(drag.x - drag.x2) + Math.abs(drag.y - drag.y2) > 4;
+    const moved = Math.abs(begun.x - end.x) + Math.abs(begun.y - end.y) > 4;
     if (!moved) return;
-    const a = cell({ x: Math.min(drag.x, drag.x2), y: Math.max(drag.y, drag.y2) }),
-      b = cell({ x: Math.max(drag.x, drag.x2), y: Math.min(drag.y, drag.y2) });
+    const a = cell({ x: Math.min(begun.x, end.x), y: Math.max(begun.y, end.y) }),
+      b = cell({ x: Math.max(begun.x, end.x), y: Math.min(begun.y, end.y) });
     onSelect({
       from: heat.from + a.col * heat.step_nano,
       to: heat.from + (b.col + 1) * heat.step_nano,
