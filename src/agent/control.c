@@ -17,9 +17,10 @@ static void reply(struct request *r, int rc, json_t *result, const struct err *e
 
 static json_t *drops(const struct counters *c)
 {
-	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "ring_full", (json_int_t)c->ring_full, "depth", (json_int_t)c->depth,
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "ring_full", (json_int_t)c->ring_full, "depth", (json_int_t)c->depth,
 		"reentrant", (json_int_t)c->reentrant, "abandoned", (json_int_t)c->abandoned, "no_slot", (json_int_t)c->no_slot,
-		"corrupt", (json_int_t)c->corrupt, "where", (json_int_t)c->where, "spool_full", (json_int_t)c->spool_full);
+		"corrupt", (json_int_t)c->corrupt, "where", (json_int_t)c->where, "spool_full", (json_int_t)c->spool_full, "too_short",
+		(json_int_t)c->too_short);
 }
 
 /* Reentrant and no_slot losses happen before a span has a number: they are made as well as dropped. */

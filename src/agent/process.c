@@ -329,6 +329,7 @@ void process_count(struct process *p, struct counters *ret_c, uint64_t *ret_open
 		c.depth += t->lost_depth;
 		c.reentrant += t->lost_reentrant;
 		c.abandoned += t->abandoned;
+		c.too_short += t->too_short;
 		c.unsampled += t->unsampled;
 		uint32_t depth = t->state == KW_THREAD_FREE ? 0 : t->depth;
 		for (uint32_t d = 0; d < depth && d < KW_OPEN_MAX; d++) {

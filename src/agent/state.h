@@ -87,7 +87,7 @@ struct pending {
 struct counters {
 	uint64_t made, passed, events_passed;
 	uint64_t carried;         /* of passed: by a former agent */
-	uint64_t ring_full, depth, reentrant, abandoned, no_slot, corrupt, where, spool_full, pending;
+	uint64_t ring_full, depth, reentrant, abandoned, no_slot, corrupt, where, spool_full, pending, too_short;
 	uint64_t unsampled, no_site;
 };
 

@@ -1,7 +1,7 @@
 /* The process's region: made at the first registration of a module with sites, offered to the agent once, made anew in a forked child.
  * Runs in constructors, dlopen/dlclose, klieg_init and the child side of fork; never on a probe's path. No thread is started and
  * nothing is allocated; a lock here is only ever held by threads that load or unload modules. */
-#include "probe/internal.h"
+#include "probe/hook_internal.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -41,8 +41,14 @@ static void close_if_ours(int fd)
 
 static uint64_t align(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
+static char attached_socket[128]; /* of the agent that injected us: no variable of the program's environment names it */
+
 static void socket_path(char *ret_path, size_t size)
 {
+	if (*attached_socket) {
+		snprintf(ret_path, size, "%s", attached_socket);
+		return;
+	}
 	const char *s = secure_getenv("KLIEG_SOCKET"), *d = secure_getenv("KLIEG_DIR"), *x = secure_getenv("XDG_RUNTIME_DIR");
 	if (s && *s)
 		snprintf(ret_path, size, "%s", s);
@@ -127,6 +133,7 @@ static bool make_region(void)
 	r.cell_count = KW_CELLS;
 	r.thread_stride = align(r.cells_off + (uint64_t)KW_CELLS * sizeof(struct kw_cell), 4096);
 	socket_path(r.socket, sizeof r.socket);
+	klieg__hook_region(&r);
 
 	int fd = (int)syscall(SYS_memfd_create, KW_MEMFD_NAME, 3u /* MFD_CLOEXEC | MFD_ALLOW_SEALING */);
 	if (fd < 0)
@@ -226,13 +233,15 @@ void klieg__wake_agent(void)
 static void publish(const struct module *m)
 {
 	struct kw_control *c = klieg__process.control;
-	uint32_t i = 0, first = c->sites_n;
+	uint32_t i = 0, first = klieg__load(&c->sites_n, RELAXED);
 	while (i < c->modules_n && klieg__process.modules[i].state != KW_MODULE_DEAD) /* the place of one that was unloaded */
 		i++;
-	if (i >= KW_MAX_MODULES || m->n > KW_MAX_SITES - first) {
-		__atomic_fetch_add(&c->lost_no_site, m->n, __ATOMIC_RELAXED);
-		return;
-	}
+	do { /* the agent takes indices too, for functions */
+		if (i >= KW_MAX_MODULES || first > KW_MAX_SITES || m->n > KW_MAX_SITES - first) {
+			__atomic_fetch_add(&c->lost_no_site, m->n, __ATOMIC_RELAXED);
+			return;
+		}
+	} while (!__atomic_compare_exchange_n(&c->sites_n, &first, first + m->n, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 	for (uint32_t k = 0; k < m->n; k++) {
 		const struct kw_site *s = m->first + k;
 		((struct klieg__slot *)((char *)(uintptr_t)s + s->slot))->index = first + k + 1;
@@ -242,7 +251,6 @@ static void publish(const struct module *m)
 	e->nsites = m->n;
 	e->first = first;
 	klieg__store(&e->state, (uint32_t)KW_MODULE_LIVE, RELEASE);
-	klieg__store(&c->sites_n, first + m->n, RELEASE);
 	if (i == c->modules_n)
 		klieg__store(&c->modules_n, i + 1, RELEASE); /* pairs with the agent's acquire: entries below it are whole */
 	klieg__store(&c->modules_gen, c->modules_gen + 1, RELEASE);
@@ -268,8 +276,11 @@ static void after_fork_child(void)
 			me->seq = me->root_depth = 0;
 			klieg__turn(me);
 		}
+		klieg__hook_forked(me);
+		uint32_t taken = ((const struct kw_control *)((const char *)parents + parents->control_off))->sites_n;
 		klieg__process.region = NULL;
 		if (make_region()) {
+			klieg__process.control->sites_n = taken; /* the stubs in our text have their numbers written into them */
 			for (uint32_t i = 0; i < modules_n; i++)
 				if (modules[i].first)
 					publish(&modules[i]);
@@ -317,6 +328,21 @@ KLIEG_PUBLIC void klieg__register(const void *first, const void *last, int *stat
 	}
 	pthread_mutex_unlock(&lock);
 	errno = saved;
+}
+
+/* Called by the agent's loader once it has injected us: a region even though no module has a site. It finds the region by our mapping, since the
+ * program may not see its socket. 0, or -1: no memory for it, or the program may not have it. */
+uint64_t klieg__attach(const char *socket); /* looked up by name */
+KLIEG_PUBLIC uint64_t klieg__attach(const char *socket)
+{
+	int saved = errno;
+	pthread_mutex_lock(&lock);
+	if (!klieg__process.region && socket)
+		snprintf(attached_socket, sizeof attached_socket, "%s", socket);
+	bool ok = ready();
+	pthread_mutex_unlock(&lock);
+	errno = saved;
+	return ok ? 0 : UINT64_MAX;
 }
 
 KLIEG_PUBLIC void klieg__unregister(const void *first, int *state)

@@ -2,7 +2,7 @@
  * from outside) -> end -> one 32-byte record in the thread's ring. The clock is the floor; everything else must hide behind it.
  *
  * Each entry point brackets its work with me->busy, so that a probe in a signal handler that interrupted one keeps out. */
-#include "probe/internal.h"
+#include "probe/hook_internal.h"
 #include <errno.h>
 
 enum { STRING_MAX = 1024, RECORD_MAX = 255 * KW_UNIT };
@@ -606,6 +606,73 @@ KLIEG_PUBLIC void klieg__end(klieg_span *s)
 	leave(me);
 }
 
+/* ---- spans of intercepted functions: their ends are known by frame --------------------------------------------------- */
+
+/* What is open above entry i belongs to frames that are gone, but for explicit spans. */
+static void abandon_above(struct klieg__thread *me, uint32_t i)
+{
+	struct kw_thread *t = me->t;
+	for (uint32_t k = i + 1; k < t->depth; k++)
+		if (!(klieg__load(&t->open[k].flags, RELAXED) & (OPEN_ENDED | OPEN_EXPLICIT)))
+			abandon(me, &t->open[k]);
+	pop_ended(me);
+}
+
+static __attribute__((noinline)) void end_frame_slow(klieg_span *s, uint64_t min_ticks)
+{
+	struct klieg__thread *me = enter();
+	if (!me)
+		return;
+	struct kw_thread *t = me->t;
+	uint32_t i = place_of(t, s);
+	s->open = 0;
+	if (i != UINT32_MAX && !(klieg__load(&t->open[i].flags, RELAXED) & OPEN_ENDED)) {
+		if (i + 1 != t->depth)
+			abandon_above(me, i);
+		struct kw_open *o = &t->open[i];
+		if (min_ticks && !(o->flags & (OPEN_COUNT | OPEN_UNSAMPLED)) && klieg__ticks() - o->start_tsc < min_ticks) {
+			t->too_short++;
+			__atomic_fetch_or(&o->flags, OPEN_ENDED, __ATOMIC_RELAXED);
+			pop_ended(me);
+		} else {
+			finish(me, i);
+		}
+	}
+	leave(me);
+}
+
+void klieg__end_frame(klieg_span *s, uint64_t min_ticks)
+{
+	struct klieg__thread *me = &klieg__thread;
+	if (klieg__likely(at_ease(me)) && klieg__likely(s->open == me->t->depth) && klieg__likely(!min_ticks))
+		klieg__end(s);
+	else
+		end_frame_slow(s, min_ticks);
+}
+
+void klieg__drop_frame(klieg_span *s)
+{
+	struct klieg__thread *me = enter();
+	if (!me)
+		return;
+	uint32_t i = place_of(me->t, s);
+	s->open = 0;
+	if (i != UINT32_MAX) {
+		abandon(me, &me->t->open[i]);
+		abandon_above(me, i);
+	}
+	leave(me);
+}
+
+void klieg__lost_frame(const struct klieg__slot *slot)
+{
+	struct klieg__thread *me = enter();
+	if (!me)
+		return;
+	count_lost(me, level_of(me, klieg__process.sites + site_of(slot)));
+	leave(me);
+}
+
 /* The handle says what it was. Begun on another thread; the place it has on that thread's stack becomes free when that thread next comes by. */
 static __attribute__((noinline)) void end_elsewhere(struct klieg__thread *me, klieg_span *s)
 {
@@ -715,7 +782,7 @@ static inline bool put_value(uint8_t **at, const uint8_t *end, unsigned key, con
 
 /* One record of attributes: straight into the ring, sized first. */
 static void put_record(struct klieg__thread *me, uint8_t type, uint32_t site, uint32_t seq, uint64_t value, unsigned flags, const char *const *keys,
-	const struct klieg__value *v, int n)
+	unsigned first_key, const struct klieg__value *v, int n)
 {
 	size_t bytes = sizeof(struct kw_rec_event);
 	for (int i = 0; i < n; i++)
@@ -732,8 +799,9 @@ static void put_record(struct klieg__thread *me, uint8_t type, uint32_t site, ui
 	uint32_t reveal = klieg__load(&klieg__process.sites[site].reveal, RELAXED);
 	int written = 0;
 	for (int i = 0; i < n; i++) {
-		bool mask = v[i].sensitive && !(i < 32 && reveal >> i & 1);
-		if (put_value(&at, end, keys ? KW_ATTR_NAMED : (unsigned)i, keys ? keys[i] : NULL, &v[i], mask))
+		unsigned key = first_key + (unsigned)i;
+		bool mask = v[i].sensitive && !(key < 32 && reveal >> key & 1);
+		if (put_value(&at, end, keys ? KW_ATTR_NAMED : first_key + (unsigned)i, keys ? keys[i] : NULL, &v[i], mask))
 			written++;
 		else
 			flags |= KW_REC_TRUNCATED;
@@ -752,7 +820,17 @@ KLIEG_PUBLIC void klieg__attributes(const struct klieg__slot *slot, klieg_span *
 	if (!me)
 		return;
 	if (entry_of(me, s))
-		put_record(me, KW_REC_ATTR, site_of(slot), s->seq, 0, 0, NULL, v, n);
+		put_record(me, KW_REC_ATTR, site_of(slot), s->seq, 0, 0, NULL, 0, v, n);
+	leave(me);
+}
+
+void klieg__attributes_from(const struct klieg__slot *slot, klieg_span *s, unsigned first_key, const struct klieg__value *v, int n)
+{
+	struct klieg__thread *me = enter();
+	if (!me)
+		return;
+	if (entry_of(me, s))
+		put_record(me, KW_REC_ATTR, site_of(slot), s->seq, 0, 0, NULL, first_key, v, n);
 	leave(me);
 }
 
@@ -763,7 +841,7 @@ KLIEG_PUBLIC void klieg__set(klieg_span *s, const char *const *keys, const struc
 		return;
 	struct kw_open *o = entry_of(me, s);
 	if (o && klieg__load(&o->flags, RELAXED) & OPEN_DETAIL)
-		put_record(me, KW_REC_ATTR, o->site, o->seq, 0, 0, keys, v, n);
+		put_record(me, KW_REC_ATTR, o->site, o->seq, 0, 0, keys, 0, v, n);
 	leave(me);
 }
 
@@ -779,7 +857,7 @@ KLIEG_PUBLIC void klieg__status(klieg_span *s, int error, const char *text)
 		if (text && *text && o->seq) {
 			struct klieg__value v = klieg__str(text);
 			const char *key = "status";
-			put_record(me, KW_REC_STATUS, o->site, o->seq, 0, 0, &key, &v, 1);
+			put_record(me, KW_REC_STATUS, o->site, o->seq, 0, 0, &key, 0, &v, 1);
 		}
 	} else if (s->check == check_of(s)) { /* begun on another thread: its end writes what the handle says; the text has no place there */
 		s->flags = (s->flags & ~(uint32_t)(KW_REC_ERROR | KW_REC_OK)) | (error ? KW_REC_ERROR : KW_REC_OK);
@@ -830,12 +908,12 @@ KLIEG_PUBLIC void klieg__event(const struct klieg__slot *slot, const struct klie
 			if (me->ctx_flags & CTX_UNDECIDED)
 				decide(me, st), me->ctx_dirty = true;
 			if (me->ctx_flags & KW_CTX_SAMPLED)
-				put_record(me, KW_REC_EVENT, site, me->seq, 0, 0, NULL, v, n);
+				put_record(me, KW_REC_EVENT, site, me->seq, 0, 0, NULL, 0, v, n);
 		} else {
 			uint32_t asked = me->ctx_flags; /* a request that asks for a level keeps asking */
 			start_trace(me, st, UINT32_MAX - 1); /* an event outside any span is a trace of its own */
 			if (me->ctx_flags & KW_CTX_SAMPLED)
-				put_record(me, KW_REC_EVENT, site, 0, 0, 0, NULL, v, n);
+				put_record(me, KW_REC_EVENT, site, 0, 0, 0, NULL, 0, v, n);
 			end_trace(me);
 			me->ctx_flags = asked;
 		}

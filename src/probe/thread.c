@@ -1,5 +1,5 @@
 /* A thread's slot in the region: claimed at its first record, given back when it ends. Lock-free; may run inside a signal handler. */
-#include "probe/internal.h"
+#include "probe/hook_internal.h"
 #include <pthread.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
@@ -14,6 +14,7 @@ static void on_thread_exit(void *slot)
 {
 	struct klieg__thread *me = &klieg__thread;
 	struct kw_thread *t = me->t;
+	klieg__hook_thread_exit(me);
 	if (t != slot || !t || klieg__load(klieg__process.epoch, RELAXED) != me->epoch)
 		return; /* a forked child's copy of its parent's thread */
 	for (uint32_t i = 0; i < t->depth && i < KW_OPEN_MAX; i++) {

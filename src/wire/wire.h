@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define KW_MAGIC 0x0031474549494c4bull /* "KLIEIG1\0" little-endian tag; only equality matters */
-#define KW_VERSION 1u
+#define KW_VERSION 2u
 #define KW_MEMFD_NAME "klieg"           /* /proc/PID/maps then shows /memfd:klieg (deleted) */
 
 #define KW_MAX_SITES 131072u
@@ -36,6 +36,7 @@ enum kw_site_kind {
 	KW_SITE_END = 2,    /* explicit end: same component, name and file as its begin; switched with it */
 	KW_SITE_EVENT = 3,
 	KW_SITE_COUNT = 4,  /* counter */
+	KW_SITE_FUNCTION = 5, /* entry and exit of a function that nobody instrumented: the agent's, it has no descriptor in the process */
 };
 enum kw_site_flags {
 	KW_SITE_DATA = 1,   /* load-and-branch site: `addr` is a byte of data (0 off, 1 on), not an opcode */
@@ -77,6 +78,13 @@ struct kw_region {
 	uint32_t resource_seq;                 /* seqlock: odd while the library rewrites `resource` */
 	uint32_t resource_len;
 	char resource[KW_RESOURCE_MAX];        /* OTEL_RESOURCE_ATTRIBUTES syntax: k=v,k=v percent-encoded; has service.name if known */
+	/* Where the call gate is in the traced process; gate_count 0: this build has none. */
+	uint64_t gate_enter;                   /* stubs jump here */
+	uint64_t gate_thunks;                  /* gate_count thunks of KW_THUNK_BYTES; a call through one returns to KW_THUNK_RETURN in it */
+	uint64_t gate_data;                    /* gate_count times struct kw_gate, gate_stride apart */
+	uint64_t gate_text, gate_text_bytes;   /* all of the library's code that a hooked call runs through */
+	uint64_t plugin_host;                  /* the table given to plugins, 0 = none */
+	uint32_t gate_count, gate_stride;
 };
 _Static_assert(sizeof(struct kw_region) <= 4096, "one page");
 
@@ -88,7 +96,7 @@ struct kw_control {
 	uint32_t wake;           /* futex word, incremented by whoever wakes the agent (library) */
 	uint32_t modules_gen;    /* library: incremented after each change of the module table, then a wake */
 	uint32_t modules_n;      /* library: entries in use, dead ones included */
-	uint32_t sites_n;        /* library: next free site index */
+	uint32_t sites_n;        /* next free site index: taken by compare-and-swap, by the library for modules, by the agent for functions */
 	uint32_t threads_hint;   /* library: highest slot ever claimed + 1 */
 	uint32_t pad0;
 	uint64_t lost_no_slot;   /* library: spans/events not recorded: no thread slot was free */
@@ -123,6 +131,77 @@ struct kw_site_state {
 	uint32_t reveal;         /* bit k: schema key k is sensitive but may be recorded (granted by policy) */
 };
 _Static_assert(sizeof(struct kw_site_state) == 16, "");
+
+/* ---- hooks: functions that nobody instrumented --------------------------------------------------------------------- */
+
+/* A hooked function begins with a jump to its stub. The stub is the agent's work, in memory of the traced process that is never writable there:
+ *   push %r11; lea hook(%rip), %r11; jmp *hook.gate(%rip)     KW_STUB_CODE bytes
+ *   struct kw_hook
+ *   the instructions that the jump displaced, then a jump back
+ * The gate (src/probe/gate.S) calls the displaced instructions from this thread's thunk, so that the function returns there. */
+#define KW_STUB_CODE 16u
+
+enum kw_arg_kind { KW_ARG_INT = 1, KW_ARG_UINT = 2, KW_ARG_STRING = 3, KW_ARG_POINTER = 4 };
+struct kw_arg {
+	uint8_t kind;            /* enum kw_arg_kind */
+	uint8_t at;              /* 0..5: rdi rsi rdx rcx r8 r9; 16 + n: the n-th 8-byte word above the return address; KW_ARG_RET: what it returned */
+	uint8_t size;            /* of an integer: 1, 2, 4, 8 */
+	uint8_t key;             /* of the site's schema */
+};
+#define KW_ARG_RET 255u
+
+enum kw_where_op { KW_WHERE_END = 0, KW_WHERE_EQ, KW_WHERE_NE, KW_WHERE_LT, KW_WHERE_LE, KW_WHERE_GT, KW_WHERE_GE, KW_WHERE_AND, KW_WHERE_OR, KW_WHERE_NOT };
+struct kw_where {            /* postfix; a comparison pushes, the others combine what was pushed */
+	uint8_t op;
+	struct kw_arg arg;
+	uint8_t pad[3];
+	int64_t value;           /* compared as the argument's kind says: signed or not */
+};
+_Static_assert(sizeof(struct kw_where) == 16, "");
+
+enum kw_hook_flags {
+	KW_HOOK_ROOT = 1,        /* a request begins here: a trace of its own, whatever is open around it */
+	KW_HOOK_STRINGS = 2,     /* strings may be read (process_vm_readv: a seccomp filter may not like it) */
+};
+#define KW_HOOK_ARGS 12u
+#define KW_HOOK_WHERE 16u
+struct kw_hook {
+	uint64_t gate;           /* = kw_region.gate_enter */
+	uint64_t target;         /* the displaced instructions */
+	uint32_t site1;          /* the site's index + 1 */
+	uint16_t flags;
+	uint8_t nargs, nwhere;
+	uint64_t enter, leave, data; /* of a plugin, addresses in the traced process; 0 = none */
+	uint64_t min_ticks;      /* spans that are shorter are not recorded, only counted as calls */
+	struct kw_arg args[KW_HOOK_ARGS];
+	struct kw_where where[KW_HOOK_WHERE];
+};
+_Static_assert(sizeof(struct kw_hook) == 360, "the stub's code reads gate at 0");
+
+/* The shadow stack of a thread. The unwinder walks it too (the CFI in gate.S): top first, towards higher addresses, up to a frame of cfa 0. */
+struct kw_frame {
+	uint64_t cfa;            /* address above the return address; UINT64_MAX: not in use */
+	uint64_t ra;             /* where the function really returns to */
+	uint64_t hook;           /* address of its struct kw_hook */
+	uint64_t flags;          /* the library's */
+	uint64_t span[8];        /* the library's handle of the open span */
+	uint64_t user[4];        /* a plugin's, from enter to leave */
+};
+_Static_assert(sizeof(struct kw_frame) == 128, "gate.S steps by this");
+#define KW_GATES 1024u
+#define KW_GATE_BYTES 16384u
+#define KW_FRAMES 125u      /* and the sentinel; a place more, so that the whole is KW_GATE_BYTES */
+struct kw_gate {
+	uint64_t top;            /* address of the newest frame; the sentinel's when none is open. First: the CFI reads it. */
+	uint64_t owner;          /* tid, 0 = free */
+	uint64_t in_root;        /* the library's: a root is open, and */
+	uint64_t saved[6];       /* the context that it interrupted */
+	uint64_t pad[7];
+	struct kw_frame frame[KW_FRAMES + 2]; /* grows down; the last is the sentinel: cfa 0 */
+};
+_Static_assert(sizeof(struct kw_gate) == KW_GATE_BYTES, "gate.S reserves this");
+#define KW_THUNK_BYTES 16u
+#define KW_THUNK_RETURN 4u   /* within a thunk: the return address that a hooked call has */
 
 /* ---- thread slots --------------------------------------------------------------------------------------------- */
 
@@ -167,7 +246,8 @@ struct kw_thread {
 	uint32_t ctx_flags;      /* KW_CTX_* | level << 8 | th24 is in the CTX record */
 	uint32_t cells_used;     /* library: cells handed out, 1.. */
 	uint64_t lost_cells;     /* calls not counted: the thread has no cell left */
-	uint64_t pad3[3];
+	uint64_t too_short;      /* spans begun, not recorded: shorter than their hook's min_ticks */
+	uint64_t pad3[2];
 	struct kw_open open[KW_OPEN_MAX];
 	/* The context that open[i] was begun in: its generation; and once the thread turned to another context, what it was. */
 	uint32_t generation[KW_OPEN_MAX];

@@ -1,0 +1,430 @@
+/* Functions that nobody instrumented: called by the gate (gate.S) at their entry and exit, on the program's own threads. Each call that is
+ * recorded has a frame on the thread's shadow stack, with the real return address and the handle of its span; the span itself is span.c's.
+ *
+ * Frames are found by where the return address was (the CFA), never by their order alone: longjmp, exceptions, coroutines and signal handlers
+ * leave frames behind or come between. A call that cannot be followed to its end is let through and counted. Nothing here allocates, waits or
+ * touches a vector register; what may (a thread's first record, reading strings, plugins) runs inside klieg__call_saved(). */
+#include "probe/hook_internal.h"
+#if __has_include("probe/plugin_internal.h")
+#include "probe/plugin_internal.h"
+#elif defined(__x86_64__)
+static int klieg__plugin_enter(const struct kw_hook *h, const struct klieg__regs *r, uint64_t *s, uint64_t u[4], unsigned l) { return 1; }
+static void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *r, uint64_t *s, uint64_t u[4], klieg_span *p) {}
+static void klieg__plugin_leave(const struct kw_hook *h, uint64_t r, uint64_t u[4], klieg_span *p) {}
+static void *klieg__plugin_host(void) { return NULL; }
+#endif
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+
+enum { FRAME_ROOT = 1, FRAME_TAIL = 2, FRAME_PLUGIN = 4 };
+#define FREE UINT64_MAX
+#define TEXT_MAX 256 /* of a string argument */
+
+_Static_assert(sizeof(klieg_span) <= sizeof ((struct kw_frame *)0)->span, "the handle has its place in the frame");
+
+static inline klieg_span *span_of(struct kw_frame *f) { return (klieg_span *)f->span; }
+static inline struct kw_frame *top_of(const struct kw_gate *g) { return (struct kw_frame *)(uintptr_t)g->top; }
+static inline struct kw_frame *sentinel(struct kw_gate *g) { return &g->frame[KW_FRAMES]; }
+static inline uint64_t thunk_of(const struct kw_gate *g) { return (uint64_t)(uintptr_t)klieg__gate_thunks + (uint64_t)(g - klieg__gate_data) * KW_THUNK_BYTES; }
+static inline bool is_thunk(uint64_t address)
+{
+	return address - (uint64_t)(uintptr_t)klieg__gate_thunks < (uint64_t)KW_GATES * KW_THUNK_BYTES;
+}
+
+/* ---- whose stack is it? ------------------------------------------------------------------------------------------- */
+
+/* Only calls on the thread's own stack are followed: a coroutine's may go on on another thread, or never. glibc keeps the bounds of a thread's stack in
+ * its struct pthread; where, is found out once, by looking for what pthread_getattr_np says of the thread that loads us. */
+static uint64_t main_low, main_high, thread_bytes;
+static size_t stack_at; /* offset from the thread pointer of { stackblock, stackblock_size }; 0 = not known */
+
+static inline uint64_t thread_pointer(void)
+{
+	uint64_t fs;
+	__asm__("mov %%fs:16, %0" : "=r"(fs)); /* tcbhead_t.self of struct pthread */
+	return fs;
+}
+
+extern void *__libc_stack_end __attribute__((weak));
+
+__attribute__((constructor(102))) static void learn_stacks(void)
+{
+	struct rlimit r;
+	uint64_t bytes = getrlimit(RLIMIT_STACK, &r) == 0 && r.rlim_cur != RLIM_INFINITY ? r.rlim_cur : 1ull << 30;
+	if (&__libc_stack_end && __libc_stack_end) {
+		main_high = ((uint64_t)(uintptr_t)__libc_stack_end | 4095) + 1;
+		main_low = main_high - (bytes < main_high ? bytes : main_high);
+	}
+	pthread_attr_t a;
+	void *low = NULL;
+	size_t size = 0, guard = 0;
+	thread_bytes = bytes > 8ull << 20 ? 8ull << 20 : bytes;
+	if (pthread_getattr_np(pthread_self(), &a))
+		return;
+	pthread_attr_getstack(&a, &low, &size);
+	pthread_attr_getguardsize(&a, &guard);
+	pthread_attr_destroy(&a);
+	uint64_t here = (uint64_t)(uintptr_t)&a;
+	const uint64_t *self = (const uint64_t *)thread_pointer();
+	bool main_thread = main_high && here - main_low < main_high - main_low;
+	for (size_t i = 64; i + 1 < 280 && !stack_at; i++) { /* struct pthread is 2,304 bytes in glibc 2.34 to 2.41 */
+		if (main_thread ? self[i] == 0 && self[i + 1] == (uint64_t)(uintptr_t)__libc_stack_end :
+			self[i] + self[i + 1] == (uint64_t)(uintptr_t)low + size && (self[i] == (uint64_t)(uintptr_t)low || self[i] + guard == (uint64_t)(uintptr_t)low))
+			stack_at = i * 8;
+	}
+}
+
+static inline bool own_stack(uint64_t at)
+{
+	if (at - main_low < main_high - main_low)
+		return true;
+	uint64_t fs = thread_pointer();
+	if (klieg__unlikely(!stack_at))
+		return fs - at < thread_bytes; /* a thread's control block is at the top of its stack */
+	const uint64_t *block = (const uint64_t *)(fs + stack_at);
+	return at - block[0] < block[1];
+}
+
+/* ---- the shadow stack ---------------------------------------------------------------------------------------------- */
+
+static uint64_t claim(void *arg)
+{
+	struct klieg__thread *me = arg;
+	if (!klieg__thread_attach(me))
+		return 0;
+	static uint32_t hand; /* where the last free one was */
+	for (uint32_t k = 0, i = klieg__load(&hand, RELAXED); !me->gate && k < KW_GATES; k++, i++) {
+		struct kw_gate *g = &klieg__gate_data[i % KW_GATES];
+		uint64_t nobody = 0;
+		if (klieg__load(&g->owner, RELAXED) || !__atomic_compare_exchange_n(&g->owner, &nobody, (uint64_t)me->t->tid, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+			continue;
+		klieg__store(&hand, i + 1, RELAXED);
+		for (uint32_t f = 0; f < KW_FRAMES; f++)
+			g->frame[f].cfa = FREE;
+		sentinel(g)->cfa = sentinel(g)->ra = 0;
+		g->top = (uint64_t)(uintptr_t)sentinel(g);
+		me->gate = g;
+	}
+	return me->gate != NULL;
+}
+
+/* The thread has a slot and a shadow stack; the first time, and after a fork, they have to be had. */
+static __attribute__((noinline)) bool prepare(struct klieg__thread *me)
+{
+	if (!klieg__process.region || !klieg__process.epoch || (me->failed && me->epoch == klieg__load(klieg__process.epoch, RELAXED)))
+		return false;
+	me->busy = true;
+	bool ok = klieg__slot_now(me) && me->gate ? true : klieg__call_saved(claim, me);
+	me->busy = false;
+	return ok;
+}
+
+static void pop(struct kw_gate *g, struct kw_frame *f)
+{
+	klieg__store(&g->top, (uint64_t)(uintptr_t)(f + 1), RELAXED);
+	atomic_signal_fence(memory_order_seq_cst);
+	f->cfa = FREE; /* a signal handler that looks at the place before it is filled again takes it for nobody's */
+}
+
+/* The context that a root interrupted comes back. */
+static void root_over(struct klieg__thread *me, struct kw_gate *g)
+{
+	klieg__turn(me);
+	me->trace_hi = g->saved[0];
+	me->trace_lo = g->saved[1];
+	me->parent = g->saved[2];
+	me->threshold = g->saved[3];
+	me->ctx_flags = (uint32_t)g->saved[4];
+	me->generation = (uint32_t)(g->saved[4] >> 32);
+	me->seq = (uint32_t)g->saved[5];
+	me->root_depth = (uint32_t)(g->saved[5] >> 32);
+	g->in_root = 0;
+}
+
+static void root_begin(struct klieg__thread *me, struct kw_gate *g)
+{
+	g->saved[0] = me->trace_hi;
+	g->saved[1] = me->trace_lo;
+	g->saved[2] = me->parent;
+	g->saved[3] = me->threshold;
+	g->saved[4] = me->ctx_flags | (uint64_t)me->generation << 32;
+	g->saved[5] = me->seq | (uint64_t)me->root_depth << 32;
+	klieg__turn(me);
+	me->trace_hi = me->trace_lo = me->parent = 0;
+	me->ctx_flags = 0;
+	me->seq = me->root_depth = 0;
+	g->in_root = 1;
+}
+
+/* A frame whose function will never return through us. */
+static void drop(struct klieg__thread *me, struct kw_gate *g, struct kw_frame *f)
+{
+	if (span_of(f)->open)
+		klieg__drop_frame(span_of(f));
+	if (f->flags & FRAME_ROOT)
+		root_over(me, g);
+	pop(g, f);
+}
+
+/* ---- arguments ------------------------------------------------------------------------------------------------------ */
+
+uint64_t klieg__hook_argument(const struct kw_arg *a, const struct klieg__regs *regs, const uint64_t *slot, uint64_t rax)
+{
+	uint64_t v = 0;
+	switch (a->at) {
+	case 0: v = regs->rdi; break;
+	case 1: v = regs->rsi; break;
+	case 2: v = regs->rdx; break;
+	case 3: v = regs->rcx; break;
+	case 4: v = regs->r8; break;
+	case 5: v = regs->r9; break;
+	case KW_ARG_RET: v = rax; break;
+	default:
+		if (a->at >= 16 && a->at < 80)
+			v = slot[1 + a->at - 16];
+	}
+	if (a->kind == KW_ARG_INT)
+		return a->size == 1 ? (uint64_t)(int64_t)(int8_t)v : a->size == 2 ? (uint64_t)(int64_t)(int16_t)v : a->size == 4 ? (uint64_t)(int64_t)(int32_t)v : v;
+	if (a->kind == KW_ARG_UINT)
+		return a->size == 1 ? (uint8_t)v : a->size == 2 ? (uint16_t)v : a->size == 4 ? (uint32_t)v : v;
+	return v;
+}
+
+static bool compare(unsigned op, bool is_signed, uint64_t a, uint64_t b)
+{
+	bool less = is_signed ? (int64_t)a < (int64_t)b : a < b;
+	switch (op) {
+	case KW_WHERE_EQ: return a == b;
+	case KW_WHERE_NE: return a != b;
+	case KW_WHERE_LT: return less;
+	case KW_WHERE_LE: return less || a == b;
+	case KW_WHERE_GT: return !less && a != b;
+	default: return !less;
+	}
+}
+
+static bool condition(const struct kw_hook *h, const struct klieg__regs *regs, const uint64_t *slot)
+{
+	uint32_t stack = 0, n = h->nwhere <= KW_HOOK_WHERE ? h->nwhere : KW_HOOK_WHERE; /* one bit a value */
+	for (uint32_t i = 0; i < n; i++) {
+		const struct kw_where *w = &h->where[i];
+		switch (w->op) {
+		case KW_WHERE_END: return stack & 1;
+		case KW_WHERE_AND: stack = stack >> 2 << 1 | (stack & stack >> 1 & 1); break;
+		case KW_WHERE_OR: stack = stack >> 2 << 1 | ((stack | stack >> 1) & 1); break;
+		case KW_WHERE_NOT: stack ^= 1; break;
+		default: stack = stack << 1 | compare(w->op, w->arg.kind == KW_ARG_INT, klieg__hook_argument(&w->arg, regs, slot, 0), (uint64_t)w->value);
+		}
+	}
+	return stack & 1;
+}
+
+static long raw(long nr, long a, long b, long c, long d, long e, long f)
+{
+	long rc;
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+	__asm__ volatile("syscall" : "=a"(rc) : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
+	return rc;
+}
+
+size_t klieg__read_safely(void *to, uint64_t from, size_t n)
+{
+	struct { uint64_t base, len; } local = { (uint64_t)(uintptr_t)to, n }, remote[2];
+	uint64_t first = 4096 - (from & 4095); /* a transfer is cut between two pieces, not within one: a piece a page */
+	if (!from || n > 4096)
+		return 0;
+	remote[0].base = from;
+	remote[0].len = first < n ? first : n;
+	remote[1].base = from + first;
+	remote[1].len = n - remote[0].len;
+	long got = raw(SYS_process_vm_readv, klieg__process.region->pid, (long)&local, 1, (long)remote, remote[1].len ? 2 : 1, 0);
+	return got > 0 ? (size_t)got : 0;
+}
+
+struct capture { const struct kw_hook *h; const struct klieg__regs *regs; const uint64_t *slot; struct kw_frame *f; uint64_t rax; bool leaving; };
+
+static uint64_t capture_saved(void *arg)
+{
+	struct capture *c = arg;
+	struct klieg__value v[KW_HOOK_ARGS];
+	char text[4][TEXT_MAX];
+	unsigned n = 0, first = 0, strings = 0;
+	for (unsigned i = 0; i < c->h->nargs && i < KW_HOOK_ARGS; i++) {
+		const struct kw_arg *a = &c->h->args[i];
+		if ((a->at == KW_ARG_RET) != c->leaving)
+			continue;
+		if (!n)
+			first = a->key;
+		uint64_t x = klieg__hook_argument(a, c->regs, c->slot, c->rax);
+		v[n] = (struct klieg__value){ .type = KW_INT, .len = 8, .u.i = (int64_t)x };
+		if (a->kind == KW_ARG_STRING && c->h->flags & KW_HOOK_STRINGS && strings < 4) {
+			size_t got = klieg__read_safely(text[strings], x, TEXT_MAX), len = strnlen(text[strings], got);
+			if (got) {
+				v[n].type = KW_STR;
+				v[n].u.p = text[strings++];
+				v[n].len = (uint32_t)len;
+			}
+		}
+		n++;
+	}
+	if (n)
+		klieg__attributes_from((const struct klieg__slot *)&c->h->site1, span_of(c->f), first, v, (int)n);
+	return 0;
+}
+
+/* ---- entry and exit -------------------------------------------------------------------------------------------------- */
+
+uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct klieg__regs *regs)
+{
+	struct klieg__thread *me = &klieg__thread;
+	slot[-2] = h->target;
+	if (klieg__unlikely(me->busy | me->in_plugin)) { /* a signal handler inside a probe, or what a probe calls itself */
+		if (me->t && !me->in_plugin)
+			__atomic_fetch_add(&me->t->lost_reentrant, 1, __ATOMIC_RELAXED);
+		return 0;
+	}
+	if (klieg__unlikely(!klieg__process.region || h->site1 - 1 >= KW_MAX_SITES))
+		return 0;
+	const struct kw_site_state *st = klieg__process.sites + (h->site1 - 1);
+	unsigned level = klieg__load(&st->level, RELAXED);
+	if (!level || (klieg__unlikely(!klieg__slot_now(me) || !me->gate) && !prepare(me)))
+		return 0;
+	if (klieg__unlikely(h->nwhere) && !condition(h, regs, slot))
+		return 0;
+	struct kw_gate *g = me->gate;
+	uint64_t cfa = (uint64_t)(uintptr_t)(slot + 1);
+	if (klieg__unlikely(!own_stack(cfa))) {
+		klieg__lost_frame((const struct klieg__slot *)&h->site1);
+		return 0;
+	}
+	struct kw_frame *top = top_of(g);
+	bool tail = is_thunk(*slot); /* a hooked function jumped here: the frame is ours already */
+	while (klieg__unlikely(top->cfa && (top->cfa < cfa || (top->cfa == cfa && !tail)))) {
+		drop(me, g, top);
+		top = top_of(g);
+	}
+	if (klieg__unlikely(top == g->frame || (tail && top->cfa != cfa))) {
+		klieg__lost_frame((const struct klieg__slot *)&h->site1);
+		return 0;
+	}
+	struct kw_frame *f = top - 1;
+	klieg__store(&g->top, (uint64_t)(uintptr_t)f, RELAXED); /* ours from here on; of cfa FREE until it is whole */
+	atomic_signal_fence(memory_order_seq_cst);
+	f->ra = tail ? top->ra : *slot;
+	f->hook = (uint64_t)(uintptr_t)h;
+	f->flags = tail ? FRAME_TAIL : 0;
+	span_of(f)->open = 0;
+	atomic_signal_fence(memory_order_seq_cst);
+	f->cfa = cfa;
+	if (klieg__unlikely(h->flags & KW_HOOK_ROOT) && level >= KW_SPAN && !g->in_root) {
+		root_begin(me, g);
+		f->flags |= FRAME_ROOT;
+	}
+	if (klieg__unlikely(h->enter) && !klieg__plugin_enter(h, regs, slot, f->user, level))
+		goto no;
+	int got = klieg__begin((const struct klieg__slot *)&h->site1, span_of(f));
+	if (klieg__likely(span_of(f)->open)) {
+		if (klieg__unlikely(h->enter | h->leave)) {
+			f->flags |= FRAME_PLUGIN;
+			if (got >= KW_SPAN)
+				klieg__plugin_begun(h, regs, slot, f->user, span_of(f));
+		}
+		if (klieg__unlikely(got >= KW_DETAIL && h->nargs)) {
+			struct capture c = { h, regs, slot, f, 0, false };
+			klieg__call_saved(capture_saved, &c);
+		}
+		return tail ? 0 : thunk_of(g);
+	}
+no:
+	if (f->flags & FRAME_ROOT)
+		root_over(me, g);
+	pop(g, f);
+	return 0;
+}
+
+void klieg__hook_leave(uint64_t *slot, uint64_t rax)
+{
+	struct klieg__thread *me = &klieg__thread;
+	struct kw_gate *g = me->gate;
+	uint64_t cfa = (uint64_t)(uintptr_t)(slot + 1);
+	struct kw_frame *f = top_of(g);
+	while (klieg__unlikely(f->cfa && f->cfa < cfa)) { /* left by longjmp or an exception */
+		drop(me, g, f);
+		f = top_of(g);
+	}
+	if (klieg__unlikely(f->cfa != cfa)) { /* cannot be: then there is nowhere to go back to */
+		while (f->cfa && f->cfa != cfa)
+			f++;
+		if (!f->cfa)
+			abort();
+		*slot = f->ra;
+		return;
+	}
+	*slot = f->ra;
+	do { /* the function, and those that jumped to it at their end */
+		const struct kw_hook *h = (const struct kw_hook *)(uintptr_t)f->hook;
+		klieg_span *s = span_of(f);
+		if (klieg__unlikely(f->flags & FRAME_PLUGIN))
+			klieg__plugin_leave(h, rax, f->user, s);
+		if (klieg__unlikely(h->nargs) && h->args[h->nargs - 1].at == KW_ARG_RET && klieg__span_level(s)) {
+			struct capture c = { h, NULL, slot, f, rax, true };
+			klieg__call_saved(capture_saved, &c);
+		}
+		if (klieg__likely(s->open))
+			klieg__end_frame(s, h->min_ticks);
+		if (klieg__unlikely(f->flags & FRAME_ROOT))
+			root_over(me, g);
+		pop(g, f);
+		f = top_of(g);
+	} while (klieg__unlikely(f->cfa == cfa));
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------------- */
+
+void klieg__hook_region(struct kw_region *r)
+{
+	r->gate_enter = (uint64_t)(uintptr_t)klieg__gate_enter;
+	r->gate_thunks = (uint64_t)(uintptr_t)klieg__gate_thunks;
+	r->gate_data = (uint64_t)(uintptr_t)klieg__gate_data;
+	r->gate_text = (uint64_t)(uintptr_t)klieg__gate_text;
+	r->gate_text_bytes = (uint64_t)(klieg__gate_text_end - klieg__gate_text);
+	r->gate_count = KW_GATES;
+	r->gate_stride = KW_GATE_BYTES;
+	r->plugin_host = (uint64_t)(uintptr_t)klieg__plugin_host();
+}
+
+/* Frames below us are gone (pthread_exit). One above that still returns to us will: its shadow stack then stays taken. */
+void klieg__hook_thread_exit(struct klieg__thread *me)
+{
+	struct kw_gate *g = me->gate;
+	uint64_t here = (uint64_t)(uintptr_t)__builtin_frame_address(0);
+	if (!g)
+		return;
+	for (struct kw_frame *f = top_of(g); f->cfa; f++)
+		if (f->cfa > here && is_thunk(*(const uint64_t *)(uintptr_t)(f->cfa - 8)))
+			return;
+	me->gate = NULL;
+	klieg__store(&g->owner, 0, RELEASE);
+}
+
+void klieg__hook_forked(struct klieg__thread *me)
+{
+	for (uint32_t i = 0; i < KW_GATES; i++)
+		if (klieg__gate_data[i].owner && &klieg__gate_data[i] != me->gate)
+			klieg__gate_data[i].owner = 0;
+}
+
+#else
+
+void klieg__hook_region(struct kw_region *r) { r->gate_count = 0; }
+void klieg__hook_thread_exit(struct klieg__thread *me) { (void)me; }
+void klieg__hook_forked(struct klieg__thread *me) { (void)me; }
+
+#endif
