@@ -1,0 +1,44 @@
+/* Between the hooks (hook.c) and what plugins do in them (plugin*.c). include/klieg/plugin.h is the plugins' side. */
+#pragma once
+#include "probe/hook_internal.h"
+#include "klieg/plugin.h"
+
+/* hook.c calls these around the span of a call whose kw_hook.data is the address of a struct klieg_plugin_hook. ra_slot: where the return address is.
+ * enter: before the span begins; 0: not to be traced. It zeroes user. begun: the span is open and recorded at level span or deeper. leave: before it ends. */
+int klieg__plugin_enter(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4], unsigned level);
+void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4], klieg_span *s);
+void klieg__plugin_leave(const struct kw_hook *h, uint64_t rax, uint64_t user[4], klieg_span *s);
+/* The host table given to plugins; kw_region.plugin_host. Behind it is struct kw_plugin_area (wire/plugin_area.h). */
+void *klieg__plugin_host(void);
+
+/* A handler being run: what the host functions know beside the call. Lives on the stack of that call. */
+enum { RUN_ATTRIBUTES = 16, RUN_TEXT = 1536 };
+struct klieg__run {
+	struct klieg_call call;      /* first: the host functions get this address */
+	const struct kw_hook *h;
+	klieg_span *span;            /* of the call, or of the request that open() or find() gave; NULL: none */
+	const struct klieg_ctx *ctx; /* of that request; NULL: the thread's current one is meant */
+	bool has_parent;
+	struct klieg_ctx parent;
+	int (*enter)(struct klieg_call *);
+	void (*handler)(struct klieg_call *);
+	uint64_t args[6];
+	uint32_t n, used;
+	const char *keys[RUN_ATTRIBUTES];
+	struct klieg__value v[RUN_ATTRIBUTES];
+	char text[RUN_TEXT];         /* what host functions made up: lasts until the attributes are written */
+};
+static inline struct klieg__run *klieg__run_of(struct klieg_call *call) { return (struct klieg__run *)call; }
+extern const struct klieg_host *const klieg__host;
+
+/* plugin_host.c */
+void klieg__run_flush(struct klieg__run *r);  /* the attributes collected so far go to the span */
+void klieg__run_requests_lost(void);
+/* plugin_request.c */
+int klieg__request_open(struct klieg_call *call, const void *key);
+int klieg__request_find(struct klieg_call *call, const void *key);
+int klieg__request_resume(struct klieg_call *call, const void *key);
+int klieg__request_close(struct klieg_call *call, const void *key);
+/* plugin_sql.c: sql[0..n) with its literals replaced and its comments gone, NUL-terminated, at most size - 1 bytes; returns the length. ret_verb: its first word,
+ * in capitals, "" if there is none. */
+size_t klieg__sql_normalise(const char *sql, size_t n, char *ret_text, size_t size, char ret_verb[24]);
