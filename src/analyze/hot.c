@@ -13,22 +13,6 @@
 #define MAX_OPS 20000u
 #define MAX_SHIFT 20u
 
-struct hot {
-	struct hot_config c;
-	struct strtab strs;
-	struct hot_span *spans; uint32_t n, cap;
-	struct hot_attr *attrs; uint32_t attrs_n, attrs_cap;
-	struct hot_op *ops; uint32_t ops_n, ops_cap;
-	uint32_t *op_slots, op_nslots;
-	struct tq_matcher *matcher;
-	const struct batch *b;             /* the one visited last, */
-	uint32_t b_last;                   /* and where: indices grow within a batch */
-	unsigned shift;                    /* 2^-shift of the traces are kept */
-	bool full;                         /* and cannot be made smaller */
-	uint64_t seen, skipped;
-	uint64_t *trace_bits;              /* linear counting of distinct traces */
-	int64_t first_ns, last_ns;
-};
 #define TRACE_BITS (1u << 22)
 
 struct hot *hot_create(const struct hot_config *c)
@@ -45,6 +29,8 @@ struct hot *hot_create(const struct hot_config *c)
 	h->op_slots = base_calloc(h->op_nslots, sizeof *h->op_slots);
 	if (h->c.q)
 		h->matcher = traceql_matcher_create(h->c.q);
+	if (h->c.also)
+		h->also = traceql_matcher_create(h->c.also);
 	return h;
 }
 
@@ -53,6 +39,7 @@ void hot_destroy(struct hot *h)
 	if (!h)
 		return;
 	traceql_matcher_destroy(h->matcher);
+	traceql_matcher_destroy(h->also);
 	strtab_finish(&h->strs);
 	for (uint32_t i = 0; i < h->ops_n; i++)
 		free(h->ops[i].findings);
@@ -189,8 +176,11 @@ int hot_visit(void *arg, const struct batch *b, uint32_t i)
 {
 	struct hot *h = arg;
 	const struct span *s = b->spans + i;
-	if (h->matcher && (b != h->b || i <= h->b_last))
+	bool fresh = b != h->b || i <= h->b_last;
+	if (h->matcher && fresh)
 		traceql_matcher_begin(h->matcher, b);
+	if (h->also && fresh)
+		traceql_matcher_begin(h->also, b);
 	h->b = b;
 	h->b_last = i;
 	h->seen++;
@@ -228,10 +218,12 @@ int hot_visit(void *arg, const struct batch *b, uint32_t i)
 	r.weight = r.weight > 0 ? r.weight : 1;
 	struct str service = s->resource < b->resources_n ? batch_text(b, b->resources[s->resource].service) : STR("");
 	r.op = op_of(h, service, batch_text(b, s->name));
-	for (uint32_t k = 0; k < s->attrs.n; k++)
+	for (uint32_t k = 0; k < s->attrs.n && !h->c.no_attrs; k++)
 		add_attr(h, &r, b, b->attrs + s->attrs.off + k);
 	if (h->matcher)
 		r.selected = traceql_matcher_match(h->matcher, b, i);
+	if (h->also && r.selected)
+		r.selected = traceql_matcher_match(h->also, b, i);
 	h->spans[h->n++] = r;
 	return 0;
 }
@@ -363,7 +355,7 @@ static bool sum_op(const struct hot_view *v, struct hot_op *op, double scale, st
 }
 
 /* Linear counting: exact to about a percent below four million traces. Exact when all were kept, from the sorted records. */
-static uint64_t count_traces(const struct hot *h)
+uint64_t hot_count_traces(const struct hot *h)
 {
 	uint64_t n = 0, zero = 0;
 	if (h->shift == 0 && !h->skipped) {
@@ -376,18 +368,32 @@ static uint64_t count_traces(const struct hot *h)
 	return (uint64_t)(-log((double)(zero ? zero : 1) / TRACE_BITS) * TRACE_BITS + .5);
 }
 
+void hot_link(struct hot *h)
+{
+	if (h->n)
+		qsort(h->spans, h->n, sizeof *h->spans, by_trace_and_start);
+	link_spans(h);
+	for (uint32_t i = 0; i < h->n; i++)
+		h->spans[i].self_ns = self_time(h->spans, h->spans + i);
+}
+
+int64_t hot_window(const struct hot *h)
+{
+	int64_t window = h->c.window_ns;
+	if (!window && h->seen && __builtin_sub_overflow(h->last_ns, h->first_ns, &window))
+		window = INT64_MAX;
+	return window;
+}
+
 struct hot_result *hot_finish(struct hot *h)
 {
 	struct hot_result *r = base_calloc(1, sizeof *r);
 	double scale = (double)(1ull << h->shift), all = 0;
-	if (h->n)
-		qsort(h->spans, h->n, sizeof *h->spans, by_trace_and_start);
-	link_spans(h);
+	hot_link(h);
 	struct hot_view v = { .spans = h->spans, .n = h->n, .attrs = h->attrs, .ops = h->ops, .ops_n = h->ops_n, .strs = &h->strs,
 		.a = base_calloc(1, sizeof *v.a), .b = base_calloc(1, sizeof *v.b) };
 	for (uint32_t i = 0; i < h->n; i++) {
 		struct hot_span *s = h->spans + i;
-		s->self_ns = self_time(h->spans, s);
 		h->ops[s->op].self += (double)s->self_ns * s->weight;
 		h->ops[s->op].total += (double)s->duration_ns * s->weight;
 		v.self += (double)s->self_ns * s->weight;
@@ -414,13 +420,11 @@ struct hot_result *hot_finish(struct hot *h)
 	r->rows_n = r->operations < h->c.limit ? r->operations : h->c.limit;
 	for (uint32_t i = 0; i < r->operations; i++)
 		r->rows[i].self_share = all > 0 ? r->rows[i].self_ns / all : 0;
-	r->traces = count_traces(h);
+	r->traces = hot_count_traces(h);
 	r->spans = h->seen;
 	r->skipped = h->skipped;
 	r->kept = 1 / scale;
-	r->window_ns = h->c.window_ns;
-	if (!r->window_ns && h->seen && __builtin_sub_overflow(h->last_ns, h->first_ns, &r->window_ns))
-		r->window_ns = INT64_MAX;
+	r->window_ns = hot_window(h);
 	free(v.by_op);
 	free(v.a);
 	free(v.b);

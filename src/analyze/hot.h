@@ -9,6 +9,8 @@
 
 struct hot_config {
 	const struct traceql *q;     /* NULL = all; must live until hot_finish */
+	const struct traceql *also;  /* a second filter that must match, too; the same */
+	bool no_attrs;               /* findings need attributes, the call graph does not */
 	uint32_t limit;              /* rows; 0 = 50 */
 	uint32_t max_spans;          /* held at once; 0 = 500,000 (about 100 MB) */
 	int64_t window_ns;           /* for the result; 0 = from the first span's start to the last one's end */

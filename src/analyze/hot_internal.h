@@ -1,4 +1,4 @@
-/* Between hot.c, which collects and adds up, and findings.c, which looks for what is wrong. */
+/* Between hot.c, which collects, links and adds up per operation, findings.c, which looks for what is wrong, and callgraph.c, which adds up per path. */
 #pragma once
 #include "analyze/histogram.h"
 #include "analyze/hot.h"
@@ -19,6 +19,28 @@ struct hot_span {
 };
 struct hot_attr { uint32_t key, value; };  /* string ids of hot->strs */
 struct hot_op { uint32_t service, name; uint32_t first, n; /* of by_op */ double total, self; struct hot_finding *findings; uint32_t findings_n; };
+
+/* What hot_visit collects. */
+struct hot {
+	struct hot_config c;
+	struct strtab strs;
+	struct hot_span *spans; uint32_t n, cap;
+	struct hot_attr *attrs; uint32_t attrs_n, attrs_cap;
+	struct hot_op *ops; uint32_t ops_n, ops_cap;
+	uint32_t *op_slots, op_nslots;
+	struct tq_matcher *matcher, *also;
+	const struct batch *b;             /* the one visited last, */
+	uint32_t b_last;                   /* and where: indices grow within a batch */
+	unsigned shift;                    /* 2^-shift of the traces are kept */
+	bool full;                         /* and cannot be made smaller */
+	uint64_t seen, skipped;
+	uint64_t *trace_bits;              /* linear counting of distinct traces */
+	int64_t first_ns, last_ns;
+};
+/* Sorts by trace and start, links children to parents, sets self times. */
+void hot_link(struct hot *h);
+uint64_t hot_count_traces(const struct hot *h); /* of linked ones */
+int64_t hot_window(const struct hot *h);
 
 /* All spans of all kept traces, sorted by trace and start, linked to their parents. */
 struct hot_view {
