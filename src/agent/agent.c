@@ -109,6 +109,8 @@ static void second(struct agent *a)
 			continue;
 		}
 		process_lease(p, a->cfg.lease_ns);
+		if (p->fns && p->fns->retry)
+			hooks_apply(p);
 		cells_read(p);
 		struct counters c;
 		uint64_t open;
@@ -179,6 +181,7 @@ static void *loop(void *arg)
 				dead(a, (uint32_t)fd);
 		}
 		refresh(a);
+		attach_done(a);
 		control_run(a);
 	}
 	/* Everything off, what is left out, then the leases go. */
@@ -202,6 +205,7 @@ static void *loop(void *arg)
 		if (due)
 			usleep(1000);
 	}
+	attach_stop(a);
 	for (uint32_t i = 0; i < a->nprocs; i++) {
 		struct process *p = a->procs[i];
 		if (!p->map)

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static void reply(struct request *r, int rc, json_t *result, const struct err *e)
+void control_reply(struct request *r, int rc, json_t *result, const struct err *e)
 {
 	if (r->reply)
 		r->reply(r->arg, rc, result, e);
@@ -77,6 +77,11 @@ static json_t *ps(struct agent *a)
 			(json_int_t)p->attached_ns, "state", p->exited_ns ? "exited" : "live", "threads", threads, "rings", threads, "modules", modules,
 			"sites", (int)p->sites_alive, "on", on, "made", (json_int_t)made(&c), "passed", (json_int_t)c.passed, "open", (json_int_t)open,
 			"dropped", drops(&c), "overhead_percent", p->overhead, "lease", (int)p->lease, "patch", p->denied ? "denied" : "mem", "resource", p->resource);
+		if (o && p->fns) {
+			json_object_set_new(o, "attached", json_boolean(p->fns->live));
+			json_object_set_new(o, "longest_pause_nano", json_integer(p->fns->longest_pause_ns));
+			json_object_set_new(o, "last_pause_nano", json_integer(p->fns->last_pause_ns));
+		}
 		if (o && p->abnormal)
 			json_object_set(o, "last_in_flight", p->last_in_flight);
 		if (o)
@@ -237,12 +242,40 @@ static json_t *plan(struct agent *a, struct toggle *t)
 	return o;
 }
 
+/* What did not go as asked, in words; and what stopping processes for it took. */
+static void warnings(struct agent *a, bool too_many, json_t *o)
+{
+	int64_t pause = 0;
+	struct buf b = { 0 };
+	for (uint32_t i = 0; i < a->nprocs; i++) {
+		struct process *p = a->procs[i];
+		if (!p->map)
+			continue;
+		if (p->denied && !b.n)
+			buf_printf(&b, "some processes refuse to be switched (patch: denied in ps)");
+		if (p->fns && p->fns->live && p->fns->problem[0])
+			buf_printf(&b, "%sprocess %d: %s", b.n ? "; " : "", (int)p->pid, p->fns->problem);
+		if (p->fns && p->fns->live && p->fns->condition_problem[0])
+			buf_printf(&b, "%sprocess %d: %s", b.n ? "; " : "", (int)p->pid, p->fns->condition_problem);
+		if (p->fns && p->fns->last_pause_ns > pause)
+			pause = p->fns->last_pause_ns;
+	}
+	if (too_many)
+		buf_printf(&b, "%sit would intercept more functions of a process than it may: narrow the selector, or say max_functions", b.n ? "; " : "");
+	if (b.n)
+		json_object_set_new(o, "warning", json_stringn((const char *)b.p, b.n));
+	if (pause)
+		json_object_set_new(o, "pause_nano", json_integer(pause));
+	buf_finish(&b);
+}
+
 /* The end of `on`: with or without a peek before it. */
 static void on_finish(struct agent *a, struct request *r, struct toggle *t, json_t *predicted)
 {
 	bool dry = json_is_true(json_object_get(r->params, "dry_run"));
 	json_t *o;
 	int64_t ack = 0;
+	bool too_many = false;
 	char *id = str_dup(str_of(t->id));
 	if (dry) {
 		o = plan(a, t);
@@ -255,19 +288,16 @@ static void on_finish(struct agent *a, struct request *r, struct toggle *t, json
 		toggles_apply(a);
 		ack = clock_mono() - start;
 		o = plan(a, t);
+		too_many = t->too_many;
 	}
 	json_object_set_new(o, "predicted", predicted);
 	json_object_set_new(o, "applied", json_boolean(!dry));
 	json_object_set_new(o, "ack_nano", json_integer(ack));
-	bool denied = false;
-	for (uint32_t i = 0; i < a->nprocs; i++)
-		denied |= a->procs[i]->denied && a->procs[i]->map;
-	if (denied)
-		json_object_set_new(o, "warning", json_string("some processes refuse to be switched (patch: denied in ps)"));
+	warnings(a, too_many, o);
 	if (!dry)
 		agent_emit(a, "toggle", json_pack("{s:s,s:s}", "id", id, "state", "on"));
 	free(id);
-	reply(r, 0, o, NULL);
+	control_reply(r, 0, o, NULL);
 }
 
 static uint64_t peek_calls(struct agent *a, const struct traceql *q, int64_t since)
@@ -291,7 +321,7 @@ static void on(struct agent *a, struct request *r)
 	struct toggle *t;
 	int rc = toggle_parse(json_object_get(r->params, "toggle"), &t, &e);
 	if (rc < 0) {
-		reply(r, rc, NULL, &e);
+		control_reply(r, rc, NULL, &e);
 		return;
 	}
 	int64_t estimate = json_integer_value(json_object_get(r->params, "estimate_nano")), now = clock_mono();
@@ -412,6 +442,10 @@ static void run(struct agent *a, struct request *r)
 		on(a, r);
 		return;
 	}
+	if (!strcmp(m, "attach")) {
+		attach_request(a, r);
+		return;
+	}
 	if ((rc = selector(r->params, &q, &e)) < 0)
 		;
 	else if (!strcmp(m, "ps"))
@@ -440,6 +474,12 @@ static void run(struct agent *a, struct request *r)
 		o = json_pack("{s:o}", "spans", all);
 	} else if (!strcmp(m, "account"))
 		o = account(a);
+	else if (!strcmp(m, "detach"))
+		rc = detach(a, r->params, &o, &e);
+	else if (!strcmp(m, "callees"))
+		rc = callees(a, r->params, &o, &e);
+	else if (!strcmp(m, "candidates"))
+		o = candidates(a);
 	else if (!strcmp(m, "health"))
 		o = health(a);
 	else
@@ -447,7 +487,7 @@ static void run(struct agent *a, struct request *r)
 	if (rc >= 0 && !o)
 		rc = err_set(&e, KLIEG_E_INTERNAL, "the reply to %s could not be built", m);
 	traceql_destroy(q);
-	reply(r, rc, rc < 0 ? NULL : o, rc < 0 ? &e : NULL);
+	control_reply(r, rc, rc < 0 ? NULL : o, rc < 0 ? &e : NULL);
 }
 
 void control_run(struct agent *a)

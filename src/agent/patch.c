@@ -132,6 +132,11 @@ void patch_apply(struct process *p)
 		if (!s->id || s->bad || p->modules[s->module].gone)
 			continue;
 		p->detail_n += s->level >= KW_DETAIL;
+		if (s->kind == KW_SITE_FUNCTION) { /* the byte is hooks.c's */
+			if (wanted(s) || p->state[i].level)
+				set_state(p, i);
+			continue;
+		}
 		if (wanted(s)) {
 			set_state(p, i);
 			if (!s->patched)
@@ -158,6 +163,7 @@ void patch_apply(struct process *p)
 	free(on[0]);
 	free(on[1]);
 	free(off);
+	hooks_apply(p);
 	if (ends) {
 		if (!p->ends_due)
 			p->ends_due = clock_mono() + SECOND;

@@ -96,7 +96,8 @@ void process_read_resource(struct process *p)
 	json_t *o = json_object();
 	const char *slash = strrchr(p->exe, '/');
 	char service[300];
-	snprintf(service, sizeof service, "unknown_service:%.250s", slash ? slash + 1 : p->exe);
+	/* OpenTelemetry's default; but who attaches to redis-server calls it that. */
+	snprintf(service, sizeof service, "%s%.250s", p->fns && p->fns->live ? "" : "unknown_service:", slash ? slash + 1 : p->exe);
 	put(o, "service.name", service);
 	put(o, "process.executable.name", slash ? slash + 1 : p->exe);
 	put(o, "host.name", p->agent->host);
@@ -121,6 +122,13 @@ void process_read_resource(struct process *p)
 	free(p->service);
 	p->service = str_dup(str_of(json_string_value(json_object_get(o, "service.name"))));
 	p->batch_gen = 0;
+}
+
+void process_name(struct process *p)
+{
+	json_decref(p->resource);
+	p->resource = NULL;
+	process_read_resource(p);
 }
 
 uint32_t process_slots(const struct process *p)
@@ -215,7 +223,7 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late)
 	p->control = (struct kw_control *)(p->map + reg.control_off);
 	p->modules_shm = (struct kw_module *)(p->map + reg.modules_off);
 	p->state = (struct kw_site_state *)(p->map + reg.sites_off);
-	p->modules = base_calloc(reg.max_modules + 1, sizeof *p->modules);
+	p->modules = base_calloc(reg.max_modules + 1 + KW_ATTACHED, sizeof *p->modules);
 	p->modules[reg.max_modules].gone = 1; /* where the sites of unloaded modules belong once their entry is another's */
 	p->threads = base_calloc(reg.max_threads, sizeof *p->threads);
 	memset(p->pending_head, 0xff, sizeof p->pending_head);
@@ -250,6 +258,13 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late)
 	}
 	agent_wake_words(a);
 	sites_refresh(p);
+	if (p->mem >= 0 && reg.gate_count) {
+		functions_recover(p);
+		if (!p->fns)
+			functions_inherit(p);
+		if (p->fns)
+			process_name(p);
+	}
 	toggles_match(a, p, 0);
 	patch_apply(p);
 	log_info("agent", "%s process %d (%s): %u sites%s", late ? "found" : "met", pid, p->service, p->sites_alive, p->denied ? ", cannot be switched" : "");
@@ -403,6 +418,7 @@ void process_destroy(struct process *p)
 			free(p->threads[i]);
 		}
 	pending_clear(p);
+	functions_destroy(p);
 	strtab_finish(&p->strs);
 	json_decref(p->resource);
 	json_decref(p->last_in_flight);

@@ -126,7 +126,7 @@ out:
 /* Site indices are never given to two modules; entries of the table are, so they come in any order. */
 static bool overlaps(const struct process *p, const struct kw_module *x)
 {
-	for (uint32_t m = 0; m < p->reg.max_modules; m++) {
+	for (uint32_t m = 0; m <= p->reg.max_modules + KW_ATTACHED; m++) {
 		const struct module *k = &p->modules[m];
 		if (k->known && x->first < k->first + k->n && k->first < x->first + x->nsites)
 			return true;
@@ -341,7 +341,7 @@ bool site_match(struct process *p, uint32_t i, const struct traceql *q)
 
 json_t *site_json(struct process *p, uint32_t i)
 {
-	static const char *const kinds[] = { "", "span", "end", "event", "count" };
+	static const char *const kinds[] = { "", "span", "end", "event", "count", "function" };
 	static const char *const spans[] = { "internal", "server", "client", "producer", "consumer" };
 	struct site *s = &p->sites[i];
 	sites_resolve(p, i);
@@ -357,8 +357,11 @@ json_t *site_json(struct process *p, uint32_t i)
 			s->keys[a].type == 'y' ? "bytes" : "string";
 		json_array_append_new(keys, json_pack("{s:s%,s:s,s:b}", "key", key.p, key.n, "type", type, "sensitive", (int)s->keys[a].sensitive));
 	}
-	return json_pack("{s:s,s:s%,s:s%,s:s,s:s,s:s,s:[i],s:s%,s:s%,s:i,s:s%,s:o,s:s,s:i}", "id", id, "name", name.p, name.n, "component", comp.p, comp.n,
-		"kind", kinds[s->kind], "span_kind", s->kind == KW_SITE_SPAN ? spans[k < 5 ? k : 0] : "", "service", p->service, "pids", (int)p->pid,
+	json_t *o = json_pack("{s:s,s:s%,s:s%,s:s,s:s,s:s,s:[i],s:s%,s:s%,s:i,s:s%,s:o,s:s,s:i}", "id", id, "name", name.p, name.n, "component", comp.p, comp.n,
+		"kind", kinds[s->kind], "span_kind", s->kind == KW_SITE_SPAN || s->kind == KW_SITE_FUNCTION ? spans[k < 5 ? k : 0] : "", "service", p->service, "pids", (int)p->pid,
 		"module", mod.p, mod.n, "file", file.p, file.n, "line", (int)s->line, "function", fn.p, fn.n, "attributes", keys,
 		"level", level_name(s->level), "instances", 1);
+	if (o && s->kind == KW_SITE_FUNCTION)
+		function_json(p, i, o);
+	return o;
 }

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "symbols/symbols.h"
 #include "traceql/traceql.h"
 #include "wire/wire.h"
 #include <pthread.h>
@@ -50,6 +51,11 @@ struct site {
 	uint64_t batch_gen;       /* of the batch that these ids belong to */
 	uint32_t batch_name, batch_scope;
 	struct site_stat *stat;
+	bool root;                /* a function that begins a request */
+	uint64_t plugin;          /* a function that a plugin knows: address of its struct klieg_plugin_hook in the process */
+	uint64_t min_ns;          /* shorter spans are only counted */
+	uint8_t nwhere;           /* conditions on arguments, evaluated in the process (function sites) */
+	struct kw_where arg_where[KW_HOOK_WHERE];
 };
 
 struct module {
@@ -123,6 +129,7 @@ struct process {
 	int32_t pending_head[PENDING_HEADS];
 	int32_t pending_free;
 	uint32_t pending_n, pending_hand;
+	struct functions *fns;    /* functions.c; NULL = never attached to */
 	uint32_t detail_n;        /* sites on at detail */
 	int64_t ends_due;         /* end sites wait for their open spans until then, 0 = none */
 	double spent_ns;          /* by the probes that were hit, ever */
@@ -137,6 +144,13 @@ struct toggle {
 	bool marked;
 	int64_t expires_ns;
 	uint32_t sites, instances, processes;
+	struct condition *args;   /* the part of `where` that is about arguments */
+	uint32_t depth;           /* level deep: how far into the callees */
+	uint32_t max_functions;   /* that it may intercept in one process */
+	int64_t max_pause_ns;
+	uint64_t *dropped;        /* site ids of callees that are not worth it (level deep) */
+	uint32_t ndropped;
+	bool too_many;            /* it would have, somewhere: there it does nothing */
 	json_t *predicted;
 };
 
@@ -181,6 +195,8 @@ struct agent {
 	struct seen *seen; uint64_t seen_gen;
 	uint32_t switches_n; int switches_errno; bool switches_over; /* threads followed; why not (said once); there were more than may be */
 	struct counters gone;     /* of processes forgotten */
+	struct symbols_cache *symbols; /* functions.c; under lock */
+	struct attach_job *jobs;  /* attach.c; under lock */
 };
 
 /* hello.c */
@@ -194,6 +210,7 @@ void process_exited(struct process *p);
 void process_destroy(struct process *p);
 bool process_alive(struct process *p);
 void process_read_resource(struct process *p);
+void process_name(struct process *p); /* again, since what it is called by default depends on whether it is attached to */
 bool process_lease(struct process *p, int64_t lease_ns); /* 0 = let it lapse now */
 static inline struct kw_thread *process_slot(const struct process *p, uint32_t i)
 {
@@ -229,6 +246,7 @@ uint64_t stat_calls(const struct site *s, int64_t from_sec);
 /* toggles.c */
 int toggle_parse(const json_t *j, struct toggle **ret_t, struct err *e);
 void toggle_destroy(struct toggle *t);
+bool toggle_dropped(const struct toggle *t, uint64_t site);
 json_t *toggle_json(struct agent *a, struct toggle *t);
 void toggles_match(struct agent *a, struct process *p, uint32_t from); /* sets the wanted levels; patch_apply() does them */
 void toggles_apply(struct agent *a);
@@ -242,6 +260,8 @@ void switches_follow(struct process *p, struct thread *th, uint32_t tid);
 bool switches_off(const struct thread *th, uint64_t start, uint64_t ticks, uint64_t *ret_off);
 void switches_close(struct agent *a, struct thread *th);
 json_t *switches_health(const struct agent *a);
+/* functions.c: the functions of an attached process as sites; hooks.c: the jumps at their entries; attach.c: how it came to be */
+#include "agent/functions.h"
 /* cost.c */
 void cost_calibrate(struct agent *a);
 double cost_ns(const struct agent *a, unsigned level, double keep); /* of one hit; keep: share of the traces that are kept */
@@ -252,6 +272,7 @@ void cost_seen(struct process *p, uint32_t site); /* it is about to be switched 
 void cost_recall(struct process *p, struct site *s); /* it has just been found */
 /* control.c */
 void control_run(struct agent *a);
+void control_reply(struct request *r, int rc, json_t *result, const struct err *e); /* takes r and result */
 void control_waiting(struct agent *a);
 void agent_emit(struct agent *a, const char *type, json_t *more);
 /* agent.c */

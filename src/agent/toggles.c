@@ -2,6 +2,7 @@
  * outlives its TTL. Agent thread. */
 #include "agent/state.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 static const char *const levels[] = { "off", "count", "span", "detail", "deep" };
@@ -19,6 +20,8 @@ void toggle_destroy(struct toggle *t)
 	free(t->scope);
 	traceql_destroy(t->q);
 	traceql_destroy(t->where);
+	condition_destroy(t->args);
+	free(t->dropped);
 	json_decref(t->predicted);
 	free(t);
 }
@@ -47,18 +50,26 @@ int toggle_parse(const json_t *j, struct toggle **ret_t, struct err *e)
 	t->expires_ns = json_integer_value(json_object_get(j, "expires_unix_nano"));
 	t->marked = t->scope && !strcmp(t->scope, "marked");
 	t->level = level ? 255 : KW_SPAN;
-	for (uint8_t i = 0; level && i < KW_DEEP; i++)
+	t->depth = (uint32_t)json_integer_value(json_object_get(j, "depth"));
+	t->max_pause_ns = json_integer_value(json_object_get(j, "max_pause_nano"));
+	json_int_t most = json_integer_value(json_object_get(j, "max_functions"));
+	t->max_functions = most > 0 && most < 1 << 20 ? (uint32_t)most : MAX_FUNCTIONS_DEFAULT;
+	for (uint8_t i = 0; level && i <= KW_DEEP; i++)
 		if (!strcmp(level, levels[i]))
 			t->level = i;
 	if (t->level == 255)
-		rc = err_set(e, KLIEG_E_BAD_DATA, "level \"%.40s\" is none of off, count, span, detail", level);
+		rc = err_set(e, KLIEG_E_BAD_DATA, "level \"%.40s\" is none of off, count, span, detail, deep", level);
 	else if (!(t->keep >= 0 && t->keep <= 1))
 		rc = err_set(e, KLIEG_E_BAD_DATA, "keep must be between 0 and 1");
 	else if (t->scope && !t->marked && strcmp(t->scope, "all"))
 		rc = err_set(e, KLIEG_E_BAD_DATA, "scope \"%.40s\" is none of all, marked", t->scope);
+	else if (t->depth > 16 || json_integer_value(json_object_get(j, "depth")) < 0)
+		rc = err_set(e, KLIEG_E_BAD_DATA, "depth must be between 0 and 16");
+	else if (t->max_pause_ns < 0)
+		rc = err_set(e, KLIEG_E_BAD_DATA, "max_pause_nano must not be negative");
 	else if ((rc = traceql_parse_selector(str_of(t->selector ? t->selector : ""), &t->q, e)) >= 0 && (rc = traceql_check_site(t->q, e)) >= 0
 			&& t->where_text && *t->where_text)
-		rc = traceql_parse(str_of(t->where_text), &t->where, e);
+		rc = condition_is(t->where_text) ? condition_parse(t->where_text, &t->args, e) : traceql_parse(str_of(t->where_text), &t->where, e);
 	if (rc < 0) {
 		toggle_destroy(t);
 		return rc;
@@ -72,6 +83,14 @@ int toggle_parse(const json_t *j, struct toggle **ret_t, struct err *e)
 	}
 	*ret_t = t;
 	return 0;
+}
+
+bool toggle_dropped(const struct toggle *t, uint64_t site)
+{
+	for (uint32_t i = 0; i < t->ndropped; i++)
+		if (t->dropped[i] == site)
+			return true;
+	return false;
 }
 
 static json_t *maybe(const char *s) { return s ? json_string(s) : json_null(); }
@@ -115,44 +134,146 @@ json_t *toggle_json(struct agent *a, struct toggle *t)
 		snprintf(basis, sizeof basis, window < SECOND ? "measured %lld ms" : "measured %lld s", (long long)(window / (window < SECOND ? 1000000 : SECOND)));
 	else
 		snprintf(basis, sizeof basis, t->instances ? "unknown: not on for long enough" : "unknown: nothing matches");
-	return json_pack("{s:s,s:s,s:s,s:f,s:s,s:o,s:I,s:o,s:o,s:i,s:i,s:i,s:o,s:O?}", "id", t->id, "selector", t->selector ? t->selector : "",
+	json_t *o = json_pack("{s:s,s:s,s:s,s:f,s:s,s:o,s:I,s:o,s:o,s:i,s:i,s:i,s:o,s:O?}", "id", t->id, "selector", t->selector ? t->selector : "",
 		"level", level_name(t->level), "keep", t->keep, "scope", t->marked ? "marked" : "all", "where", maybe(t->where_text),
 		"expires_unix_nano", (json_int_t)t->expires_ns, "owner", maybe(t->owner), "reason", maybe(t->reason), "sites", (int)t->sites,
 		"instances", (int)t->instances, "processes", (int)t->processes,
 		"measured", cost_json(a, t->level, t->keep, known && window, known ? per_s : 0, basis), "predicted", t->predicted);
+	if (t->level == KW_DEEP) {
+		json_object_set_new(o, "depth", json_integer(t->depth ? t->depth : 1));
+		json_object_set_new(o, "dropped", json_integer(t->ndropped));
+	}
+	return o;
 }
 
-/* Sets what each site from index `from` on should be; ends follow the begins of the same id. */
+/* What a toggle means in one process: by site index, 0 = nothing, else one of these. */
+enum { MATCHED = 1, CALLEE = 2 };
+
+struct expansion { struct process *p; uint8_t *mark; uint32_t *queue, n; const struct toggle *t; };
+
+static void found_callee(void *arg, uint32_t site)
+{
+	struct expansion *x = arg;
+	struct site *s = &x->p->sites[site];
+	if (!s->id || s->bad || x->mark[site] || toggle_dropped(x->t, s->id))
+		return;
+	x->mark[site] = CALLEE;
+	x->queue[x->n++] = site;
+}
+
+/* Level deep: what the matched functions call, and what that calls, to the toggle's depth. */
+static void expand(struct process *p, const struct toggle *t, uint8_t *mark)
+{
+	struct expansion x = { .p = p, .mark = mark, .queue = base_alloc((p->nsites + 1) * sizeof *x.queue), .t = t };
+	for (uint32_t i = 0; i < p->nsites; i++)
+		if (mark[i] && p->sites[i].kind == KW_SITE_FUNCTION)
+			x.queue[x.n++] = i;
+	uint32_t depth = t->depth ? t->depth : 1;
+	for (uint32_t done = 0, end; depth-- && done < x.n; done = end) {
+		end = x.n;
+		for (uint32_t i = done; i < end && x.n - end <= t->max_functions; i++)
+			functions_callees(p, x.queue[i], found_callee, &x);
+	}
+	free(x.queue);
+}
+
+static uint8_t *meaning(struct process *p, struct toggle *t)
+{
+	uint8_t *mark = base_calloc(p->nsites + 1, 1);
+	uint32_t functions = 0;
+	for (uint32_t i = 0; i < p->nsites; i++) {
+		struct site *s = &p->sites[i];
+		if (s->id && !s->bad && !p->modules[s->module].gone && s->kind != KW_SITE_END && site_match(p, i, t->q))
+			mark[i] = MATCHED;
+	}
+	if (t->level == KW_DEEP && p->fns)
+		expand(p, t, mark);
+	for (uint32_t i = 0; i < p->nsites; i++)
+		functions += mark[i] && p->sites[i].kind == KW_SITE_FUNCTION && !p->sites[i].plugin;
+	if (functions > t->max_functions) { /* '*' means every probe, hardly every function of an attached program */
+		t->too_many = true;
+		for (uint32_t i = 0; i < p->nsites; i++)
+			if (p->sites[i].kind == KW_SITE_FUNCTION && !p->sites[i].plugin)
+				mark[i] = 0;
+	}
+	return mark;
+}
+
+/* The toggle's condition on arguments, for one function; of several toggles one must hold. false: it has no such argument. */
+static bool add_condition(struct process *p, uint32_t i, const struct toggle *t, bool first)
+{
+	struct site *s = &p->sites[i];
+	struct symbols_signature *sig = base_calloc(1, sizeof *sig);
+	struct kw_where w[KW_HOOK_WHERE];
+	struct err e = { 0 };
+	uint8_t n = 0;
+	bool known = symbols_signature(function_module_of(p, i)->file.symbols, function_of(p, i), sig) >= 0;
+	bool ok = condition_compile(t->args, known ? sig : NULL, w, &n, &e);
+	free(sig);
+	if (!ok) {
+		struct str name = strtab_get(&p->strs, s->name);
+		snprintf(p->fns->condition_problem, sizeof p->fns->condition_problem, "%.*s: %.120s", (int)name.n, name.p, e.msg);
+		return false;
+	}
+	if (first) {
+		memcpy(s->arg_where, w, sizeof w);
+		s->nwhere = n;
+	} else if (s->nwhere + n + 1u <= KW_HOOK_WHERE) {
+		memcpy(s->arg_where + s->nwhere, w, n * sizeof *w);
+		s->nwhere = (uint8_t)(s->nwhere + n);
+		s->arg_where[s->nwhere++] = (struct kw_where){ .op = KW_WHERE_OR };
+	} else {
+		s->nwhere = 0; /* too long to be put together: all calls, and no filter */
+	}
+	return true;
+}
+
+/* Sets what each site should be; ends follow the begins of the same id. */
 void toggles_match(struct agent *a, struct process *p, uint32_t from)
 {
 	if (!p->map)
 		return;
 	uint32_t nends = 0, size = 1;
+	uint8_t **mark = base_calloc(a->ntoggles + 1, sizeof *mark);
+	for (uint32_t k = 0; k < a->ntoggles; k++)
+		mark[k] = a->toggles[k]->level ? meaning(p, a->toggles[k]) : NULL;
+	if (p->fns)
+		p->fns->condition_problem[0] = 0;
 	for (uint32_t i = from; i < p->nsites; i++) {
 		struct site *s = &p->sites[i];
 		s->level = s->peek = 0;
 		s->threshold = 0;
 		s->where = s->gated = 0;
+		s->nwhere = 0;
 		if (!s->id || p->modules[s->module].gone)
 			continue;
 		if (s->kind == KW_SITE_END) {
 			nends++;
 			continue;
 		}
+		bool function = s->kind == KW_SITE_FUNCTION;
 		double keep = 0;
-		bool all = false, unfiltered = false, any = false;
+		bool all = false, unfiltered = false, any = false, unconditional = false;
 		for (uint32_t k = 0; k < a->ntoggles; k++) {
 			struct toggle *t = a->toggles[k];
-			if (!t->level || !site_match(p, i, t->q))
+			if (!mark[k] || !mark[k][i])
 				continue;
+			if (function && t->args && mark[k][i] == MATCHED) {
+				if (!unconditional && !add_condition(p, i, t, !any))
+					continue;
+			} else {
+				unconditional = true;
+				s->nwhere = 0;
+			}
+			uint8_t level = mark[k][i] == CALLEE ? KW_SPAN : t->level;
 			any = true;
-			s->level = t->level > s->level ? t->level : s->level;
+			s->level = level > s->level ? level : s->level;
 			keep = t->keep > keep ? t->keep : keep;
 			all |= !t->marked;
-			unfiltered |= !t->where && t->level >= KW_SPAN;
+			unfiltered |= !t->where && level >= KW_SPAN;
 		}
 		for (struct request *r = a->waiting; r; r = r->next)
-			if (r->peek && !s->level && site_match(p, i, r->peek->q))
+			if (r->peek && !s->level && !function && site_match(p, i, r->peek->q))
 				s->peek = KW_COUNT;
 		if (!any)
 			continue;
@@ -162,6 +283,9 @@ void toggles_match(struct agent *a, struct process *p, uint32_t from)
 		if (s->threshold >= 1ull << 56)
 			s->threshold = UINT64_MAX; /* keep 0: nothing reaches it */
 	}
+	for (uint32_t k = 0; k < a->ntoggles; k++)
+		free(mark[k]);
+	free(mark);
 	if (!nends)
 		return;
 	while (size < 2 * p->nsites)
@@ -231,7 +355,7 @@ bool toggles_where(struct agent *a, struct process *p, uint32_t site, const stru
 {
 	for (uint32_t k = 0; k < a->ntoggles; k++) {
 		struct toggle *t = a->toggles[k];
-		if (t->level >= KW_SPAN && site_match(p, site, t->q) && (!t->where || traceql_match(t->where, b, span)))
+		if (t->level >= KW_SPAN && (t->level == KW_DEEP || site_match(p, site, t->q)) && (!t->where || traceql_match(t->where, b, span)))
 			return true;
 	}
 	return false;

@@ -5,14 +5,7 @@
  * leave frames behind or come between. A call that cannot be followed to its end is let through and counted. Nothing here allocates, waits or
  * touches a vector register; what may (a thread's first record, reading strings, plugins) runs inside klieg__call_saved(). */
 #include "probe/hook_internal.h"
-#if __has_include("probe/plugin_internal.h")
 #include "probe/plugin_internal.h"
-#elif defined(__x86_64__)
-static int klieg__plugin_enter(const struct kw_hook *h, const struct klieg__regs *r, uint64_t *s, uint64_t u[4], unsigned l) { return 1; }
-static void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *r, uint64_t *s, uint64_t u[4], klieg_span *p) {}
-static void klieg__plugin_leave(const struct kw_hook *h, uint64_t r, uint64_t u[4], klieg_span *p) {}
-static void *klieg__plugin_host(void) { return NULL; }
-#endif
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -327,11 +320,11 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 		root_begin(me, g);
 		f->flags |= FRAME_ROOT;
 	}
-	if (klieg__unlikely(h->enter) && !klieg__plugin_enter(h, regs, slot, f->user, level))
+	if (klieg__unlikely(h->data) && !klieg__plugin_enter(h, regs, slot, f->user, level))
 		goto no;
 	int got = klieg__begin((const struct klieg__slot *)&h->site1, span_of(f));
 	if (klieg__likely(span_of(f)->open)) {
-		if (klieg__unlikely(h->enter | h->leave)) {
+		if (klieg__unlikely(h->data)) {
 			f->flags |= FRAME_PLUGIN;
 			if (got >= KW_SPAN)
 				klieg__plugin_begun(h, regs, slot, f->user, span_of(f));

@@ -89,6 +89,8 @@ struct kw_region {
 _Static_assert(sizeof(struct kw_region) <= 4096, "one page");
 
 /* Written by the agent, but for the counters marked "library". */
+#define KW_ATTACHED 48u
+#define KW_POOLS 96u
 struct kw_control {
 	uint64_t lease_tsc;      /* probes do nothing once rdtsc() passes this; 0 = no agent */
 	uint32_t agent_pid;
@@ -102,6 +104,11 @@ struct kw_control {
 	uint64_t lost_no_slot;   /* library: spans/events not recorded: no thread slot was free */
 	uint64_t lost_no_site;   /* library: sites not registered: the table was full */
 	uint64_t pad1[8];
+	/* The agent's notes on what it did to this process, for the agent after it: whose functions are sites, and where the stubs are. */
+	struct { uint64_t base; uint32_t first, n; } attached[KW_ATTACHED]; /* base: where the file is mapped; n 0 = no entry */
+	struct { uint64_t addr; uint32_t bytes, used; } pool[KW_POOLS];
+	uint32_t attached_live;  /* 0: detached, or never attached */
+	uint32_t pad2;
 };
 _Static_assert(sizeof(struct kw_control) <= 4096, "one page");
 
@@ -164,19 +171,23 @@ enum kw_hook_flags {
 	KW_HOOK_STRINGS = 2,     /* strings may be read (process_vm_readv: a seccomp filter may not like it) */
 };
 #define KW_HOOK_ARGS 12u
-#define KW_HOOK_WHERE 16u
+#define KW_HOOK_WHERE 8u
 struct kw_hook {
 	uint64_t gate;           /* = kw_region.gate_enter */
 	uint64_t target;         /* the displaced instructions */
 	uint32_t site1;          /* the site's index + 1 */
 	uint16_t flags;
 	uint8_t nargs, nwhere;
-	uint64_t enter, leave, data; /* of a plugin, addresses in the traced process; 0 = none */
+	uint64_t data;           /* of a plugin: address of its struct klieg_plugin_hook in the traced process; 0 = none */
 	uint64_t min_ticks;      /* spans that are shorter are not recorded, only counted as calls */
+	uint64_t function;       /* where the jump is, and what it displaced: so that whoever finds the stub can take it away again */
+	uint8_t window, pad;
+	uint8_t orig[22];
 	struct kw_arg args[KW_HOOK_ARGS];
 	struct kw_where where[KW_HOOK_WHERE];
 };
-_Static_assert(sizeof(struct kw_hook) == 360, "the stub's code reads gate at 0");
+_Static_assert(sizeof(struct kw_hook) == 248, "the stub's code reads gate at 0");
+#define KW_STUB_BYTES 512u
 
 /* The shadow stack of a thread. The unwinder walks it too (the CFI in gate.S): top first, towards higher addresses, up to a frame of cfa 0. */
 struct kw_frame {

@@ -1,0 +1,423 @@
+/* Coming to a process that knows nothing of us, and going away again. What takes long (looking at its files, loading libklieg into it) runs on a worker
+ * thread, so that draining goes on; what touches the agent's state runs on the agent's thread when the worker is done. */
+#include "agent/state.h"
+#include "ptrace/inject.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct attach_job {
+	struct attach_job *next;
+	struct agent *a;
+	struct request *r;
+	pthread_t thread;
+	bool done;                /* under the agent's lock */
+	/* in */
+	pid_t pid;
+	bool loaded;              /* libklieg is there already */
+	const json_t *params;     /* the request's */
+	char library[512];
+	/* out */
+	int rc;
+	struct err e;
+	struct function_file *files;
+	uint32_t nfiles;
+	struct inject_preflight before;
+	struct inject_report report;
+	int64_t scan_ns;
+};
+
+static const char *text_of(const json_t *params, const char *key) { return json_string_value(json_object_get(params, key)); }
+
+static struct process *process_of(struct agent *a, pid_t pid)
+{
+	for (uint32_t i = 0; i < a->nprocs; i++)
+		if (a->procs[i]->pid == pid && a->procs[i]->map)
+			return a->procs[i];
+	return NULL;
+}
+
+/* libklieg.so: beside the executable (a build), in ../lib of it (an installation), or where KLIEG_LIBRARY says. */
+static int find_library(char *ret_path, size_t size, struct err *e)
+{
+	static const char *const places[] = { "libklieg.so", "../lib/libklieg.so", "../lib/x86_64-linux-gnu/libklieg.so", "../lib64/libklieg.so", "probe/libklieg.so", "src/probe/libklieg.so" };
+	const char *env = getenv("KLIEG_LIBRARY");
+	char exe[400] = "";
+	if (env && *env && access(env, R_OK) == 0) {
+		snprintf(ret_path, size, "%s", env);
+		return 0;
+	}
+	ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+	char *slash = n > 0 ? strrchr(exe, '/') : NULL;
+	for (size_t i = 0; slash && i < sizeof places / sizeof *places; i++) {
+		snprintf(ret_path, size, "%.*s/%s", (int)(slash - exe), exe, places[i]);
+		if (access(ret_path, R_OK) == 0)
+			return 0;
+	}
+	err_set(e, KLIEG_E_NOT_FOUND, "libklieg.so is not beside %s, nor in ../lib", exe);
+	return err_hint(e, "set KLIEG_LIBRARY=/path/to/libklieg.so for the agent");
+}
+
+static int work(struct attach_job *j)
+{
+	int rc = inject_preflight(j->pid, &j->before, &j->e);
+	if (rc < 0)
+		return rc;
+	if (!j->loaded && j->before.obstacle != INJECT_NONE) {
+		static const enum klieg_error codes[] = { [INJECT_GONE] = KLIEG_E_NO_TARGET, [INJECT_ZOMBIE] = KLIEG_E_NO_TARGET, [INJECT_TRACED] = KLIEG_E_CONFLICT,
+			[INJECT_PERMISSION] = KLIEG_E_DENIED, [INJECT_YAMA] = KLIEG_E_DENIED, [INJECT_SELF] = KLIEG_E_UNSUPPORTED };
+		unsigned o = j->before.obstacle;
+		return err_set(&j->e, o < sizeof codes / sizeof *codes && codes[o] ? codes[o] : KLIEG_E_UNSUPPORTED, "%s", j->before.text);
+	}
+	int64_t start = clock_mono();
+	rc = functions_files(j->a, j->pid, json_object_get(j->params, "libraries"), text_of(j->params, "debug_file"), &j->files, &j->nfiles, &j->e);
+	j->scan_ns = clock_mono() - start;
+	if (rc < 0 || j->loaded)
+		return rc;
+	rc = find_library(j->library, sizeof j->library, &j->e);
+	if (rc >= 0)
+		rc = inject_load(j->pid, j->library, "klieg__attach", j->a->socket, strlen(j->a->socket) + 1, &j->report, &j->e);
+	if (rc >= 0 && j->report.value)
+		rc = err_set(&j->e, KLIEG_E_NOMEM, "libklieg found no memory for its rings in process %d (RLIMIT_AS, memfd)", j->pid);
+	if (rc < 0) {
+		functions_files_free(j->a, j->files, j->nfiles);
+		j->files = NULL;
+	}
+	return rc;
+}
+
+static void *worker(void *arg)
+{
+	struct attach_job *j = arg;
+	j->rc = work(j);
+	pthread_mutex_lock(&j->a->lock);
+	j->done = true;
+	pthread_mutex_unlock(&j->a->lock);
+	uint64_t one = 1;
+	(void)!write(j->a->request_fd, &one, sizeof one);
+	return NULL;
+}
+
+static int pid_param(const json_t *params, pid_t *ret_pid, struct err *e)
+{
+	json_int_t pid = json_integer_value(json_object_get(params, "pid"));
+	if (pid <= 0 || pid > 1 << 30)
+		return err_set(e, KLIEG_E_USAGE, "pid must be the number of a process");
+	*ret_pid = (pid_t)pid;
+	return 0;
+}
+
+/* ---- attach ------------------------------------------------------------------------------------------------------------ */
+
+void attach_request(struct agent *a, struct request *r)
+{
+	struct err e = { 0 };
+	pid_t pid = 0;
+	int rc = pid_param(r->params, &pid, &e);
+	if (rc >= 0 && pid == getpid())
+		rc = err_set(&e, KLIEG_E_UNSUPPORTED, "process %d is this agent", pid);
+	for (struct attach_job *j = a->jobs; rc >= 0 && j; j = j->next)
+		if (j->pid == pid)
+			rc = err_set(&e, KLIEG_E_BUSY, "process %d is being attached to", pid);
+	if (rc >= 0 && !process_of(a, pid))
+		discover(a); /* it may have the library from another agent's time */
+	if (rc >= 0 && json_is_true(json_object_get(r->params, "check"))) {
+		struct inject_preflight b;
+		rc = inject_preflight(pid, &b, &e);
+		if (rc >= 0)
+			control_reply(r, 0, json_pack("{s:i,s:b,s:s,s:b,s:b,s:b,s:b,s:b,s:b,s:i}", "pid", (int)pid, "attachable", b.obstacle == INJECT_NONE, "why", b.text,
+				"seccomp", b.seccomp, "other_user", b.other_user, "not_dumpable", b.not_dumpable, "chroot", b.chroot, "mount_namespace", b.mount_ns,
+				"pid_namespace", b.pid_ns, "threads", (int)b.threads), NULL);
+		else
+			control_reply(r, rc, NULL, &e);
+		return;
+	}
+	struct attach_job *j = base_calloc(1, sizeof *j);
+	*j = (struct attach_job){ .a = a, .r = r, .pid = pid, .params = r->params };
+	j->loaded = rc >= 0 && process_of(a, pid) && process_of(a, pid)->reg.gate_count;
+	if (rc >= 0 && pthread_create(&j->thread, NULL, worker, j))
+		rc = err_set(&e, KLIEG_E_NOMEM, "no thread to attach with");
+	if (rc < 0) {
+		free(j);
+		control_reply(r, rc, NULL, &e);
+		return;
+	}
+	j->next = a->jobs;
+	a->jobs = j;
+}
+
+static json_t *modules_json(const struct process *p, uint32_t *ret_functions, uint32_t *ret_hookable)
+{
+	static const char *const sources[] = { "", "symtab", "dynsym", "debug", "dwarf", "eh_frame" };
+	json_t *list = json_array();
+	for (uint32_t k = 0; k < p->fns->nmods; k++) {
+		const struct function_module *m = &p->fns->mods[k];
+		uint32_t n, hookable = 0, by[6] = { 0 }, best = 0;
+		const struct symbols_function *f = symbols_functions(m->file.symbols, &n);
+		for (uint32_t i = 0; i < n; i++) {
+			hookable += !f[i].refusal;
+			by[f[i].source <= SYMBOLS_EH_FRAME ? f[i].source : 0]++;
+		}
+		json_t *from = json_object();
+		for (uint32_t i = 1; i < 6; i++) {
+			best = by[i] > by[best] ? i : best;
+			if (by[i])
+				json_object_set_new(from, sources[i], json_integer(by[i]));
+		}
+		json_array_append_new(list, json_pack("{s:s,s:s,s:i,s:i,s:s,s:o,s:b}", "path", m->file.path, "build_id", symbols_build_id(m->file.symbols), "functions", (int)n,
+			"hookable", (int)hookable, "source", sources[best], "sources", from, "dwarf", symbols_has_dwarf(m->file.symbols)));
+		*ret_functions += n;
+		*ret_hookable += hookable;
+	}
+	return list;
+}
+
+static int set_roots(struct process *p, const json_t *roots, struct err *e)
+{
+	size_t i;
+	json_t *v;
+	json_array_foreach(roots, i, v) {
+		const char *name = json_string_value(v), *like[3];
+		const struct symbols_function *f = NULL;
+		for (uint32_t k = 0; name && k < p->fns->nmods && !f; k++)
+			f = symbols_named(p->fns->mods[k].file.symbols, name);
+		if (!f || f->refusal) {
+			err_set(e, f ? KLIEG_E_UNSUPPORTED : KLIEG_E_NO_MATCH, f ? "the root %s cannot be intercepted: %s" : "there is no function \"%s\"%s", name ? name : "",
+				f ? f->refusal : "");
+			uint32_t n = f || !name ? 0 : symbols_similar(p->fns->mods[0].file.symbols, name, like, 3);
+			if (n)
+				err_hint(e, "did you mean %s%s%s%s%s?", like[0], n > 1 ? ", " : "", n > 1 ? like[1] : "", n > 2 ? ", " : "", n > 2 ? like[2] : "");
+			return f ? KLIEG_E_UNSUPPORTED : KLIEG_E_NO_MATCH;
+		}
+		bool have = false;
+		for (uint32_t k = 0; k < p->fns->nroots; k++)
+			have |= !strcmp(p->fns->roots[k], f->name);
+		if (!have) {
+			p->fns->roots = base_realloc(p->fns->roots, (p->fns->nroots + 1) * sizeof *p->fns->roots);
+			p->fns->roots[p->fns->nroots++] = str_dup(str_of(f->name));
+		}
+	}
+	functions_roots(p);
+	return 0;
+}
+
+static int finish(struct attach_job *j, json_t **ret_o, struct err *e)
+{
+	struct agent *a = j->a;
+	if (j->rc < 0) {
+		*e = j->e;
+		return j->rc;
+	}
+	struct process *p = process_of(a, j->pid);
+	if (!p) {
+		discover(a);
+		p = process_of(a, j->pid);
+	}
+	int rc = 0;
+	if (!p)
+		rc = err_set(e, kill(j->pid, 0) < 0 && errno == ESRCH ? KLIEG_E_NO_TARGET : KLIEG_E_CONFLICT, "process %d has libklieg now, but this agent cannot have it: "
+			"it is gone, or another agent's", j->pid);
+	else if (p->denied)
+		rc = err_set(e, KLIEG_E_DENIED, "the memory of process %d may not be written", j->pid);
+	else if (!p->reg.gate_count)
+		rc = err_set(e, KLIEG_E_UNSUPPORTED, "the libklieg in process %d cannot intercept functions (this machine's kind, or an older version)", j->pid);
+	if (rc < 0) {
+		functions_files_free(a, j->files, j->nfiles);
+		return rc;
+	}
+	bool already = p->fns && p->fns->live;
+	rc = functions_add(p, j->files, j->nfiles, e);
+	if (rc < 0)
+		return rc;
+	json_t *pause = json_object_get(j->params, "max_pause_nano");
+	if (json_integer_value(pause) > 0)
+		p->fns->max_pause_ns = json_integer_value(pause);
+	process_name(p);
+	rc = set_roots(p, json_object_get(j->params, "roots"), e);
+	if (rc < 0 && !already) { /* as it was */
+		struct err ignore = { 0 };
+		int64_t t;
+		hooks_remove(p, &t, &ignore);
+		functions_hide(p);
+	}
+	if (rc < 0)
+		return rc;
+	toggles_match(a, p, 0);
+	patch_apply(p);
+	uint32_t functions = 0, hookable = 0;
+	json_t *modules = modules_json(p, &functions, &hookable), *notes = json_array();
+	if (j->before.seccomp)
+		json_array_append_new(notes, json_string("it runs under a seccomp filter"));
+	for (uint32_t i = 0; i < p->fns->nmods; i++)
+		if (p->fns->mods[i].file.exe && symbols_similar(p->fns->mods[i].file.symbols, "main", (const char *[1]){ 0 }, 1) == 0)
+			json_array_append_new(notes, json_string("its executable is stripped: functions are named by their address; install its debug symbols or give --debug-file"));
+	*ret_o = json_pack("{s:i,s:s,s:b,s:i,s:i,s:o,s:I,s:I,s:I,s:o,s:[]}", "pid", (int)p->pid, "service", p->service, "already", already, "functions", (int)functions,
+		"hookable", (int)hookable, "modules", modules, "pause_nano", (json_int_t)j->report.pause_ns, "load_nano", (json_int_t)j->report.load_ns, "scan_nano",
+		(json_int_t)j->scan_ns, "notes", notes, "plugins");
+	log_info("agent", "attached to process %d (%s): %u functions, paused for %ld us", p->pid, p->service, functions, (long)(j->report.pause_ns / 1000));
+	agent_emit(a, "process", json_pack("{s:i,s:s,s:s}", "pid", (int)p->pid, "service", p->service, "state", "attached"));
+	return 0;
+}
+
+void attach_done(struct agent *a)
+{
+	for (struct attach_job **at = &a->jobs, *j; (j = *at);) {
+		pthread_mutex_lock(&a->lock);
+		bool done = j->done;
+		pthread_mutex_unlock(&a->lock);
+		if (!done) {
+			at = &j->next;
+			continue;
+		}
+		*at = j->next;
+		pthread_join(j->thread, NULL);
+		struct err e = { 0 };
+		json_t *o = NULL;
+		int rc = finish(j, &o, &e);
+		control_reply(j->r, rc, rc < 0 ? NULL : o, rc < 0 ? &e : NULL);
+		free(j);
+		at = &a->jobs;
+	}
+}
+
+void attach_stop(struct agent *a)
+{
+	for (struct attach_job *j; (j = a->jobs);) {
+		a->jobs = j->next;
+		pthread_join(j->thread, NULL);
+		struct err e = { 0 };
+		err_set(&e, KLIEG_E_BUSY, "the agent is stopping");
+		if (j->rc >= 0)
+			functions_files_free(a, j->files, j->nfiles);
+		control_reply(j->r, e.code, NULL, &e);
+		free(j);
+	}
+	for (uint32_t i = 0; i < a->nprocs; i++) { /* nothing of ours stays in anybody's text */
+		struct process *p = a->procs[i];
+		struct err e = { 0 };
+		int64_t pause;
+		if (p->map && p->fns && p->fns->live && hooks_remove(p, &pause, &e) < 0)
+			log_warn("agent", "process %d: %s", p->pid, e.msg);
+	}
+}
+
+/* ---- detach -------------------------------------------------------------------------------------------------------------- */
+
+int detach(struct agent *a, const json_t *params, json_t **ret_o, struct err *e)
+{
+	pid_t pid = 0;
+	int rc = pid_param(params, &pid, e);
+	if (rc < 0)
+		return rc;
+	struct process *p = process_of(a, pid);
+	if (!p || !p->fns || !p->fns->live) {
+		err_set(e, p ? KLIEG_E_NO_MATCH : KLIEG_E_NO_TARGET, p ? "process %d is not attached to" : "there is no process %d that Klieg knows", pid);
+		return err_hint(e, "klieg ps lists those that are");
+	}
+	uint32_t armed = 0;
+	for (uint32_t i = 0; i < p->nsites; i++)
+		armed += p->sites[i].kind == KW_SITE_FUNCTION && p->sites[i].patched;
+	int64_t pause = 0;
+	rc = hooks_remove(p, &pause, e);
+	if (rc < 0)
+		return rc;
+	drain_all(p);
+	bool same = true;
+	for (uint32_t i = 0; i < p->fns->nmods; i++)
+		same &= functions_text_hash(p, &p->fns->mods[i]) == p->fns->mods[i].text_hash;
+	cells_read(p);
+	for (uint32_t i = 0; i < p->nsites; i++)
+		if (p->sites[i].kind == KW_SITE_FUNCTION)
+			__atomic_store_n(&p->state[i].level, 0, __ATOMIC_RELEASE);
+	functions_hide(p);
+	log_info("agent", "detached from process %d (%s): %u functions restored", p->pid, p->service, armed);
+	agent_emit(a, "process", json_pack("{s:i,s:s,s:s}", "pid", (int)p->pid, "service", p->service, "state", "detached"));
+	*ret_o = json_pack("{s:i,s:s,s:i,s:b,s:b,s:I}", "pid", (int)pid, "service", p->service, "restored", (int)armed, "text_identical", same, "parked", 1,
+		"pause_nano", (json_int_t)pause);
+	return 0;
+}
+
+/* ---- questions ------------------------------------------------------------------------------------------------------------ */
+
+int callees(struct agent *a, const json_t *params, json_t **ret_o, struct err *e)
+{
+	static const char *const kinds[] = { "", "direct", "tail", "plt" };
+	pid_t pid = 0;
+	const char *name = text_of(params, "function");
+	int rc = pid_param(params, &pid, e);
+	if (rc < 0)
+		return rc;
+	struct process *p = process_of(a, pid);
+	if (!p || !p->fns || !p->fns->live)
+		return err_set(e, KLIEG_E_NO_TARGET, "process %d is not attached to", pid);
+	for (uint32_t k = 0; name && k < p->fns->nmods; k++) {
+		const struct function_module *m = &p->fns->mods[k];
+		const struct symbols_function *f = symbols_named(m->file.symbols, name);
+		struct symbols_callee *list;
+		uint32_t n, indirect;
+		if (!f)
+			continue;
+		rc = symbols_callees(m->file.symbols, f, &list, &n, &indirect);
+		if (rc < 0)
+			return err_set(e, rc, "the calls of %s cannot be read", name);
+		json_t *out = json_array();
+		for (uint32_t i = 0; i < n; i++) {
+			const struct symbols_function *to = list[i].addr ? symbols_at(m->file.symbols, list[i].addr) : NULL;
+			char plain[300];
+			snprintf(plain, sizeof plain, "%.200s+0x%lx", m->file.base, (unsigned long)list[i].addr);
+			json_array_append_new(out, json_pack("{s:s,s:s,s:s,s:b,s:s,s:i}", "name", list[i].name ? list[i].name : to && to->name ? to->name : plain, "module",
+				list[i].addr ? m->file.base : "", "kind", kinds[list[i].kind <= SYMBOLS_PLT ? list[i].kind : 0], "hookable", to && !to->refusal,
+				"why", to ? to->refusal ? to->refusal : "" : "it is in another library", "calls", (int)list[i].sites));
+		}
+		free(list);
+		*ret_o = json_pack("{s:o,s:i}", "callees", out, "indirect", (int)indirect);
+		return 0;
+	}
+	return err_set(e, KLIEG_E_NO_MATCH, "process %d has no function \"%s\"", pid, name ? name : "");
+}
+
+/* Processes of this host that could be attached to, the busiest first: by CPU time since they began. */
+json_t *candidates(struct agent *a)
+{
+	json_t *list = json_array();
+	DIR *d = opendir("/proc");
+	for (struct dirent *de; d && (de = readdir(d));) {
+		pid_t pid = atoi(de->d_name);
+		char path[64], stat[1024] = "", exe[512] = "";
+		if (pid <= 0 || pid == getpid())
+			continue;
+		snprintf(path, sizeof path, "/proc/%d/exe", pid);
+		if (readlink(path, exe, sizeof exe - 1) <= 0)
+			continue;
+		snprintf(path, sizeof path, "/proc/%d/stat", pid);
+		FILE *f = fopen(path, "re");
+		if (!f)
+			continue;
+		char *p = fgets(stat, sizeof stat, f) ? strrchr(stat, ')') : NULL;
+		unsigned long long user = 0, sys = 0;
+		struct stat st = { 0 };
+		fstat(fileno(f), &st);
+		fclose(f);
+		if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &sys) != 2)
+			continue;
+		struct process *known = process_of(a, pid);
+		struct inject_preflight b;
+		struct err e = { 0 };
+		if (json_array_size(list) >= 500 || inject_preflight(pid, &b, &e) < 0 || b.obstacle == INJECT_KERNEL_THREAD)
+			continue;
+		const char *slash = strrchr(exe, '/');
+		if (!str_utf8_valid(str_of(exe)))
+			continue;
+		json_array_append_new(list, json_pack("{s:i,s:s,s:s,s:i,s:f,s:b,s:b,s:s}", "pid", (int)pid, "name", slash ? slash + 1 : exe, "exe", exe, "uid", (int)st.st_uid,
+			"cpu_seconds", (double)(user + sys) / (double)sysconf(_SC_CLK_TCK), "attached", known && known->fns && known->fns->live, "attachable",
+			b.obstacle == INJECT_NONE, "why", b.text));
+	}
+	if (d)
+		closedir(d);
+	return json_pack("{s:o}", "processes", list);
+}

@@ -1,0 +1,446 @@
+/* The jumps at the entries of functions: stubs are made beforehand, in memory of the process that it cannot write; then the process is stopped, threads that
+ * are between two instructions that will be overwritten are moved to the copies of these, the jumps are written page by page, and all go on. The bytes are
+ * verified before they are replaced and before they are put back. Agent thread.
+ *
+ * The pools of stubs stay mapped until the process ends, also after a detach: a thread may be inside. */
+#include "agent/state.h"
+#include "ptrace/world.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define JUMP 5u
+#define POOL_BYTES (512u * 1024u)
+#define REACH 0x70000000ll        /* of a rel32, with room for what relocated instructions reach */
+#define STACK_LOOK 16384u         /* bytes of a thread's stack searched for interrupted prologues */
+#define SPAN_BYTES 65536u         /* text rewritten in one go */
+
+static bool read_at(const struct process *p, uint64_t at, void *to, size_t n) { return pread(p->mem, to, n, (off_t)at) == (ssize_t)n; }
+static bool write_at(const struct process *p, uint64_t at, const void *from, size_t n) { return pwrite(p->mem, from, n, (off_t)at) == (ssize_t)n; }
+
+static void problem(struct process *p, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(p->fns->problem, sizeof p->fns->problem, fmt, ap);
+	va_end(ap);
+	log_warn("agent", "process %d: %s", p->pid, p->fns->problem);
+}
+
+/* ---- pools ------------------------------------------------------------------------------------------------------------- */
+
+static bool near(uint64_t a, uint64_t b) { return (a > b ? a - b : b - a) < (uint64_t)REACH; }
+
+static int pool_for(const struct process *p, uint64_t function)
+{
+	for (uint32_t i = 0; i < KW_POOLS && p->control->pool[i].bytes; i++)
+		if (near(p->control->pool[i].addr, function) && p->control->pool[i].bytes <= POOL_BYTES &&
+			p->control->pool[i].used + KW_STUB_BYTES <= p->control->pool[i].bytes)
+			return (int)i;
+	return -1;
+}
+
+/* A gap in the address space, as near as can be. */
+static uint64_t gap_near(pid_t pid, uint64_t function)
+{
+	char path[64], line[512];
+	unsigned long long from, to, end = 0x10000;
+	uint64_t best = 0, distance = UINT64_MAX;
+	snprintf(path, sizeof path, "/proc/%d/maps", pid);
+	FILE *f = fopen(path, "re");
+	while (f && fgets(line, sizeof line, f)) {
+		if (sscanf(line, "%llx-%llx", &from, &to) != 2)
+			continue;
+		/* Not next to a stack, which grows, nor next to the heap. */
+		if (from > end + 4 * POOL_BYTES && !strstr(line, "[stack]"))
+			for (int k = 0; k < 2; k++) {
+				uint64_t at = k ? from - 2 * POOL_BYTES : end + 2 * POOL_BYTES;
+				at = at / 4096 * 4096;
+				uint64_t d = at > function ? at - function : function - at;
+				if (at >= 0x10000 && d < distance && near(at, function))
+					best = at, distance = d;
+			}
+		end = to;
+	}
+	if (f)
+		fclose(f);
+	return best;
+}
+
+static int pool_make(struct process *p, uint64_t function)
+{
+	uint32_t i = 0;
+	while (i < KW_POOLS && p->control->pool[i].bytes)
+		i++;
+	uint64_t at = i < KW_POOLS ? gap_near(p->pid, function) : 0;
+	if (!at) {
+		problem(p, "no memory for stubs within 2 GB of %#lx", (unsigned long)function);
+		return KLIEG_E_LIMIT;
+	}
+	struct err e = { 0 };
+	struct world *w;
+	int rc = world_stop(p->pid, p->fns->max_pause_ns, &w, &e);
+	uint64_t got = 0;
+	if (rc >= 0) {
+		/* Never writable there: we write through /proc/PID/mem. */
+		const uint64_t args[6] = { at, POOL_BYTES, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, (uint64_t)-1, 0 };
+		rc = world_syscall(w, SYS_mmap, args, &got, &e);
+		int64_t pause = world_resume(w);
+		p->fns->longest_pause_ns = pause > p->fns->longest_pause_ns ? pause : p->fns->longest_pause_ns;
+	}
+	if (rc < 0) {
+		problem(p, "%s", e.msg);
+		return rc;
+	}
+	if (got != at) {
+		problem(p, "no memory for stubs: mmap: %s", (int64_t)got < 0 ? strerror((int)-(int64_t)got) : "not where it was asked for");
+		return KLIEG_E_NOMEM;
+	}
+	p->control->pool[i].addr = at;
+	p->control->pool[i].used = 0;
+	__atomic_store_n(&p->control->pool[i].bytes, POOL_BYTES, __ATOMIC_RELEASE);
+	return (int)i;
+}
+
+/* ---- stubs -------------------------------------------------------------------------------------------------------------- */
+
+static struct hook *hook_of(const struct process *p, uint32_t site)
+{
+	const struct function_module *m = function_module_of(p, site);
+	return m ? &m->hooks[site - m->first] : NULL;
+}
+
+static int stub_make(struct process *p, uint32_t site, struct err *e)
+{
+	const struct function_module *m = function_module_of(p, site);
+	const struct symbols_function *f = function_of(p, site);
+	struct hook *h = hook_of(p, site);
+	uint64_t at = p->sites[site].addr;
+	uint8_t now[sizeof ((struct kw_hook *)0)->orig];
+	const uint8_t *file = symbols_text(m->file.symbols, f->addr, f->window);
+	if (!f->window || f->window > sizeof now || !file)
+		return err_set(e, KLIEG_E_UNSUPPORTED, "%s", f->refusal ? f->refusal : "its first instructions are too long");
+	if (!read_at(p, at, now, f->window) || memcmp(now, file, f->window))
+		return err_set(e, KLIEG_E_CONFLICT, "its bytes in memory are not those of its file: another tool has changed them");
+	int pool = pool_for(p, at);
+	if (pool < 0)
+		return err_set(e, KLIEG_E_LIMIT, "no room for its stub");
+	uint64_t stub = p->control->pool[pool].addr + p->control->pool[pool].used;
+	struct symbols_moved *moved = base_calloc(1, sizeof *moved);
+	uint64_t target = stub + KW_STUB_CODE + sizeof(struct kw_hook);
+	int rc = symbols_move(now, f->window, at, target, moved, e);
+	if (rc < 0) {
+		free(moved);
+		return rc;
+	}
+	uint8_t bytes[KW_STUB_BYTES];
+	memset(bytes, 0xcc, sizeof bytes);
+	/* push %r11; lea 7(%rip), %r11 (the hook); jmp *1(%rip) (its first word) */
+	memcpy(bytes, "\x41\x53\x4c\x8d\x1d\x07\0\0\0\xff\x25\x01\0\0\0\x90", KW_STUB_CODE);
+	struct kw_hook k = { .gate = p->reg.gate_enter, .target = target, .site1 = site + 1, .function = at, .window = f->window };
+	memcpy(k.orig, now, f->window);
+	memcpy(bytes + KW_STUB_CODE, &k, sizeof k);
+	memcpy(bytes + KW_STUB_CODE + sizeof k, moved->code, moved->size);
+	if (!write_at(p, stub, bytes, sizeof bytes)) {
+		free(moved);
+		return err_set(e, err_from_errno(errno), "its stub cannot be written: %s", strerror(errno));
+	}
+	p->control->pool[pool].used += KW_STUB_BYTES;
+	h->stub = stub;
+	h->moved = moved;
+	return 0;
+}
+
+/* What the handler does at this site from now on. Conditions and arguments are switched off while they change. */
+static bool stub_configure(struct process *p, uint32_t site)
+{
+	struct site *s = &p->sites[site];
+	struct hook *h = hook_of(p, site);
+	struct kw_hook k;
+	uint64_t at = h->stub + KW_STUB_CODE;
+	if (!read_at(p, at, &k, sizeof k))
+		return false;
+	uint16_t flags = (uint16_t)((s->root ? KW_HOOK_ROOT : 0) | KW_HOOK_STRINGS);
+	struct kw_arg args[KW_HOOK_ARGS] = { { 0 } };
+	uint8_t nargs = s->level >= KW_DETAIL && !s->plugin ? (uint8_t)functions_arguments(p, site, args) : 0;
+	uint64_t min_ticks = (uint64_t)((double)s->min_ns / p->agent->clock.ns_per_tick);
+	if (k.flags == flags && k.data == s->plugin && k.min_ticks == min_ticks && k.nargs == nargs && !memcmp(k.args, args, sizeof args) && k.nwhere == s->nwhere && !memcmp(k.where, s->arg_where, sizeof k.where))
+		return true;
+	uint8_t none[2] = { 0, 0 };
+	if (!write_at(p, at + offsetof(struct kw_hook, nargs), none, 2))
+		return false;
+	memcpy(k.args, args, sizeof args);
+	memcpy(k.where, s->arg_where, sizeof k.where);
+	k.flags = flags;
+	k.data = s->plugin;
+	k.min_ticks = min_ticks;
+	k.nargs = k.nwhere = 0;
+	if (!write_at(p, at, &k, sizeof k))
+		return false;
+	uint8_t counts[2] = { nargs, s->nwhere };
+	return write_at(p, at + offsetof(struct kw_hook, nargs), counts, 2);
+}
+
+static void jump_to(uint8_t to[JUMP], uint64_t from, uint64_t stub)
+{
+	int32_t rel = (int32_t)(int64_t)(stub - (from + JUMP));
+	to[0] = 0xe9;
+	memcpy(to + 1, &rel, 4);
+}
+
+/* ---- arming ------------------------------------------------------------------------------------------------------------- */
+
+struct change { uint64_t addr; uint32_t site; bool on, refused; };
+
+static int by_addr(const void *a, const void *b)
+{
+	const struct change *x = a, *y = b;
+	return x->addr < y->addr ? -1 : x->addr > y->addr;
+}
+
+/* The change whose first five bytes contain the address, but not at its beginning. */
+static struct change *inside(struct change *c, uint32_t n, uint64_t ip)
+{
+	uint32_t lo = 0, hi = n;
+	while (lo < hi) {
+		uint32_t mid = (lo + hi) / 2;
+		if (c[mid].addr < ip)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo && ip - c[lo - 1].addr < JUMP && c[lo - 1].on ? &c[lo - 1] : NULL;
+}
+
+/* A signal handler may be running on top of an interrupted prologue: its return would go into the middle of the jump. What looks like such an address on
+ * a stack puts the function off until it is gone. */
+static void look_at_stack(struct process *p, uint64_t sp, struct change *c, uint32_t n)
+{
+	uint64_t words[STACK_LOOK / 8];
+	ssize_t got = pread(p->mem, words, sizeof words, (off_t)(sp & ~7ull));
+	for (ssize_t i = 0; i < got / 8; i++) {
+		if (words[i] - c[0].addr > c[n - 1].addr + JUMP - c[0].addr)
+			continue;
+		struct change *hit = inside(c, n, words[i]);
+		if (hit) {
+			hit->refused = true;
+			p->fns->retry = true;
+		}
+	}
+}
+
+static void move_threads(struct process *p, struct world *w, struct change *c, uint32_t n)
+{
+	const struct world_thread *t;
+	uint32_t threads = world_threads(w, &t);
+	for (uint32_t i = 0; i < threads; i++) {
+		struct change *hit = inside(c, n, t[i].ip);
+		if (hit) {
+			const struct hook *h = hook_of(p, hit->site);
+			bool moved = false;
+			for (uint32_t k = 0; k < h->moved->n && !moved; k++)
+				if (hit->addr + h->moved->at[k].from == t[i].ip)
+					moved = world_set_ip(w, i, h->stub + KW_STUB_CODE + sizeof(struct kw_hook) + h->moved->at[k].to) >= 0;
+			if (!moved)
+				hit->refused = p->fns->retry = true;
+		}
+		if (threads <= 64)
+			look_at_stack(p, t[i].sp, c, n);
+	}
+}
+
+/* All changes of neighbouring pages with one write; each verified on the way. */
+static void write_changes(struct process *p, struct change *c, uint32_t n)
+{
+	static uint8_t text[SPAN_BYTES + 64]; /* the agent's thread only */
+	for (uint32_t i = 0, next; i < n; i = next) {
+		uint64_t from = c[i].addr;
+		for (next = i + 1; next < n && c[next].addr + JUMP - from <= SPAN_BYTES && c[next].addr - c[next - 1].addr < 4096;)
+			next++;
+		size_t bytes = (size_t)(c[next - 1].addr + JUMP - from);
+		bool ok = read_at(p, from, text, bytes);
+		for (uint32_t k = i; k < next; k++) {
+			const struct hook *h = hook_of(p, c[k].site);
+			const struct symbols_function *f = function_of(p, c[k].site);
+			const uint8_t *orig = symbols_text(function_module_of(p, c[k].site)->file.symbols, f->addr, JUMP);
+			uint8_t jump[JUMP], *at = text + (c[k].addr - from);
+			jump_to(jump, c[k].addr, h->stub);
+			c[k].refused |= !ok || !orig || memcmp(at, c[k].on ? orig : jump, JUMP);
+			if (!c[k].refused)
+				memcpy(at, c[k].on ? jump : orig, JUMP);
+		}
+		if (ok && !write_at(p, from, text, bytes))
+			for (uint32_t k = i; k < next; k++)
+				c[k].refused = true;
+	}
+}
+
+static int change_all(struct process *p, struct change *c, uint32_t n, int64_t budget, struct err *e)
+{
+	struct world *w;
+	qsort(c, n, sizeof *c, by_addr);
+	int rc = world_stop(p->pid, budget, &w, e);
+	if (rc < 0)
+		return rc;
+	move_threads(p, w, c, n);
+	write_changes(p, c, n);
+	p->fns->last_pause_ns = world_resume(w);
+	p->fns->arms++;
+	if (p->fns->last_pause_ns > p->fns->longest_pause_ns)
+		p->fns->longest_pause_ns = p->fns->last_pause_ns;
+	int64_t now = clock_mono();
+	for (uint32_t i = 0; i < n; i++) {
+		struct site *s = &p->sites[c[i].site];
+		if (c[i].refused)
+			continue;
+		if (c[i].on)
+			s->on_since = now, s->on_calls = stat_calls(s, now / SECOND);
+		s->patched = c[i].on;
+	}
+	return 0;
+}
+
+static unsigned wanted(const struct site *s) { return s->level > s->peek ? s->level : s->peek; }
+
+void hooks_apply(struct process *p)
+{
+	struct functions *fns = p->fns;
+	if (!fns || !fns->live || !p->map || p->mem < 0)
+		return;
+	struct change *c = NULL;
+	uint32_t n = 0, cap = 0;
+	fns->problem[0] = 0;
+	fns->retry = false;
+	for (uint32_t k = 0; k < fns->nmods; k++)
+		for (uint32_t i = fns->mods[k].first; i < fns->mods[k].first + fns->mods[k].n; i++) {
+			struct site *s = &p->sites[i];
+			bool on = wanted(s) && !s->bad;
+			struct err e = { 0 };
+			if (on && !s->patched) {
+				struct hook *h = hook_of(p, i);
+				if (!h->stub && pool_for(p, s->addr) < 0 && pool_make(p, s->addr) < 0)
+					goto out; /* why is in fns->problem */
+				if (!h->stub && stub_make(p, i, &e) < 0) {
+					struct str name = strtab_get(&p->strs, s->name);
+					problem(p, "%.*s cannot be intercepted: %s", (int)name.n, name.p, e.msg);
+					s->bad = 1;
+					continue;
+				}
+			}
+			if (on && !stub_configure(p, i)) {
+				problem(p, "a stub cannot be written");
+				continue;
+			}
+			if (on == !!s->patched)
+				continue;
+			if (n == cap)
+				c = base_realloc(c, (cap = cap ? 2 * cap : 64) * sizeof *c);
+			c[n++] = (struct change){ .addr = s->addr, .site = i, .on = on };
+		}
+	if (n) {
+		struct err e = { 0 };
+		if (change_all(p, c, n, fns->max_pause_ns, &e) < 0)
+			problem(p, "%s", e.msg);
+		for (uint32_t i = 0; i < n; i++)
+			if (c[i].refused && !fns->retry && !fns->problem[0])
+				problem(p, "a function's bytes have been changed by somebody else");
+	}
+out:
+	free(c);
+}
+
+/* ---- coming back, going away ------------------------------------------------------------------------------------------------ */
+
+void hooks_find(struct process *p, struct function_module *m)
+{
+	for (uint32_t k = 0; k < KW_POOLS; k++) {
+		uint64_t at = p->control->pool[k].addr, used = p->control->pool[k].used;
+		for (uint64_t off = 0; off + KW_STUB_BYTES <= used && used <= POOL_BYTES; off += KW_STUB_BYTES) {
+			struct kw_hook h;
+			uint8_t now[JUMP], jump[JUMP];
+			uint32_t n, i;
+			if (!read_at(p, at + off + KW_STUB_CODE, &h, sizeof h) || (i = h.site1 - 1 - m->first) >= m->n || m->hooks[i].stub)
+				continue;
+			const struct symbols_function *f = symbols_functions(m->file.symbols, &n) + i;
+			const uint8_t *orig = symbols_text(m->file.symbols, f->addr, f->window ? f->window : 1);
+			struct err e = { 0 };
+			if (h.gate != p->reg.gate_enter || h.function != f->addr + m->file.bias || h.window != f->window || !orig || memcmp(orig, h.orig, h.window))
+				continue; /* not one of ours after all */
+			struct symbols_moved *moved = base_calloc(1, sizeof *moved);
+			if (symbols_move(h.orig, h.window, h.function, at + off + KW_STUB_CODE + sizeof h, moved, &e) < 0) {
+				free(moved);
+				continue;
+			}
+			m->hooks[i] = (struct hook){ at + off, moved };
+			jump_to(jump, h.function, at + off);
+			p->sites[m->first + i].patched = read_at(p, h.function, now, JUMP) && !memcmp(now, jump, JUMP);
+		}
+	}
+}
+
+/* Calls that are under way return through a thunk: their real return addresses go back to where they were. The frames themselves stay; they are
+ * dropped as the stacks unwind. */
+static uint32_t return_addresses(struct process *p, uint64_t thunks)
+{
+	struct kw_gate *g = base_alloc(sizeof *g);
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < p->reg.gate_count && i < KW_GATES; i++) {
+		uint64_t at = p->reg.gate_data + (uint64_t)i * KW_GATE_BYTES, head[2];
+		if (!read_at(p, at, head, sizeof head) || !head[1])
+			continue;
+		uint64_t first = head[0] - (at + offsetof(struct kw_gate, frame));
+		if (first / sizeof(struct kw_frame) >= KW_FRAMES || first % sizeof(struct kw_frame) || !read_at(p, at, g, sizeof *g))
+			continue;
+		for (uint32_t f = (uint32_t)(first / sizeof(struct kw_frame)); f < KW_FRAMES; f++) {
+			uint64_t slot = g->frame[f].cfa - 8, now;
+			if (g->frame[f].cfa == UINT64_MAX || !g->frame[f].cfa || !read_at(p, slot, &now, 8) || now - thunks >= (uint64_t)KW_GATES * KW_THUNK_BYTES)
+				continue;
+			if (write_at(p, slot, &g->frame[f].ra, 8))
+				n++;
+		}
+	}
+	free(g);
+	return n;
+}
+
+int hooks_remove(struct process *p, int64_t *ret_pause_ns, struct err *e)
+{
+	struct functions *fns = p->fns;
+	struct change *c = NULL;
+	uint32_t n = 0, cap = 0, left = 0;
+	*ret_pause_ns = 0;
+	for (uint32_t k = 0; fns && k < fns->nmods; k++)
+		for (uint32_t i = fns->mods[k].first; i < fns->mods[k].first + fns->mods[k].n; i++)
+			if (p->sites[i].patched) {
+				if (n == cap)
+					c = base_realloc(c, (cap = cap ? 2 * cap : 64) * sizeof *c);
+				c[n++] = (struct change){ .addr = p->sites[i].addr, .site = i };
+			}
+	int rc = n ? change_all(p, c, n, fns->max_pause_ns, e) : 0;
+	for (uint32_t i = 0; i < n; i++)
+		left += c[i].refused;
+	free(c);
+	if (rc < 0)
+		return rc;
+	if (left)
+		return err_set(e, KLIEG_E_CONFLICT, "%u functions of process %d no longer begin with our jump: somebody else has changed them", left, p->pid);
+	*ret_pause_ns = n ? fns->last_pause_ns : 0;
+	bool any = false;
+	for (uint32_t k = 0; fns && k < KW_POOLS; k++)
+		any |= p->control->pool[k].used != 0;
+	if (!any)
+		return 0;
+	struct world *w;
+	rc = world_stop(p->pid, fns->max_pause_ns, &w, e);
+	if (rc < 0)
+		return rc;
+	uint32_t back = return_addresses(p, p->reg.gate_thunks);
+	int64_t pause = world_resume(w);
+	*ret_pause_ns = pause > *ret_pause_ns ? pause : *ret_pause_ns;
+	log_info("agent", "process %d: %u functions restored, %u calls under way return straight", p->pid, n, back);
+	return 0;
+}
