@@ -1,4 +1,5 @@
-/* What is computed over many spans: hotspots and the heatmap. A pool thread scans the store and feeds src/analyze. */
+/* What is computed over many spans: hotspots, the call graph and the heatmap. A pool thread scans the store and feeds src/analyze. */
+#include "analyze/callgraph.h"
 #include "analyze/heatmap.h"
 #include "analyze/hot.h"
 #include "base/clock.h"
@@ -34,6 +35,37 @@ static void hot_work(struct call *c)
 void api_hot(struct call *c)
 {
 	start(c, hot_work);
+}
+
+/* Paths need every caller, so here, too, all spans of the range are read. */
+static void callgraph_work(struct call *c)
+{
+	struct search *x = c->data;
+	struct store_found f;
+	double share = json_number_value(json_object_get(c->params, "min_share"));
+	struct callgraph_config cfg = { .from_selected = x->tq || x->root, .min_share = share > 0 ? share : -1,
+		.max_nodes = (uint32_t)json_integer_value(json_object_get(c->params, "limit")), .max_depth = (uint32_t)json_integer_value(json_object_get(c->params, "depth")) };
+	struct hot *h = hot_create(&(struct hot_config){ .q = x->root, .also = x->tq, .no_attrs = true });
+	x->q.q = NULL;
+	x->q.limit = 0;
+	if ((c->rc = store_scan(c->s->c.store, &x->q, hot_visit, h, &f, &c->e)) < 0) {
+		hot_destroy(h);
+		return;
+	}
+	struct callgraph *g = callgraph_finish(h, &cfg);
+	callgraph_render_json(g, &x->out);
+	callgraph_destroy(g);
+}
+
+void api_callgraph(struct call *c)
+{
+	const char *root = json_string_value(json_object_get(c->params, "root"));
+	struct search *x = search_create(c);
+	if (!x)
+		return;
+	if (root && *root)
+		traceql_parse_selector(str_of(root), &x->root, NULL);   /* the table has had it parsed before */
+	call_work(c, callgraph_work, search_done);
 }
 
 static void heat_work(struct call *c)

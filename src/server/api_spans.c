@@ -9,6 +9,7 @@ void search_done(struct call *c)
 {
 	struct search *x = c->data;
 	traceql_destroy(x->tq);
+	traceql_destroy(x->root);
 	struct buf out = x->out;
 	free(x);
 	if (c->rc < 0) {

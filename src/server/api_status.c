@@ -95,7 +95,7 @@ void events_tick(struct server *s)
 	api_status(c);
 }
 
-static void pass_on(struct call *c)
+void call_pass_on(struct call *c)
 {
 	if (c->rc < 0)
 		call_fail(c, &c->e);
@@ -104,13 +104,13 @@ static void pass_on(struct call *c)
 }
 static json_t *copy(const json_t *v) { return v ? json_deep_copy(v) : json_null(); }
 #define PARAM(name) copy(json_object_get(c->params, name))
-void api_processes(struct call *c) { call_agent(c, "ps", NULL, pass_on); }
+void api_processes(struct call *c) { call_agent(c, "ps", NULL, call_pass_on); }
 void api_sites(struct call *c)
 {
-	call_agent(c, "ls", json_pack("{so so so}", "selector", PARAM("sel"), "limit", PARAM("limit"), "offset", PARAM("offset")), pass_on);
+	call_agent(c, "ls", json_pack("{so so so}", "selector", PARAM("sel"), "limit", PARAM("limit"), "offset", PARAM("offset")), call_pass_on);
 }
-void api_stats(struct call *c) { call_agent(c, "stats", json_pack("{so so}", "selector", PARAM("sel"), "window_nano", PARAM("window")), pass_on); }
-void api_inflight(struct call *c) { call_agent(c, "inflight", json_pack("{so so}", "selector", PARAM("sel"), "limit", PARAM("limit")), pass_on); }
+void api_stats(struct call *c) { call_agent(c, "stats", json_pack("{so so}", "selector", PARAM("sel"), "window_nano", PARAM("window")), call_pass_on); }
+void api_inflight(struct call *c) { call_agent(c, "inflight", json_pack("{so so}", "selector", PARAM("sel"), "limit", PARAM("limit")), call_pass_on); }
 
 static void doctor_health(struct call *c)
 {

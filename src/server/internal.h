@@ -34,7 +34,7 @@ struct call {
 	struct http_req *r;
 	const struct route *route;
 	json_t *params, *body;               /* validated, with defaults */
-	char id[64];                         /* the {id} of the path */
+	char id[64];                         /* what stands for the {...} of the path */
 	json_t *result; struct err e; int rc, status;  /* of work or of the agent */
 	void (*then)(struct call *c);        /* loop thread, after work or the agent's reply */
 	void (*work)(struct call *c);
@@ -46,15 +46,16 @@ void call_free(struct call *c);                               /* for streams onl
 void call_fail(struct call *c, const struct err *e);
 void call_work(struct call *c, void (*work)(struct call *), void (*then)(struct call *));
 void call_agent(struct call *c, const char *method, json_t *params, void (*then)(struct call *));  /* steals params; then: c->rc, c->result, c->e */
+void call_pass_on(struct call *c);       /* a `then`: what the agent answered, or its error */
 int call_range(struct call *c, int64_t *ret_from, int64_t *ret_to, struct err *e);
 /* A request that reads spans: time range, filter, limit, deadline; search_done frees it and sends out, or the error. */
-struct search { struct store_query q; struct traceql *tq; struct buf out; uint32_t columns; };
+struct search { struct store_query q; struct traceql *tq, *root; struct buf out; uint32_t columns; };
 struct search *search_create(struct call *c);   /* into c->data; NULL: the call has been failed */
 void search_done(struct call *c);
 void reply_problem(struct http_req *r, const struct err *e);
 
 /* routes.c: the one table. */
-enum field_type { F_TEXT, F_INT, F_BOOL, F_NUMBER, F_DURATION, F_SELECTOR, F_QUERY };
+enum field_type { F_TEXT, F_INT, F_BOOL, F_NUMBER, F_DURATION, F_SELECTOR, F_QUERY, F_WHERE, F_TEXTS };
 struct field { const char *name; enum field_type type; const char *fallback; double min, max; const char *choices; bool nullable; const char *about; };
 struct route {
 	const char *method, *path, *permission, *about;
@@ -67,7 +68,9 @@ void api_openapi(struct call *c);
 
 void api_status(struct call *c), api_processes(struct call *c), api_sites(struct call *c), api_stats(struct call *c), api_inflight(struct call *c),
 	api_doctor(struct call *c), api_events(struct call *c), api_tail(struct call *c), api_spans(struct call *c),
-	api_trace(struct call *c), api_heatmap(struct call *c), api_hot(struct call *c),
+	api_trace(struct call *c), api_heatmap(struct call *c), api_hot(struct call *c), api_callgraph(struct call *c),
+	api_attachments(struct call *c), api_attach(struct call *c), api_detach(struct call *c), api_detach_all(struct call *c), api_candidates(struct call *c),
+	api_callees(struct call *c),
 	api_toggles(struct call *c), api_toggle_on(struct call *c), api_toggle_patch(struct call *c), api_toggle_off(struct call *c), api_toggles_off(struct call *c),
 	api_toggles_undo(struct call *c);
 

@@ -8,6 +8,7 @@
 
 #define POLL_NS (20 * 1000000000ll)      /* a poll without a request is answered then */
 #define ANSWER_NS (10 * 1000000000ll)    /* a request without an answer is given up then */
+#define ATTACH_NS (60 * 1000000000ll)    /* these read symbols, load a library, wait for a safe place */
 #define GONE_NS (30 * 1000000000ll)      /* an agent that has not polled for so long is gone */
 
 struct ask { struct ask *next; json_int_t id; char method[32]; json_t *params; server_reply_fn reply; void *arg; int64_t since; bool sent; };
@@ -54,6 +55,8 @@ static void remote_ask(void *arg, const char *method, json_t *params, server_rep
 	deliver(m, false);
 }
 
+static int64_t patience(const struct ask *a) { return !strcmp(a->method, "attach") || !strcmp(a->method, "detach") ? ATTACH_NS : ANSWER_NS; }
+
 void remote_tick(struct server *s)
 {
 	struct remote *m = s->remote;
@@ -72,7 +75,7 @@ void remote_tick(struct server *s)
 	struct err e;
 	err_set(&e, KLIEG_E_NO_TARGET, "the agent %.60s did not answer in time", m->id);
 	for (struct ask **at = &m->asks, *a; (a = *at);)
-		if (gone || now - a->since > ANSWER_NS) {
+		if (gone || now - a->since > patience(a)) {
 			*at = a->next;
 			ask_end(a, e.code, NULL, &e);
 		} else

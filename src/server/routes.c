@@ -9,7 +9,8 @@
 #define SEL { "sel", F_SELECTOR, "", .about = "selector of sites" }
 #define Q { "q", F_QUERY, "", .about = "TraceQL filter" }
 #define RANGE { "since", F_DURATION, NULL, 1e6, 3.2e17 }, { "from", F_INT, NULL, 0, 9.2e18 }, { "to", F_INT, NULL, 0, 9.2e18 }
-#define LEVELS "off|count|span|detail"
+#define LEVELS "off|count|span|detail|deep"
+#define MAX_PAUSE { "max_pause", F_DURATION, NULL, 1e5, 1e10, .about = "longest stop of a process while functions are patched" }
 
 /* What an answer looks like, for /openapi.json (tests hold real answers to it): `name:type` with type s(tring) i(nteger) n(umber) b(oolean) *(anything)
  * {object} [array] <map of> @shape, `?` after a type: may be null, after a name: may be absent. More keys than listed may come. */
@@ -20,19 +21,27 @@ static const struct { const char *name, *fields; } shapes[] = {
 		"open:i,dropped:<i>,overhead_percent:n,lease:b,patch:s,resource:<*>,last_in_flight?:[@open]" },
 	{ "open", "pid:i,service:s,tid:i,trace_id:s,span_id:s,parent_span_id:s,name:s,start_unix_nano:i,elapsed_nano:i,depth:i" },
 	{ "site", "id:s,name:s,component:s,kind:s,span_kind:s,service:s,pids:[i],module:s,file:s,line:i,function:s,"
-		"attributes:[{key:s,type:s,sensitive:b}],level:s,instances:i" },
+		"attributes:[{key:s,type:s,sensitive:b}],level:s,instances:i,hookable?:b,why?:s,address?:*,size?:i,source?:s" },
 	{ "site_stats", "id:s,name:s,component:s,service:s,level:s,calls:i,errors:i,calls_per_s:n,errors_per_s:n,p50_nano:i?,p95_nano:i?,p99_nano:i?,max_nano:i,"
 		"mean_nano:i,total_nano:i,self_nano:i?,value:i,cpu_percent:n?,overhead_percent:n" },
 	{ "cost", "known:b,calls_per_s:n,spans_per_s:n,bytes_per_s:n,cpu_percent:n,basis:s" },
 	{ "plan", "sites:i,instances:i,processes:i,services:[s],sample:[@site],predicted:@cost?" },
 	{ "toggle", "id:s,selector:s,level:s,keep:n,scope:s,where:s?,owner:s,reason:s,created_unix_nano:i,expires_unix_nano:i,state:s,ended_by?:s,ended_unix_nano?:i,"
-		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost" },
+		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost,depth?:i,max_pause_nano?:i" },
 	{ "span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
 		"attributes:<*>" },
 	{ "full_span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
 		"attributes:<*>,resource:<*>,scope:s,events:[{name:s,time_unix_nano:i,attributes:<*>}],links:[{trace_id:s,span_id:s,attributes:<*>}]" },
 	{ "hot_row", "service:s,name:s,calls:i,errors:i,total_nano:i,self_nano:i,self_share:n,mean_nano:i,p50_nano:i,p99_nano:i,max_nano:i,spans_per_trace:n,"
 		"findings:[{kind:s,text:s}],example_trace_id:s" },
+	{ "call_node", "service:s,name:s,calls:i,errors:i,total_nano:i,self_nano:i,p50_nano:i,p99_nano:i,max_nano:i,share:n,example_trace_id:s,"
+		"other:@call_other,children:[@call_node]" },
+	{ "call_other", "callees:i,calls:i,total_nano:i" },
+	{ "attachment", "pid:i,service?:s,already?:b,functions?:i,hookable?:i,modules?:[{path:s,build_id?:s,functions:i,hookable:i,source:s}],pause_nano?:i,load_nano?:i,"
+		"plugins?:[*],notes?:[s]" },
+	{ "refused", "pid:i,name:s,code:s,detail:s,hint:s" },
+	{ "candidate", "pid:i,name:s,user:s,cpu_percent:n,cmdline:s,attachable:b,why?:s?" },
+	{ "callee", "name:s,module:s,kind:s,hookable:b,why?:s" },
 	{ "check", "name:s,ok:b,value:*,limit:*,what:s,next:s" },
 };
 
@@ -48,8 +57,8 @@ static const struct route routes[] = {
 	{ "GET", "/toggles", "view", "toggles", P({ "all", F_BOOL, "false" }), NULL, "toggles:[@toggle]", api_toggles },
 	{ "POST", "/toggles", "operate", "switch on", NULL, P({ "selector", F_SELECTOR, NULL, 1 }, { "level", F_TEXT, "span", .choices = LEVELS },
 		{ "keep", F_NUMBER, "1", 0, 1 }, { "ttl", F_DURATION, "5m", 1e9, 86400e9 }, { "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 },
-		{ "where", F_QUERY, NULL, .nullable = true }, { "scope", F_TEXT, "all", .choices = "all|marked" }, { "dry_run", F_BOOL, "false" },
-		{ "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle:@toggle?,plan:@plan,ack_nano:i?", api_toggle_on },
+		{ "where", F_WHERE, NULL, 0, 2000, .nullable = true }, { "scope", F_TEXT, "all", .choices = "all|marked" }, { "dry_run", F_BOOL, "false" },
+		{ "depth", F_INT, NULL, 0, 16 }, MAX_PAUSE, { "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle:@toggle?,plan:@plan,ack_nano:i?", api_toggle_on },
 	{ "DELETE", "/toggles", "operate", "switch off", P({ "sel", F_SELECTOR, NULL }, { "all", F_BOOL, "false" }), NULL,
 		"removed:[s],sites:i,ack_nano:i?", api_toggles_off },
 	{ "POST", "/toggles/undo", "operate", "restore what the last DELETE removed", NULL, NULL, "toggles:[@toggle]", api_toggles_undo },
@@ -64,6 +73,19 @@ static const struct route routes[] = {
 		"columns:[[i]],max:i,matched:i,exemplars:[{column:i,row:i,trace_id:s,duration_nano:i,errors:i}]", api_heatmap },
 	{ "GET", "/hot", "view", "hotspots", P(Q, RANGE, { "limit", F_INT, "50", 1, 1000 }, { "by", F_TEXT, "operation", .choices = "operation" }), NULL,
 		"rows:[@hot_row],traces:i,spans:i,window_nano:i", api_hot },
+	{ "GET", "/callgraph", "view", "calls by their paths, from the roots of traces or from `root` down", P(Q, RANGE, { "root", F_SELECTOR, "", .about = "where paths begin" },
+		{ "min_share", F_NUMBER, "0.01", 0, 1 }, { "limit", F_INT, "2000", 1, 20000 }, { "depth", F_INT, "32", 1, 64 }), NULL,
+		"roots:[@call_node],other:@call_other,calls:i,total_nano:i,nodes:i,cut:i,bounded:b,traces:i,spans:i,orphans:i,skipped:i,kept:n,window_nano:i", api_callgraph },
+	{ "GET", "/attachments", "view", "processes that were attached to", NULL, NULL, "attachments:[@process]", api_attachments },
+	{ "POST", "/attachments", "operate", "attach to a running process", NULL, P({ "pid", F_INT, NULL, 1, 4194304 }, { "name", F_TEXT, NULL, 0, 200 },
+		{ "all", F_BOOL, "false" }, { "check", F_BOOL, "false" }, { "libraries", F_TEXTS, NULL, 64, 200 }, { "debug_file", F_TEXT, NULL, 0, 4096 }, MAX_PAUSE,
+		{ "roots", F_TEXTS, NULL, 64, 500 }, { "plugins", F_TEXTS, NULL, 64, 100 }), "attachments:[@attachment],refused:[@refused]", api_attach },
+	{ "DELETE", "/attachments", "operate", "detach from processes by name, or from all", P({ "name", F_TEXT, NULL, 0, 200 }, { "all", F_BOOL, "false" }), NULL,
+		"detached:[<*>],refused:[@refused]", api_detach_all },
+	{ "DELETE", "/attachments/{pid}", "operate", "detach", NULL, NULL, "pid:i,restored:i,text_identical:b,parked:b,pause_nano:i", api_detach },
+	{ "GET", "/candidates", "view", "processes that could be attached to", NULL, NULL, "candidates:[@candidate]", api_candidates },
+	{ "GET", "/processes/{pid}/callees", "view", "what a function calls", P({ "function", F_TEXT, "", 0, 500 }), NULL,
+		"callees:[@callee],indirect:i", api_callees },
 	{ "GET", "/inflight", "view", "open spans", P(SEL, { "limit", F_INT, "1000", 1, 100000 }), NULL, "spans:[@open]", api_inflight },
 	{ "GET", "/events", "view", "changes, as server-sent events", NULL, NULL, NULL, api_events },
 	{ "GET", "/doctor", "view", "health and the account of spans", NULL, NULL, "ok:b,checks:[@check],account:@account", api_doctor },
@@ -94,7 +116,7 @@ static int check(const struct field *f, json_t *v, json_t **ret_v, struct err *e
 		return 0;
 	}
 	switch (f->type) {
-	case F_TEXT: case F_SELECTOR: case F_QUERY: case F_DURATION:
+	case F_TEXT: case F_SELECTOR: case F_QUERY: case F_WHERE: case F_DURATION:
 		if (!json_is_string(v))
 			return err_set(e, KLIEG_E_TYPE, "'%s' must be a string", f->name);
 		break;
@@ -107,6 +129,15 @@ static int check(const struct field *f, json_t *v, json_t **ret_v, struct err *e
 		if (!json_is_number(v))
 			return err_set(e, KLIEG_E_TYPE, "'%s' must be a number", f->name);
 		d = json_number_value(v);
+		break;
+	case F_TEXTS:
+		if (!json_is_array(v) || json_array_size(v) > f->min)
+			return err_set(e, json_is_array(v) ? KLIEG_E_LIMIT : KLIEG_E_TYPE, "'%s' must be an array of at most %g strings", f->name, f->min);
+		for (size_t i = 0; i < json_array_size(v); i++) {
+			size_t n = json_string_length(json_array_get(v, i));
+			if (!n || n > f->max)
+				return err_set(e, KLIEG_E_TYPE, "'%s' must have strings of 1 to %g bytes", f->name, f->max);
+		}
 		break;
 	case F_BOOL:
 		if (!json_is_boolean(v))
@@ -125,12 +156,13 @@ static int check(const struct field *f, json_t *v, json_t **ret_v, struct err *e
 	}
 	if ((f->type == F_INT || f->type == F_NUMBER) && (d < f->min || d > f->max))
 		return err_set(e, KLIEG_E_LIMIT, "'%s' must be from %.10g to %.10g", f->name, f->min, f->max);
-	if (f->type == F_TEXT && f->max && s.n > f->max)
+	if ((f->type == F_TEXT || f->type == F_WHERE) && f->max && s.n > f->max)
 		return err_set(e, KLIEG_E_LIMIT, "'%s' must have at most %g bytes", f->name, f->max);
 	if (f->choices && !in_choices(f->choices, s))
 		return err_set(e, KLIEG_E_USAGE, "'%s' must be one of %s", f->name, f->choices);
-	if (f->type == F_SELECTOR || (f->type == F_QUERY && s.n)) {
-		int rc = f->type == F_QUERY ? traceql_parse(s, &q, e) : traceql_parse_selector(s, &q, e);
+	if (f->type == F_SELECTOR || (f->type == F_QUERY && s.n) ||
+		(f->type == F_WHERE && memchr(s.p, '{', s.n))) {                                  /* else on arguments: 'arg.2 > 4096', the agent's to parse */
+		int rc = f->type != F_SELECTOR ? traceql_parse(s, &q, e) : traceql_parse_selector(s, &q, e);
 		if (rc < 0)
 			return rc;
 		traceql_destroy(q);
@@ -289,9 +321,13 @@ static bool path_matches(const char *pattern, const char *path, char id[64])
 	size_t n = strcspn(pattern, "{");
 	if (!pattern[n])
 		return !strcmp(pattern, path);
-	if (strncmp(pattern, path, n) || !path[n] || strchr(path + n, '/') || strlen(path + n) >= 64)
+	if (strncmp(pattern, path, n))
 		return false;
-	memcpy(id, path + n, strlen(path + n) + 1);
+	size_t len = strcspn(path + n, "/");
+	if (!len || len >= 64 || strcmp(path + n + len, strchr(pattern, '}') + 1))
+		return false;
+	memcpy(id, path + n, len);
+	id[len] = 0;
 	return true;
 }
 
@@ -351,8 +387,10 @@ void routes_dispatch(struct server *s, struct http_req *r)
 
 static json_t *schema(const struct field *f)
 {
-	static const char *const types[] = { "string", "integer", "boolean", "number", "string", "string", "string" };
+	static const char *const types[] = { "string", "integer", "boolean", "number", "string", "string", "string", "string", "array" };
 	json_t *o = json_pack("{ss}", "type", types[f->type]);
+	if (f->type == F_TEXTS)
+		json_object_set_new(o, "items", json_pack("{ss}", "type", "string")), json_object_set_new(o, "maxItems", json_integer((json_int_t)f->min));
 	if (f->nullable)
 		json_object_set_new(o, "type", json_pack("[ss]", types[f->type], "null"));
 	if (f->type == F_INT || f->type == F_NUMBER)
@@ -446,8 +484,9 @@ void api_openapi(struct call *c)
 		json_t *item = json_object_get(paths, path), *params = json_array(), *op;
 		if (!item)
 			json_object_set_new(paths, path, item = json_object());
-		if (strchr(rt->path, '{'))
-			json_array_append_new(params, json_pack("{ss ss sb s{ss}}", "name", "id", "in", "path", "required", 1, "schema", "type", "string"));
+		const char *in = strchr(rt->path, '{');
+		if (in)
+			json_array_append_new(params, json_pack("{ss% ss sb s{ss}}", "name", in + 1, strcspn(in + 1, "}"), "in", "path", "required", 1, "schema", "type", "string"));
 		for (const struct field *f = rt->params; f && f->name; f++)
 			json_array_append_new(params, json_pack("{ss ss so}", "name", f->name, "in", "query", "schema", schema(f)));
 		json_t *ok = json_object(), *responses;
