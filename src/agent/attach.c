@@ -1,5 +1,6 @@
 /* Coming to a process that knows nothing of us, and going away again. What takes long (looking at its files, loading libklieg into it) runs on a worker
  * thread, so that draining goes on; what touches the agent's state runs on the agent's thread when the worker is done. */
+#include "agent/plugins.h"
 #include "agent/state.h"
 #include "ptrace/inject.h"
 #include <dirent.h>
@@ -30,6 +31,12 @@ struct attach_job {
 	struct inject_preflight before;
 	struct inject_report report;
 	int64_t scan_ns;
+	/* the second time: instrumentors */
+	bool second;
+	bool already;
+	uint64_t host;
+	struct plugin *plugins;
+	uint32_t nplugins;
 };
 
 static const char *text_of(const json_t *params, const char *key) { return json_string_value(json_object_get(params, key)); }
@@ -91,10 +98,31 @@ static int work(struct attach_job *j)
 	return rc;
 }
 
+/* The second round: libklieg is there, and what it offers plugins. */
+static int load_plugins(struct attach_job *j)
+{
+	size_t i;
+	json_t *v, *globs;
+	json_array_foreach(json_object_get(j->params, "plugins"), i, v) {
+		struct inject_report r;
+		j->plugins = base_realloc(j->plugins, (j->nplugins + 1) * sizeof *j->plugins);
+		int rc = json_is_string(v) ? plugin_load(j->pid, j->host, json_string_value(v), &j->plugins[j->nplugins], &r, &j->e) :
+			err_set(&j->e, KLIEG_E_USAGE, "plugins is a list of names");
+		if (rc < 0)
+			return rc;
+		j->nplugins++;
+		j->report.pause_ns = r.pause_ns > j->report.pause_ns ? r.pause_ns : j->report.pause_ns;
+	}
+	globs = plugin_libraries(j->plugins, j->nplugins);
+	int rc = functions_files(j->a, j->pid, globs, text_of(j->params, "debug_file"), &j->files, &j->nfiles, &j->e);
+	json_decref(globs);
+	return rc;
+}
+
 static void *worker(void *arg)
 {
 	struct attach_job *j = arg;
-	j->rc = work(j);
+	j->rc = j->second ? load_plugins(j) : work(j);
 	pthread_mutex_lock(&j->a->lock);
 	j->done = true;
 	pthread_mutex_unlock(&j->a->lock);
@@ -206,13 +234,21 @@ static int set_roots(struct process *p, const json_t *roots, struct err *e)
 	return 0;
 }
 
-static int finish(struct attach_job *j, json_t **ret_o, struct err *e)
+/* As it was before, if it was not attached to then. */
+static void undo(struct attach_job *j, struct process *p)
+{
+	struct err ignore = { 0 };
+	int64_t t;
+	if (j->already)
+		return;
+	hooks_remove(p, &t, &ignore);
+	functions_hide(p);
+}
+
+/* The first round is over: libklieg is there, its functions become sites. */
+static int loaded(struct attach_job *j, struct err *e)
 {
 	struct agent *a = j->a;
-	if (j->rc < 0) {
-		*e = j->e;
-		return j->rc;
-	}
 	struct process *p = process_of(a, j->pid);
 	if (!p) {
 		discover(a);
@@ -230,38 +266,89 @@ static int finish(struct attach_job *j, json_t **ret_o, struct err *e)
 		functions_files_free(a, j->files, j->nfiles);
 		return rc;
 	}
-	bool already = p->fns && p->fns->live;
+	j->already = p->fns && p->fns->live;
 	rc = functions_add(p, j->files, j->nfiles, e);
 	if (rc < 0)
 		return rc;
-	json_t *pause = json_object_get(j->params, "max_pause_nano");
-	if (json_integer_value(pause) > 0)
-		p->fns->max_pause_ns = json_integer_value(pause);
+	json_int_t pause = json_integer_value(json_object_get(j->params, "max_pause_nano"));
+	if (pause > 0)
+		p->fns->max_pause_ns = pause;
 	process_name(p);
 	rc = set_roots(p, json_object_get(j->params, "roots"), e);
-	if (rc < 0 && !already) { /* as it was */
-		struct err ignore = { 0 };
-		int64_t t;
-		hooks_remove(p, &t, &ignore);
-		functions_hide(p);
-	}
 	if (rc < 0)
-		return rc;
-	toggles_match(a, p, 0);
-	patch_apply(p);
+		undo(j, p);
+	j->host = p->reg.plugin_host;
+	return rc;
+}
+
+static json_t *answer(struct attach_job *j, struct process *p, json_t *plugins, json_t *notes)
+{
 	uint32_t functions = 0, hookable = 0;
-	json_t *modules = modules_json(p, &functions, &hookable), *notes = json_array();
+	json_t *modules = modules_json(p, &functions, &hookable);
 	if (j->before.seccomp)
 		json_array_append_new(notes, json_string("it runs under a seccomp filter"));
 	for (uint32_t i = 0; i < p->fns->nmods; i++)
-		if (p->fns->mods[i].file.exe && symbols_similar(p->fns->mods[i].file.symbols, "main", (const char *[1]){ 0 }, 1) == 0)
-			json_array_append_new(notes, json_string("its executable is stripped: functions are named by their address; install its debug symbols or give --debug-file"));
-	*ret_o = json_pack("{s:i,s:s,s:b,s:i,s:i,s:o,s:I,s:I,s:I,s:o,s:[]}", "pid", (int)p->pid, "service", p->service, "already", already, "functions", (int)functions,
+		if (p->fns->mods[i].file.exe && !symbols_named(p->fns->mods[i].file.symbols, "main"))
+			json_array_append_new(notes, json_string("its executable is stripped: functions without a name are called by their address; install its debug symbols, or give "
+				"--debug-file"));
+	return json_pack("{s:i,s:s,s:b,s:i,s:i,s:o,s:I,s:I,s:I,s:o,s:o}", "pid", (int)p->pid, "service", p->service, "already", j->already, "functions", (int)functions,
 		"hookable", (int)hookable, "modules", modules, "pause_nano", (json_int_t)j->report.pause_ns, "load_nano", (json_int_t)j->report.load_ns, "scan_nano",
-		(json_int_t)j->scan_ns, "notes", notes, "plugins");
-	log_info("agent", "attached to process %d (%s): %u functions, paused for %ld us", p->pid, p->service, functions, (long)(j->report.pause_ns / 1000));
+		(json_int_t)j->scan_ns, "notes", notes, "plugins", plugins);
+}
+
+/* A round is over. 1: another one is under way. */
+static int finish(struct attach_job *j, json_t **ret_o, struct err *e)
+{
+	struct agent *a = j->a;
+	int rc = j->rc;
+	*e = j->e;
+	struct process *p = process_of(a, j->pid);
+	if (rc < 0) {
+		if (j->second && p && p->fns)
+			undo(j, p);
+		return rc;
+	}
+	if (!j->second && (rc = loaded(j, e)) < 0)
+		return rc;
+	p = process_of(a, j->pid);
+	if (!p || !p->fns)
+		return err_set(e, KLIEG_E_NO_TARGET, "process %d has ended meanwhile", j->pid);
+	if (!j->second && json_array_size(json_object_get(j->params, "plugins"))) {
+		j->second = true;
+		j->done = false;
+		j->files = NULL;
+		j->nfiles = 0;
+		if (pthread_create(&j->thread, NULL, worker, j) == 0)
+			return 1;
+		undo(j, p);
+		return err_set(e, KLIEG_E_NOMEM, "no thread to attach with");
+	}
+	json_t *plugins = json_array(), *notes = json_array();
+	if (j->second) {
+		rc = functions_add(p, j->files, j->nfiles, e);
+		for (uint32_t i = 0; rc >= 0 && i < j->nplugins; i++)
+			json_array_append_new(plugins, plugin_apply(p, &j->plugins[i], notes));
+	}
+	if (rc < 0) {
+		json_decref(plugins);
+		json_decref(notes);
+		undo(j, p);
+		return rc;
+	}
+	toggles_match(a, p, 0);
+	patch_apply(p);
+	*ret_o = answer(j, p, plugins, notes);
+	log_info("agent", "attached to process %d (%s), paused for %ld us", p->pid, p->service, (long)(j->report.pause_ns / 1000));
 	agent_emit(a, "process", json_pack("{s:i,s:s,s:s}", "pid", (int)p->pid, "service", p->service, "state", "attached"));
 	return 0;
+}
+
+static void job_free(struct attach_job *j)
+{
+	for (uint32_t i = 0; i < j->nplugins; i++)
+		plugin_free(&j->plugins[i]);
+	free(j->plugins);
+	free(j);
 }
 
 void attach_done(struct agent *a)
@@ -279,8 +366,13 @@ void attach_done(struct agent *a)
 		struct err e = { 0 };
 		json_t *o = NULL;
 		int rc = finish(j, &o, &e);
+		if (rc == 1) {
+			j->next = a->jobs;
+			a->jobs = j;
+			return;
+		}
 		control_reply(j->r, rc, rc < 0 ? NULL : o, rc < 0 ? &e : NULL);
-		free(j);
+		job_free(j);
 		at = &a->jobs;
 	}
 }
@@ -295,7 +387,7 @@ void attach_stop(struct agent *a)
 		if (j->rc >= 0)
 			functions_files_free(a, j->files, j->nfiles);
 		control_reply(j->r, e.code, NULL, &e);
-		free(j);
+		job_free(j);
 	}
 	for (uint32_t i = 0; i < a->nprocs; i++) { /* nothing of ours stays in anybody's text */
 		struct process *p = a->procs[i];

@@ -1,6 +1,7 @@
 /* The functions of an attached process as sites: which files it runs, what functions they have (src/symbols), which of them can be
  * intercepted. A function has a site index in the process's region like any static probe, so that everything else need not know the difference. The
  * agent keeps notes of what it did in the control page: an agent after it, and a forked child's, go on from there. */
+#include "agent/plugins.h"
 #include "agent/state.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -427,6 +428,7 @@ void functions_inherit(struct process *p)
 			p->fns->roots[p->fns->nroots++] = str_dup(str_of(o->fns->roots[i]));
 		}
 		functions_roots(p);
+		plugins_inherit(p, o);
 		return;
 	}
 }
@@ -437,7 +439,7 @@ void functions_roots(struct process *p)
 	for (uint32_t k = 0; fns && k < fns->nmods; k++)
 		for (uint32_t i = fns->mods[k].first; i < fns->mods[k].first + fns->mods[k].n; i++) {
 			struct str name = strtab_get(&p->strs, p->sites[i].name);
-			p->sites[i].root = false;
+			p->sites[i].root = p->sites[i].plugin && p->sites[i].root;
 			for (uint32_t r = 0; r < fns->nroots && !p->sites[i].root; r++)
 				p->sites[i].root = str_eq(name, str_of(fns->roots[r]));
 		}

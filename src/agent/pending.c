@@ -23,3 +23,4 @@ W int world_syscall(struct world *w, long nr, const uint64_t a[6], uint64_t *v, 
 W int64_t world_resume(struct world *w) { return 0; }
 W int inject_preflight(pid_t p, struct inject_preflight *r, struct err *e) { return err_set(e, KLIEG_E_UNSUPPORTED, "not yet"); }
 W int inject_load(pid_t p, const char *f, const char *s, const void *a, size_t n, struct inject_report *r, struct err *e) { return -1; }
+W int plugin_check(const char *p, char t[256]) { return 0; }

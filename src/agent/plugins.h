@@ -1,43 +1,33 @@
-/* The instrumentors that are installed: found by name, tried out in a process of their own, and read from the process that they were loaded into. Any thread. */
+/* Instrumentors in attached processes: plugins.c. plugin_check.c tries one in a child of the agent's. */
 #pragma once
 #include "base/err.h"
-#include <stdbool.h>
-#include <stddef.h>
+#include <jansson.h>
 #include <stdint.h>
+#include <sys/types.h>
 
-#define PLUGINS_HOOKS_MAX 128u
+struct process;
+struct inject_report;
 
-/* A hook as the agent needs it: plain text, checked. */
 struct plugin_hook {
-	char library[64];        /* glob; "" = the executable */
-	char function[128];
-	char site[64];           /* never "" */
-	uint32_t kind;           /* KW_SITE_SERVER, ... : bits of kw_site.flags */
-	uint32_t flags;          /* enum klieg_hook_flags */
+	char library[128], function[128], site[128]; /* library "": the executable */
+	uint64_t address;         /* of its struct klieg_plugin_hook in the process */
+	uint32_t kind, flags;
 	uint64_t min_ns;
-	uint64_t address;        /* of its struct klieg_plugin_hook in the process, for kw_hook.data; 0 from plugins_check() */
-	bool handlers;           /* it has handlers or a rule for errors: kw_hook.enter and .leave have to be other than 0 */
 };
 struct plugin {
-	char name[32], version[32], fits[160], program[64];
-	char unfit[160];         /* why it can do nothing in this process; "" = it can */
+	char name[64], version[32], fits[160], note[256];
+	struct plugin_hook *hooks;
 	uint32_t nhooks;
-	struct plugin_hook hooks[PLUGINS_HOOKS_MAX];
 };
 
-/* The file of plugin `name` (or a path with a slash in it): in $KLIEG_PLUGINS (directories, colons between), then beside this executable as it was installed.
- * KLIEG_E_NOT_FOUND names those that there are. */
-int plugins_find(const char *name, char ret_path[4096], struct err *e);
-/* Names of all that can be found, sorted, NUL after NUL, an empty one at the end; the caller's to free(). */
-char *plugins_names(void);
-/* Loads it into a forked child, calls it, checks what it says. KLIEG_E_BAD_DATA with what is wrong: not a plugin, of another ABI, crashed, hung, exited. *ret_p
- * (may be NULL) is the caller's to free(). */
-int plugins_check(const char *path, struct plugin **ret_p, struct err *e);
-/* What klieg_plugin() returned in a process: `mem` is its /proc/PID/mem, `address` where its struct klieg_plugin is. Believes nothing. */
-int plugins_read(int mem, uint64_t address, struct plugin **ret_p, struct err *e);
-/* Does it want to be in a process with this executable and these modules (file names or sonames)? */
-bool plugins_wants(const struct plugin *p, const char *program, const char *const *modules, uint32_t nmodules);
-/* Tells the plugins in a process their options, "NAME:key=value,..."; host = kw_region.plugin_host. Before they are loaded. */
-int plugins_set_options(int mem, uint64_t host, const char *options, struct err *e);
-/* What plugins noted there: "PLUGIN: text" lines, "" if nothing; the caller's to free(). */
-char *plugins_notes(int mem, uint64_t host);
+/* spec: NAME, NAME:key=value,..., or a path. Blocking; any thread but the agent's. host: address of libklieg's table there. */
+int plugin_load(pid_t pid, uint64_t host, const char *spec, struct plugin *ret_p, struct inject_report *ret_r, struct err *e);
+void plugin_free(struct plugin *pl);
+json_t *plugin_libraries(const struct plugin *pl, uint32_t n); /* globs of the files whose functions it names */
+
+/* Agent thread. Says in notes what does not fit; returns the plugin's line for people. */
+json_t *plugin_apply(struct process *p, const struct plugin *pl, json_t *notes);
+void plugins_inherit(struct process *p, const struct process *from);
+
+/* plugin_check.c: loads the file in a forked child and asks it what a process would: 0, or < 0 and why not. */
+int plugin_check(const char *path, char ret_text[256]);
