@@ -106,7 +106,7 @@ enum klieg_text_flags { KLIEG_TEXT_SENSITIVE = 1 /* recorded only if a policy pe
 #define KLIEG_TEXT_END ((size_t)-1) /* a length: up to the NUL */
 
 /* What Klieg does for plugins. `call` is the one that the handler got. Attributes, status and headers apply to the call's span: to be used in begin and
- * leave; in enter only after open() or find(). At most 16 attributes a handler, the rest is dropped and the span marked so. */
+ * leave; in enter only after open() or find(). At most 16 attributes a handler: what comes after them is not kept. */
 struct klieg_host {
 	uint32_t size;
 	uint32_t abi;
@@ -126,16 +126,19 @@ struct klieg_host {
 	size_t (*read)(void *to, const void *from, size_t n);
 	long (*read_text)(char *to, size_t n, const char *from);
 
-	/* In enter: the request's headers, by asking get(arg, name) with lower-case names (NULL = absent): W3C, B3, uber-trace-id, klieg-level. The span then
+	/* In enter (and before open()): the request's headers, by asking get(arg, name) with lower-case names (NULL = absent): W3C, B3, uber-trace-id, klieg-level. The span then
 	 * continues that trace. Takes effect in hooks with KLIEG_HOOK_ROOT and with open(). 1: found, 0: none. */
 	int (*parent)(struct klieg_call *call, const char *(*get)(void *arg, const char *name), void *arg);
 	/* In begin, and after open() or find(): what a call made now, or in the request's name, has to carry. 1, or 0: nothing to send (both empty). */
 	int (*headers)(struct klieg_call *call, struct klieg_plugin_headers *ret_h);
 
-	/* Requests that are not one call (event loops). In enter, which then returns KLIEG_PASS: open() begins a span of the hook's site, a trace of its own or
-	 * a child of parent(), that lasts until close(). key: an address that stands for the request until then, unique among all plugins (the request's own, or
-	 * one in the plugin's data). A key that is still open is closed first. After open() or find() the handler's attributes belong to that span.
-	 * resume(), in enter of a hook with KLIEG_HOOK_ROOT that returns KLIEG_TRACE: the call is part of that request.
+	/* In leave: the call is not recorded as a span after all. */
+	void (*drop)(struct klieg_call *call);
+
+	/* Requests that are not one call (event loops). open() begins a span of the hook's site, a trace of its own or a child of parent(), that lasts until
+	 * close(): in enter, which then returns KLIEG_PASS, or in leave, with drop(). key: an address that stands for the request until then, unique among all
+	 * plugins (the request's own, or one in the plugin's data). A key that is still open is closed first. After open() or find() the handler's attributes,
+	 * status and headers are that span's. resume(), in enter of a hook with KLIEG_HOOK_ROOT that returns KLIEG_TRACE: the call is part of that request.
 	 * All return 1, or 0: not recorded now, no such key, no room (counted). Attributes are kept on the thread that opened. */
 	int (*open)(struct klieg_call *call, const void *key);
 	int (*find)(struct klieg_call *call, const void *key);

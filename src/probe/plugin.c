@@ -52,7 +52,8 @@ static inline void prepare_run(struct klieg__run *r, const struct kw_hook *h, ui
 {
 	prepare_call(&r->call, hook_of(h), user, level);
 	r->h = h;
-	r->span = s;
+	r->span = r->own = s;
+	r->drop = false;
 	r->ctx = NULL;
 	r->has_parent = false;
 	r->n = r->used = 0;
@@ -159,6 +160,8 @@ static __attribute__((noinline)) void leave_heavy(const struct kw_hook *h, uint6
 	r.enter = NULL;
 	r.handler = hook_of(h)->leave;
 	klieg__call_saved(run_saved, &r);
+	if (r.drop)
+		klieg__end_frame(s, UINT64_MAX); /* shorter than that, so it goes as those do that are too short */
 }
 
 void klieg__plugin_leave(const struct kw_hook *h, uint64_t rax, uint64_t user[4], klieg_span *s)

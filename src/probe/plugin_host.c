@@ -143,6 +143,12 @@ static void host_status(struct klieg_call *call, int error, const char *text)
 		klieg__status(r->span, error, text);
 }
 
+static void host_drop(struct klieg_call *call)
+{
+	struct klieg__run *r = klieg__run_of(call);
+	r->drop = r->own && !call->args;
+}
+
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
 /* rt_sigprocmask copies its set before it looks at `how`: EFAULT if the eight bytes cannot be read, EINVAL if they can, and nothing is changed. Unlike
@@ -285,7 +291,7 @@ const struct klieg_host *const klieg__host = &shared.host;
 
 static struct shared shared = {
 	.host = { sizeof(struct klieg_host), KLIEG_PLUGIN_ABI, "0.1.0", host_text, host_number, host_address, host_query, host_status, host_read, host_read_text,
-		host_parent, host_headers, klieg__request_open, klieg__request_find, klieg__request_resume, klieg__request_close, host_now_ns, host_option, host_note },
+		host_parent, host_headers, host_drop, klieg__request_open, klieg__request_find, klieg__request_resume, klieg__request_close, host_now_ns, host_option, host_note },
 };
 
 void *klieg__plugin_host(void) { return &shared.host; }

@@ -17,6 +17,8 @@ struct klieg__run {
 	struct klieg_call call;      /* first: the host functions get this address */
 	const struct kw_hook *h;
 	klieg_span *span;            /* of the call, or of the request that open() or find() gave; NULL: none */
+	klieg_span *own;             /* of the call; NULL: none yet */
+	bool drop;
 	const struct klieg_ctx *ctx; /* of that request; NULL: the thread's current one is meant */
 	bool has_parent;
 	struct klieg_ctx parent;
