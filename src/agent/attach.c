@@ -72,7 +72,7 @@ static int find_library(char *ret_path, size_t size, struct err *e)
 
 static int work(struct attach_job *j)
 {
-	int rc = inject_preflight(j->pid, &j->before, &j->e);
+	int rc = j->loaded ? 0 : inject_preflight(j->pid, &j->before, &j->e);
 	if (rc < 0)
 		return rc;
 	if (!j->loaded && j->before.obstacle != INJECT_NONE) {

@@ -315,6 +315,19 @@ static uint64_t peek_calls(struct agent *a, const struct traceql *q, int64_t sin
 	return calls;
 }
 
+#define PEEK_FUNCTIONS_MAX 100 /* to estimate what more would cost, they would have to be intercepted */
+
+static uint32_t functions_matched(struct agent *a, const struct traceql *q)
+{
+	uint32_t n = 0;
+	for (uint32_t k = 0; k < a->nprocs; k++) {
+		struct process *p = a->procs[k];
+		for (uint32_t i = 0; p->map && i < p->nsites; i++)
+			n += p->sites[i].id && p->sites[i].kind == KW_SITE_FUNCTION && !p->modules[p->sites[i].module].gone && site_match(p, i, q);
+	}
+	return n;
+}
+
 static void on(struct agent *a, struct request *r)
 {
 	struct err e = { 0 };
@@ -326,10 +339,11 @@ static void on(struct agent *a, struct request *r)
 	}
 	int64_t estimate = json_integer_value(json_object_get(r->params, "estimate_nano")), now = clock_mono();
 	struct rate rate = rate_of(a, t->q);
-	if (rate.known || estimate <= 0) {
+	if (rate.known || estimate <= 0 || functions_matched(a, t->q) > PEEK_FUNCTIONS_MAX) {
 		on_finish(a, r, t, predict(a, t, &rate));
 		return;
 	}
+	r->peek_functions = functions_matched(a, t->q) <= PEEK_FUNCTIONS_MAX;
 	r->peek = t;
 	r->due = now + (estimate < 5 * SECOND ? estimate : 5 * SECOND);
 	r->next = a->waiting;

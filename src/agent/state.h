@@ -161,6 +161,7 @@ struct request {
 	agent_reply_fn reply; void *arg;
 	int64_t due;              /* an `on` that waits for its estimate */
 	struct toggle *peek;
+	bool peek_functions;      /* few enough to be intercepted for an estimate */
 	int64_t peek_started;
 	uint64_t peek_calls;
 };

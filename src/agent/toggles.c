@@ -273,7 +273,7 @@ void toggles_match(struct agent *a, struct process *p, uint32_t from)
 			unfiltered |= !t->where && level >= KW_SPAN;
 		}
 		for (struct request *r = a->waiting; r; r = r->next)
-			if (r->peek && !s->level && !function && site_match(p, i, r->peek->q))
+			if (r->peek && !s->level && !s->bad && (!function || r->peek_functions) && site_match(p, i, r->peek->q))
 				s->peek = KW_COUNT;
 		if (!any)
 			continue;

@@ -62,6 +62,7 @@ int cli_run(int argc, char **argv)
 		setenv("KLIEG_SOCKET", (char *)b.p, 1);
 		buf_finish(&b);
 	}
+	setenv("KLIEG_RUN", "1", 1); /* functions of a program without probes can be attached to at once */
 	if (service)
 		setenv("OTEL_SERVICE_NAME", service, 1);
 	execvp(a.pos[0], a.pos);

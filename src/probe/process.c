@@ -339,10 +339,20 @@ KLIEG_PUBLIC uint64_t klieg__attach(const char *socket)
 	pthread_mutex_lock(&lock);
 	if (!klieg__process.region && socket)
 		snprintf(attached_socket, sizeof attached_socket, "%s", socket);
-	bool ok = ready();
+	bool fresh = !klieg__process.region, ok = ready();
+	if (ok && fresh && !socket)
+		offer(); /* otherwise it is the agent who calls */
 	pthread_mutex_unlock(&lock);
 	errno = saved;
 	return ok ? 0 : UINT64_MAX;
+}
+
+/* Preloaded into a program without probes (`klieg run`): it has none to register, but functions. */
+__attribute__((constructor(103))) static void preloaded(void)
+{
+	const char *want = secure_getenv("KLIEG_RUN");
+	if (want && *want == '1')
+		klieg__attach(NULL);
 }
 
 KLIEG_PUBLIC void klieg__unregister(const void *first, int *state)
