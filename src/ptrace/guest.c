@@ -1,0 +1,75 @@
+/* The code that runs in the target. inject.c copies the section `guest` there as it is, so: no global, no string, no call out of this file but through the
+ * block, no compiler's helper (see meson.build). Runs in the target's threads: guest_spawn in one that was borrowed for microseconds,
+ * guest_load in a thread of its own, which has every signal blocked that could run a handler of the program. */
+#include "ptrace/guest.h"
+#include <stdint.h>
+#include <sys/syscall.h>
+
+#define GUEST __attribute__((section("guest"), noinline))
+
+static inline __attribute__((always_inline)) long call(long nr, long a, long b, long c, long d)
+{
+	long result;
+	register long r10 __asm__("r10") = d;
+	__asm__ volatile("syscall" : "=a"(result) : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+	return result;
+}
+
+GUEST void guest_spawn(struct guest_block *b)
+{
+	enum { DETACHED = 1 };
+	int *number = b->errno_at(), before = *number;
+	b->created = b->attr_init(b->attr);
+	if (!b->created)
+		b->created = b->attr_setdetachstate(b->attr, DETACHED);
+	if (!b->created)
+		b->created = b->attr_setstack(b->attr, b->stack, b->stack_n);
+	if (!b->created)
+		b->created = b->create(&b->thread, b->attr, b->main, b);
+	*number = before;
+	__asm__ volatile("mov %0, %%rsp; syscall; ud2" : : "r"(b->frame + 8), "a"((long)SYS_rt_sigreturn) : "memory");
+	__builtin_unreachable();
+}
+
+/* Faults stay open, since the kernel kills a process for a blocked one; 32 and 33 are the C library's own (cancel, setuid in all threads). */
+static inline __attribute__((always_inline)) void set_signals(void)
+{
+	uint64_t blocked = ~(1ull << (4 - 1) | 1ull << (5 - 1) | 1ull << (7 - 1) | 1ull << (8 - 1) | 1ull << (11 - 1) | 1ull << (31 - 1) | 3ull << (32 - 1));
+	call(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, (long)&blocked, 0, 8);
+}
+
+GUEST void *guest_load(void *block)
+{
+	enum { NOW = 2 };
+	struct guest_block *b = block;
+	set_signals();
+	if (__builtin_setjmp(b->home))
+		return 0;
+	uint64_t entry = b->entry;
+	if (!entry) {
+		__atomic_store_n(&b->stage, GUEST_LOADING, __ATOMIC_RELEASE);
+		void *library = b->open(b->path, NOW);
+		const char *why = library ? 0 : b->error();
+		for (unsigned i = 0; why && why[i] && i < sizeof b->text - 1; i++)
+			((volatile char *)b->text)[i] = why[i];
+		if (b->fd >= 0)
+			call(SYS_close, b->fd, 0, 0, 0);
+		b->fd = -1;
+		entry = library ? (uint64_t)b->symbol_in(library, b->symbol) : 0;
+		if (!entry) {
+			__atomic_store_n(&b->stage, library ? GUEST_NO_SYMBOL : GUEST_NOT_LOADED, __ATOMIC_RELEASE);
+			return 0;
+		}
+	}
+	if (__atomic_load_n(&b->cancelled, __ATOMIC_ACQUIRE))
+		return 0;
+	__atomic_store_n(&b->stage, GUEST_CALLING, __ATOMIC_RELEASE);
+	b->value = ((uint64_t (*)(uint64_t))entry)(b->arg);
+	__atomic_store_n(&b->stage, GUEST_DONE, __ATOMIC_RELEASE);
+	return 0;
+}
+
+GUEST void guest_escape(struct guest_block *b)
+{
+	__builtin_longjmp(b->home, 1);
+}

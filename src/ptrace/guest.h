@@ -1,0 +1,44 @@
+/* What inject.c and the code that it puts into a target share. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+enum guest_stage { GUEST_NOT_RUN, GUEST_LOADING, GUEST_NOT_LOADED, GUEST_NO_SYMBOL, GUEST_CALLING, GUEST_DONE };
+enum { GUEST_ARGUMENT_MAX = 4096 };
+struct guest_block {
+	/* The target's C library. */
+	int (*attr_init)(void *attr);
+	int (*attr_setdetachstate)(void *attr, int state);
+	int (*attr_setstack)(void *attr, void *stack, size_t n);
+	int (*create)(unsigned long *ret_thread, const void *attr, void *(*main)(void *), void *arg);
+	void *(*open)(const char *path, int flags);
+	void *(*symbol_in)(void *library, const char *name);
+	char *(*error)(void);
+	int *(*errno_at)(void);
+
+	/* guest_spawn */
+	void *stack;
+	uint64_t stack_n;
+	void *(*main)(void *);           /* guest_load, where it lies in the target */
+	uint64_t frame;                  /* the borrowed thread's way back */
+	uint64_t attr[16];               /* pthread_attr_t: 56 bytes */
+	unsigned long thread;
+	int32_t created;                 /* what pthread_create said, an errno */
+
+	/* guest_load */
+	int32_t fd;                      /* closed once it is loaded; -1 = none */
+	uint32_t stage, cancelled;       /* cancelled: nobody waits any more, do not call */
+	uint64_t entry;                  /* the function's address if the library is there already, else 0 */
+	uint64_t arg, value;
+	void *home[5];                   /* __builtin_setjmp: where guest_escape goes to */
+	char path[256], symbol[256], text[256];
+	uint8_t argument[GUEST_ARGUMENT_MAX] __attribute__((aligned(16)));
+};
+
+/* In a borrowed thread: starts a thread in guest_load, then goes back into b->frame. */
+void guest_spawn(struct guest_block *b) __attribute__((noreturn));
+/* The thread that loads. */
+void *guest_load(void *block);
+/* Where a loading thread that crashed is sent: guest_load returns. */
+void guest_escape(struct guest_block *b) __attribute__((noreturn));
+extern const char __start_guest[], __stop_guest[]; /* all of the above */

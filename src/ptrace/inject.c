@@ -1,0 +1,482 @@
+/* Loads a library into a target, in these steps:
+ *   1. a waiting thread is borrowed (place.c): memory for a stack, the code of guest.c and its block; a memfd
+ *   2. the file is copied into the memfd, while the target runs
+ *   3. a thread is borrowed again: pthread_create(guest_load)
+ *   4. that thread, traced from its birth, runs dlopen and the function, and ends. Being traced it needs no polling, no seccomp filter sees its calls, and
+ *      a crash in a constructor stops at us instead of killing the process
+ *   5. a thread is borrowed a last time: the memory goes, and the descriptor if it is still there
+ * All of it on a tracer thread of its own, whose end lets go of whatever is still traced.
+ *
+ * What is left if we are killed: during a step that borrows, nothing of ours runs on and the thread goes back by itself (remote.h); what was mapped stays
+ * (about 1.1 MiB of address space, and a memfd if before 4). In step 4 the thread finishes its work untraced. Only under a seccomp filter that
+ * kills for what dlopen calls, step 4 (some 10 ms) is then fatal to the target.
+ *
+ * A library's name in the target carries a hash of its content. So the same content is never loaded twice, its function is called again; and a new
+ * version never meets an old one by having the same name (dlopen compares names, and descriptors' numbers recur). */
+#include "ptrace/inject.h"
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/hash.h"
+#include "ptrace/guest.h"
+#include "ptrace/image.h"
+#include "ptrace/libc.h"
+#include "ptrace/place.h"
+#include "ptrace/proc.h"
+#include "ptrace/remote.h"
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+	PAGE = 4096, STACK = 1 << 20, STACK_LARGE = 16 << 20, SCRATCH = 65536, BLOCK = 8192,
+	FILE_MAX = 256 << 20,
+	BORROW_MS = 1000, SPAWN_MS = 1000, LOAD_MS = 10000,
+};
+_Static_assert(sizeof(struct guest_block) <= BLOCK, "the block's room");
+
+struct job {
+	pid_t pid;
+	const char *symbol;
+	const void *arg;
+	size_t arg_n;
+	struct buf file;
+	char label[160];                 /* NAME#hash: what the memfd is called */
+	uint64_t hash;
+
+	int mem;
+	struct libc libc;
+	struct remote_code code;
+	struct remote remote;
+	uint64_t entry;                  /* of the function, if the library is there already */
+
+	/* in the target */
+	uint64_t area, area_n, text;     /* guard page, the thread's stack, scratch stack, block; code */
+	int fd;
+
+	struct inject_report report;
+	struct err *e;
+	int result;
+};
+
+static uint64_t block_at(const struct job *j) { return j->area + j->area_n - BLOCK; }
+static uint64_t in_target(const struct job *j, const void *guest) { return j->text + (uint64_t)((const char *)guest - __start_guest); }
+
+/* ---- with a borrowed thread ---- */
+
+static int borrow(struct job *j, int64_t *ret_since)
+{
+	int code = place_borrow(&j->remote, &j->libc, clock_mono() + BORROW_MS * 1000000ll, ret_since, j->e);
+	if (!code)
+		j->report.tid = j->remote.tid;
+	return code;
+}
+
+static void give_back(struct job *j, int64_t since)
+{
+	j->report.pause_ns += place_return(&j->remote, since);
+}
+
+/* what: for the message. Returns KLIEG_E_* too if the call itself failed. */
+static int call(struct job *j, const char *what, long nr, const uint64_t args[6], uint64_t *ret_value)
+{
+	uint64_t value;
+	int code = remote_syscall(&j->remote, nr, args, &value, j->e);
+	if (code < 0)
+		return code;
+	if ((int64_t)value < 0 && (int64_t)value >= -4095)
+		return err_set(j->e, (int64_t)value == -ENOMEM ? KLIEG_E_NOMEM : err_from_errno((int)-(int64_t)value), "process %d: %s failed there: %s", j->pid, what,
+			strerror((int)-(int64_t)value));
+	if (ret_value)
+		*ret_value = value;
+	return 0;
+}
+
+static int make_memfd(struct job *j)
+{
+	/* Executable, not executable, older kernels: what vm.memfd_noexec lets through. Mapping it executable works with each. */
+	static const uint64_t flags[] = { 0x1 | 0x10, 0x1 | 0x8, 0x1 };
+	uint64_t fd = 0;
+	int code = remote_write(j->mem, block_at(j), j->label, strlen(j->label) + 1);
+	for (unsigned i = 0; i < sizeof flags / sizeof *flags && !code; i++) {
+		code = call(j, "memfd_create", SYS_memfd_create, (uint64_t[6]){ block_at(j), flags[i] }, &fd);
+		if (!code)
+			j->fd = (int)fd;
+		if (!code || code == KLIEG_E_NO_TARGET)
+			break;
+		code = i + 1 < sizeof flags / sizeof *flags ? 0 : code;
+	}
+	return code;
+}
+
+static int make_room(struct job *j, uint64_t stack_n)
+{
+	j->area_n = PAGE + stack_n + SCRATCH + BLOCK;
+	int code = call(j, "mmap", SYS_mmap, (uint64_t[6]){ 0, j->area_n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0 },
+		&j->area);
+	if (!code)
+		code = call(j, "mprotect", SYS_mprotect, (uint64_t[6]){ j->area, PAGE, PROT_NONE }, NULL);
+	if (!code)
+		code = call(j, "mmap", SYS_mmap, (uint64_t[6]){ 0, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0 }, &j->text);
+	if (!code && remote_write(j->mem, j->text, __start_guest, (size_t)(__stop_guest - __start_guest))) /* while traced: hardened kernels ask for that */
+		code = err_set(j->e, KLIEG_E_DENIED, "process %d: writing its memory: %s", j->pid, strerror(errno));
+	return code;
+}
+
+static void take_room(struct job *j)
+{
+	struct err *e = j->e;
+	j->e = NULL; /* what went wrong before is what is told */
+	if (j->area)
+		call(j, "munmap", SYS_munmap, (uint64_t[6]){ j->area, j->area_n }, NULL);
+	if (j->text)
+		call(j, "munmap", SYS_munmap, (uint64_t[6]){ j->text, PAGE }, NULL);
+	if (j->fd >= 0)
+		call(j, "close", SYS_close, (uint64_t[6]){ (uint64_t)j->fd }, NULL);
+	j->e = e;
+	j->area = j->text = 0;
+	j->fd = -1;
+}
+
+/* ---- the steps ---- */
+
+static int prepare(struct job *j, uint64_t stack_n)
+{
+	int64_t since;
+	int code = borrow(j, &since);
+	if (code < 0)
+		return code;
+	code = make_room(j, stack_n);
+	if (!code && !j->entry)
+		code = make_memfd(j);
+	if (code < 0 && code != KLIEG_E_NO_TARGET)
+		take_room(j);
+	give_back(j, since);
+	return code;
+}
+
+static int copy_file(struct job *j)
+{
+	char path[64], link[512] = "", want[192];
+	snprintf(path, sizeof path, "/proc/%d/fd/%d", j->pid, j->fd);
+	snprintf(want, sizeof want, "/memfd:%s", j->label);
+	if (readlink(path, link, sizeof link - 1) < 0 || strncmp(link, want, strlen(want)))
+		return err_set(j->e, KLIEG_E_BUSY, "process %d closed the descriptor that was made in it", j->pid);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return err_set(j->e, err_from_errno(errno), "process %d: opening the memory file that was made in it: %s", j->pid, strerror(errno));
+	size_t done = 0;
+	for (ssize_t n; done < j->file.n && (n = write(fd, j->file.p + done, j->file.n - done)) > 0;)
+		done += (size_t)n;
+	int error = errno;
+	close(fd);
+	return done == j->file.n ? 0 : err_set(j->e, err_from_errno(error), "copying the library into process %d: %s", j->pid, strerror(error));
+}
+
+/* A path that only this content has: "/." and "/" lead nowhere, so they can spell the hash. */
+static void spell_path(const struct job *j, char *ret_path, size_t n)
+{
+	struct buf b = { 0 };
+	buf_add_str(&b, "/proc/self");
+	for (int bit = 0; bit < 24; bit++)
+		buf_add_str(&b, j->hash >> bit & 1 ? "/." : "/");
+	buf_printf(&b, "/fd/%d", j->fd);
+	buf_byte(&b, 0);
+	memcpy(ret_path, b.p, b.n < n ? b.n : n);
+	buf_finish(&b);
+}
+
+static int fill_block(struct job *j, uint64_t stack_n)
+{
+	struct guest_block b = { .fd = j->fd, .entry = j->entry, .stack_n = stack_n };
+	const struct libc *l = &j->libc;
+	memcpy(&b.attr_init, &l->attr_init, 8);
+	memcpy(&b.attr_setdetachstate, &l->attr_setdetachstate, 8);
+	memcpy(&b.attr_setstack, &l->attr_setstack, 8);
+	memcpy(&b.create, &l->create, 8);
+	memcpy(&b.open, &l->open, 8);
+	memcpy(&b.symbol_in, &l->symbol_in, 8);
+	memcpy(&b.error, &l->error, 8);
+	memcpy(&b.errno_at, &l->errno_at, 8);
+	uint64_t main = in_target(j, (const void *)guest_load);
+	memcpy(&b.main, &main, 8);
+	b.stack = (void *)(j->area + PAGE);
+	if (j->arg_n == SIZE_MAX) {
+		b.arg = (uint64_t)j->arg;
+	} else if (j->arg_n) {
+		b.arg = block_at(j) + offsetof(struct guest_block, argument);
+		memcpy(b.argument, j->arg, j->arg_n);
+	}
+	if (j->fd >= 0)
+		spell_path(j, b.path, sizeof b.path);
+	snprintf(b.symbol, sizeof b.symbol, "%s", j->symbol);
+	return remote_write(j->mem, block_at(j), &b, sizeof b) ? err_set(j->e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", j->pid) : 0;
+}
+
+/* ret_child: the new thread, traced, before its first instruction; 0 with *ret_error = errno of pthread_create. */
+static int spawn(struct job *j, pid_t *ret_child, int *ret_error)
+{
+	int64_t since;
+	int32_t created = -1;
+	int code = borrow(j, &since);
+	if (code < 0)
+		return code;
+	if (remote_write(j->mem, block_at(j) + offsetof(struct guest_block, frame), &j->remote.frame, 8))
+		code = KLIEG_E_NO_TARGET;
+	if (!code)
+		code = remote_run(&j->remote, in_target(j, (const void *)guest_spawn), block_at(j), j->area + j->area_n - BLOCK,
+			since + SPAWN_MS * 1000000ll, j->e);
+	give_back(j, since);
+	if (!code && remote_read(j->mem, block_at(j) + offsetof(struct guest_block, created), &created, sizeof created))
+		code = err_set(j->e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", j->pid);
+	*ret_child = j->remote.child;
+	*ret_error = created;
+	return code;
+}
+
+static bool is_fault(int sig)
+{
+	return sig == SIGSEGV || sig == SIGBUS || sig == SIGILL || sig == SIGFPE || sig == SIGTRAP || sig == SIGSYS || sig == SIGABRT;
+}
+
+/* Lets the loading thread run to its end. 0, KLIEG_E_NO_TARGET; KLIEG_E_BUSY: still at it, it is let go; KLIEG_E_PARTIAL: it crashed by *ret_signal. */
+static int follow(struct job *j, pid_t tid, int *ret_signal)
+{
+	int64_t since = clock_mono();
+	bool settled = false, escaped = false;
+	*ret_signal = 0;
+	for (;;) {
+		int stop = 0;
+		bool dead;
+		if (remote_stopped(tid, &stop, &dead)) {
+			int sig = stop >> 8 || stop == (SIGTRAP | 0x80) ? 0 : stop;
+			if (!settled) { /* threads that the library starts are not ours to stop */
+				long options = PTRACE_O_TRACESYSGOOD;
+				if (ptrace(PTRACE_SETOPTIONS, tid, 0, (void *)(options | 1 << 21)) < 0)
+					ptrace(PTRACE_SETOPTIONS, tid, 0, (void *)options);
+				settled = true;
+			}
+			if (is_fault(sig) && !escaped) {
+				struct user_regs_struct g;
+				ptrace(PTRACE_GETREGS, tid, 0, &g);
+				g.rip = in_target(j, (const void *)guest_escape);
+				g.rdi = block_at(j);
+				g.rsp = block_at(j) - 8; /* the scratch stack */
+				g.orig_rax = (uint64_t)-1;
+				ptrace(PTRACE_SETREGS, tid, 0, &g);
+				*ret_signal = sig;
+				escaped = true;
+				sig = 0;
+			}
+			ptrace(PTRACE_CONT, tid, 0, (void *)(long)sig);
+			continue;
+		}
+		if (dead) {
+			int status;
+			waitpid(tid, &status, __WALL | WNOHANG);
+			return *ret_signal ? KLIEG_E_PARTIAL : 0;
+		}
+		int64_t now = clock_mono();
+		if (now - since > LOAD_MS * 1000000ll) {
+			remote_write(j->mem, block_at(j) + offsetof(struct guest_block, cancelled), &(uint32_t){ 1 }, 4);
+			remote_interrupt(tid);
+			if (!remote_park(j->pid, tid, now + 50000000, NULL))
+				remote_detach(tid);
+			return KLIEG_E_BUSY;
+		}
+		remote_pause(since);
+	}
+}
+
+static int judge(struct job *j, int followed, int signal)
+{
+	struct guest_block b;
+	if (remote_read(j->mem, block_at(j), &b, sizeof b))
+		return err_set(j->e, KLIEG_E_NO_TARGET, "process %d ended while the library was being loaded", j->pid);
+	if (b.stage != GUEST_NOT_RUN)
+		j->fd = b.fd;
+	b.text[sizeof b.text - 1] = 0;
+	if (followed == KLIEG_E_PARTIAL) {
+		err_set(j->e, KLIEG_E_BAD_DATA, "process %d: %s %s in %s: %s; the thread that loaded it was ended, the process goes on", j->pid, j->label,
+			b.stage == GUEST_LOADING ? "crashed while it was loaded," : "crashed", b.stage == GUEST_LOADING ? "a constructor" : j->symbol, strsignal(signal));
+		return KLIEG_E_BAD_DATA;
+	}
+	if (followed == KLIEG_E_BUSY)
+		return err_set(j->e, KLIEG_E_BUSY, "process %d: %s did not end within %d s; it goes on by itself", j->pid,
+			b.stage == GUEST_CALLING ? j->symbol : "loading the library (something holds the loader's lock)", LOAD_MS / 1000);
+	switch ((enum guest_stage)b.stage) {
+	case GUEST_DONE:
+		j->report.value = b.value;
+		return 0;
+	case GUEST_NOT_LOADED:
+		return err_set(j->e, KLIEG_E_BAD_DATA, "process %d: dlopen: %s", j->pid, b.text[0] ? b.text : "no reason given");
+	case GUEST_NO_SYMBOL:
+		return err_set(j->e, KLIEG_E_NOT_FOUND, "%s has no function %s", j->label, j->symbol);
+	case GUEST_NOT_RUN: case GUEST_LOADING: case GUEST_CALLING:
+		break;
+	}
+	return err_set(j->e, KLIEG_E_NO_TARGET, "process %d ended while the library was being loaded", j->pid);
+}
+
+static void clean_up(struct job *j)
+{
+	int64_t since;
+	struct err *e = j->e, ignored;
+	j->e = &ignored;
+	if (borrow(j, &since) == 0) {
+		take_room(j);
+		give_back(j, since);
+	}
+	j->e = e;
+}
+
+static int load(struct job *j)
+{
+	uint64_t stack_n = STACK;
+	for (;;) {
+		pid_t child = 0;
+		int error, signal = 0;
+		int code = prepare(j, stack_n);
+		if (code < 0)
+			return code;
+		if (!j->entry)
+			code = copy_file(j);
+		if (!code)
+			code = fill_block(j, stack_n);
+		if (!code)
+			code = spawn(j, &child, &error);
+		if (!code && !child && error == EINVAL && stack_n < STACK_LARGE) { /* the program's thread-local variables are larger than that stack */
+			clean_up(j);
+			stack_n = STACK_LARGE;
+			continue;
+		}
+		if (!code && !child)
+			code = err_set(j->e, error == EAGAIN ? KLIEG_E_LIMIT : KLIEG_E_INTERNAL, "process %d cannot start a thread: %s", j->pid, strerror(error));
+		if (child) {
+			int followed = follow(j, child, &signal);
+			int judged = judge(j, followed, signal);
+			code = code < 0 ? code : judged;
+			if (followed == KLIEG_E_BUSY)
+				return code; /* its memory is in use */
+		}
+		if (code != KLIEG_E_NO_TARGET)
+			clean_up(j);
+		return code;
+	}
+}
+
+static void *tracer_main(void *arg)
+{
+	struct job *j = arg;
+	pthread_setname_np(pthread_self(), "klieg-inject");
+	j->result = load(j);
+	return NULL;
+}
+
+/* ---- before and after ---- */
+
+static int read_file(struct job *j, const char *file)
+{
+	int code = buf_read_file(file, FILE_MAX, &j->file);
+	if (code < 0)
+		return err_set(j->e, code, "reading %s: %s", file, code == KLIEG_E_TOO_LARGE ? "too large" : strerror(errno));
+	const Elf64_Ehdr *eh = (const void *)j->file.p;
+	if (j->file.n < sizeof *eh || memcmp(eh->e_ident, ELFMAG, SELFMAG) || eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_machine != EM_X86_64 ||
+	    eh->e_type != ET_DYN)
+		return err_set(j->e, KLIEG_E_BAD_DATA, "%s is not a shared object for x86_64", file);
+	const char *slash = strrchr(file, '/');
+	j->hash = hash_bytes(j->file.p, j->file.n, 0);
+	snprintf(j->label, sizeof j->label, "%.100s#%016lx", slash ? slash + 1 : file, (unsigned long)j->hash);
+	return 0;
+}
+
+/* The function's address if a library of the same content is there: *ret_entry = 0 if not. */
+static int find_loaded(struct job *j, uint64_t *ret_entry)
+{
+	struct proc_map m;
+	struct image i;
+	uint64_t base = 0;
+	FILE *maps = proc_maps_open(j->pid);
+	if (!maps)
+		return err_set(j->e, KLIEG_E_NO_TARGET, "process %d is gone", j->pid);
+	while (!base && proc_maps_next(maps, &m))
+		if (m.offset == 0 && strstr(m.path, j->label))
+			base = m.start;
+	fclose(maps);
+	*ret_entry = 0;
+	if (base && !image_open(j->mem, base, &i) && !(*ret_entry = image_symbol(&i, j->symbol)))
+		return err_set(j->e, KLIEG_E_NOT_FOUND, "%s has no function %s", j->label, j->symbol);
+	return 0;
+}
+
+static int run(struct job *j)
+{
+	pthread_t tracer;
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int error = pthread_create(&tracer, NULL, tracer_main, j);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (error)
+		return err_set(j->e, KLIEG_E_NOMEM, "starting a tracer thread: %s", strerror(error));
+	pthread_join(tracer, NULL);
+	return j->result;
+}
+
+static int open_target(struct job *j)
+{
+	struct inject_preflight p;
+	char path[64];
+	int code = inject_preflight(j->pid, &p, j->e);
+	if (!code)
+		code = inject_refusal(&p, j->e);
+	if (code < 0)
+		return code;
+	snprintf(path, sizeof path, "/proc/%d/mem", j->pid);
+	j->mem = open(path, O_RDWR | O_CLOEXEC);
+	if (j->mem < 0)
+		return err_set(j->e, errno == ENOENT ? KLIEG_E_NO_TARGET : KLIEG_E_DENIED, "process %d: opening its memory: %s", j->pid, strerror(errno));
+	code = libc_find(j->pid, j->mem, &j->libc);
+	if (code < 0 || !j->libc.complete)
+		return err_set(j->e, KLIEG_E_NO_TARGET, "process %d is gone", j->pid);
+	code = remote_code_find(j->pid, j->mem, &j->code, j->e);
+	return code < 0 ? code : find_loaded(j, &j->entry);
+}
+
+int inject_load(pid_t pid, const char *file, const char *symbol, const void *arg, size_t arg_n, struct inject_report *ret_r, struct err *e)
+{
+	int64_t start = clock_mono();
+	if (arg_n != SIZE_MAX && arg_n > GUEST_ARGUMENT_MAX)
+		return err_set(e, KLIEG_E_USAGE, "an argument of %zu bytes; at most %d", arg_n, GUEST_ARGUMENT_MAX);
+	if (strlen(symbol) >= sizeof ((struct guest_block *)0)->symbol)
+		return err_set(e, KLIEG_E_USAGE, "the name of the function is too long");
+	struct job *j = base_calloc(1, sizeof *j);
+	*j = (struct job){ .pid = pid, .symbol = symbol, .arg = arg, .arg_n = arg_n, .mem = -1, .fd = -1, .e = e };
+	int code = read_file(j, file);
+	if (!code)
+		code = open_target(j);
+	if (!code) {
+		j->report.reused = j->entry != 0;
+		j->remote.pid = pid;
+		j->remote.mem = j->mem;
+		j->remote.code = &j->code;
+		code = run(j);
+	}
+	if (!code) {
+		j->report.load_ns = clock_mono() - start;
+		*ret_r = j->report;
+	}
+	if (j->mem >= 0)
+		close(j->mem);
+	buf_finish(&j->file);
+	free(j);
+	return code;
+}

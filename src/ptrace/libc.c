@@ -1,0 +1,51 @@
+/* Finds the C library and the dynamic loader among a process's mappings, and their functions through the target's own memory. */
+#include "ptrace/libc.h"
+#include "base/err.h"
+#include "ptrace/image.h"
+#include "ptrace/proc.h"
+#include <string.h>
+
+static bool starts(const char *s, const char *with)
+{
+	return !strncmp(s, with, strlen(with));
+}
+
+int libc_find(pid_t pid, int mem, struct libc *ret_l)
+{
+	struct libc l = { 0 };
+	struct proc_map m;
+	uint64_t base = 0;
+	FILE *maps = proc_maps_open(pid);
+	if (!maps)
+		return KLIEG_E_NO_TARGET;
+	while (proc_maps_next(maps, &m)) {
+		const char *slash = strrchr(m.path, '/'), *name = slash ? slash + 1 : "";
+		if (starts(name, "ld-musl") || starts(name, "libc.musl"))
+			l.musl = true;
+		if (starts(name, "ld-linux") || starts(name, "ld-2.") || starts(name, "ld-musl")) {
+			l.loader = true;
+			if (m.perms[2] == 'x') {
+				l.loader_start = m.start;
+				l.loader_end = m.end;
+			}
+		}
+		if (!base && m.offset == 0 && (starts(name, "libc.so.6") || starts(name, "libc-2.")))
+			base = m.start;
+	}
+	fclose(maps);
+	struct image i;
+	if (base && !image_open(mem, base, &i)) {
+		l.glibc = true;
+		l.attr_init = image_symbol(&i, "pthread_attr_init");
+		l.attr_setdetachstate = image_symbol(&i, "pthread_attr_setdetachstate");
+		l.attr_setstack = image_symbol(&i, "pthread_attr_setstack");
+		l.create = image_symbol(&i, "pthread_create");
+		l.open = image_symbol(&i, "dlopen");
+		l.symbol_in = image_symbol(&i, "dlsym");
+		l.error = image_symbol(&i, "dlerror");
+		l.errno_at = image_symbol(&i, "__errno_location");
+		l.complete = l.attr_init && l.attr_setdetachstate && l.attr_setstack && l.create && l.open && l.symbol_in && l.error && l.errno_at;
+	}
+	*ret_l = l;
+	return 0;
+}

@@ -1,0 +1,13 @@
+/* What a target has of a C library: the functions that loading needs. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct libc {
+	bool glibc, musl, loader;        /* found among its mappings; loader: any dynamic loader */
+	uint64_t loader_start, loader_end;   /* executable part of ld.so */
+	uint64_t attr_init, attr_setdetachstate, attr_setstack, create, open, symbol_in, error, errno_at;
+	bool complete;                   /* all of them are there */
+};
+int libc_find(pid_t pid, int mem, struct libc *ret_l);   /* 0 or KLIEG_E_NO_TARGET */
