@@ -122,7 +122,7 @@ static void second(struct agent *a)
 		p->spent_before = p->spent_ns;
 		p->spent_at = now;
 	}
-	if (toggles_expire(a))
+	if (toggles_expire(a) | toggles_narrow(a))
 		toggles_apply(a);
 	forget(a);
 }

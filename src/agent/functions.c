@@ -92,6 +92,20 @@ void functions_files_free(struct agent *a, struct function_file *f, uint32_t n)
 	free(f);
 }
 
+/* What people call the program: redis-server is a link to redis-check-rdb. The kernel keeps the name it was started by, unless that was long. */
+char *program_name(pid_t pid, const char *file)
+{
+	char path[64], name[32] = "";
+	snprintf(path, sizeof path, "/proc/%d/comm", pid);
+	FILE *f = fopen(path, "re");
+	if (!f || !fgets(name, sizeof name, f))
+		name[0] = 0;
+	if (f)
+		fclose(f);
+	name[strcspn(name, "\n")] = 0;
+	return str_dup(str_of(*name && strlen(name) < 15 && str_utf8_valid(str_of(name)) ? name : file));
+}
+
 static bool wanted(const char *base, const json_t *globs)
 {
 	size_t i;
@@ -169,7 +183,7 @@ int functions_files(struct agent *a, pid_t pid, const json_t *globs, const char 
 			continue;
 		}
 		f.path = str_dup(str_of(file));
-		f.base = str_dup(str_of(last_part(file)));
+		f.base = is_exe ? program_name(pid, last_part(file)) : str_dup(str_of(last_part(file)));
 		list = base_realloc(list, (n + 1) * sizeof *list);
 		list[n++] = f;
 	}

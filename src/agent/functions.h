@@ -45,6 +45,7 @@ void symbols_return(struct agent *a, struct symbols *s);
 
 /* The executable and the libraries whose base name matches one of the globs. Reads /proc; any thread. */
 int functions_files(struct agent *a, pid_t pid, const json_t *globs, const char *debug_file, struct function_file **ret_f, uint32_t *ret_n, struct err *e);
+char *program_name(pid_t pid, const char *file); /* the caller's to free; file: the last part of its executable's path */
 void functions_files_free(struct agent *a, struct function_file *f, uint32_t n);
 
 /* Makes the functions of those files sites of p; takes f. Files that are there already are left as they are. */

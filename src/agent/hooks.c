@@ -387,10 +387,19 @@ void hooks_find(struct process *p, struct function_module *m)
 static uint32_t return_addresses(struct process *p, uint64_t thunks)
 {
 	struct kw_gate *g = base_alloc(sizeof *g);
-	uint32_t n = 0;
-	for (uint32_t i = 0; i < p->reg.gate_count && i < KW_GATES; i++) {
-		uint64_t at = p->reg.gate_data + (uint64_t)i * KW_GATE_BYTES, head[2];
-		if (!read_at(p, at, head, sizeof head) || !head[1])
+	static uint64_t heads[KW_GATES][2]; /* the agent's thread only; all in one call: the process stands still */
+	static struct iovec from[KW_GATES];
+	uint32_t n = 0, gates = p->reg.gate_count < KW_GATES ? p->reg.gate_count : KW_GATES;
+	for (uint32_t i = 0; i < gates; i++)
+		from[i] = (struct iovec){ (void *)(uintptr_t)(p->reg.gate_data + (uint64_t)i * KW_GATE_BYTES), sizeof heads[i] };
+	struct iovec to = { heads, gates * sizeof heads[0] };
+	if (process_vm_readv(p->pid, &to, 1, from, gates, 0) != (ssize_t)to.iov_len)
+		for (uint32_t i = 0; i < gates; i++)
+			if (!read_at(p, (uint64_t)(uintptr_t)from[i].iov_base, heads[i], sizeof heads[i]))
+				heads[i][1] = 0;
+	for (uint32_t i = 0; i < gates; i++) {
+		uint64_t at = p->reg.gate_data + (uint64_t)i * KW_GATE_BYTES, *head = heads[i];
+		if (!head[1])
 			continue;
 		uint64_t first = head[0] - (at + offsetof(struct kw_gate, frame));
 		if (first / sizeof(struct kw_frame) >= KW_FRAMES || first % sizeof(struct kw_frame) || !read_at(p, at, g, sizeof *g))

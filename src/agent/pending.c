@@ -1,7 +1,5 @@
 /* TEMPORARY until src/symbols and src/ptrace are whole. */
 #include "agent/state.h"
-#include "ptrace/inject.h"
-#include "ptrace/world.h"
 #include <Zydis/Zydis.h>
 #include <elf.h>
 #include <stdlib.h>
@@ -45,6 +43,3 @@ W int symbols_move(const uint8_t *b, uint32_t w, uint64_t from, uint64_t to, str
 	*o++ = 0xe9; int32_t r = from + w - (to + (o - m->code) + 4); memcpy(o, &r, 4); o += 4; m->size = o - m->code; return 0; }
 W int symbols_callees(const struct symbols *s, const struct symbols_function *f, struct symbols_callee **l, uint32_t *n, uint32_t *i) { return -1; }
 W int symbols_signature(const struct symbols *s, const struct symbols_function *f, struct symbols_signature *r) { return -1; }
-W int plugin_check(const char *p, char t[256]) { return 0; }
-W int inject_preflight(pid_t p, struct inject_preflight *r, struct err *e) { return err_set(e, KLIEG_E_UNSUPPORTED, "not yet"); }
-W int inject_load(pid_t p, const char *f, const char *s, const void *a, size_t n, struct inject_report *r, struct err *e) { return -1; }

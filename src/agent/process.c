@@ -95,9 +95,10 @@ void process_read_resource(struct process *p)
 	p->resource_seq = seq;
 	json_t *o = json_object();
 	const char *slash = strrchr(p->exe, '/');
-	char service[300];
+	char service[300], *name = p->fns && p->fns->live ? program_name(p->pid, slash ? slash + 1 : p->exe) : NULL;
 	/* OpenTelemetry's default; but who attaches to redis-server calls it that. */
-	snprintf(service, sizeof service, "%s%.250s", p->fns && p->fns->live ? "" : "unknown_service:", slash ? slash + 1 : p->exe);
+	snprintf(service, sizeof service, "%s%.250s", name ? "" : "unknown_service:", name ? name : slash ? slash + 1 : p->exe);
+	free(name);
 	put(o, "service.name", service);
 	put(o, "process.executable.name", slash ? slash + 1 : p->exe);
 	put(o, "host.name", p->agent->host);

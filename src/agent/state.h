@@ -146,6 +146,7 @@ struct toggle {
 	uint32_t sites, instances, processes;
 	struct condition *args;   /* the part of `where` that is about arguments */
 	uint32_t depth;           /* level deep: how far into the callees */
+	double max_cost;          /* level deep: of all callees together in one process, percent of a core */
 	uint32_t max_functions;   /* that it may intercept in one process */
 	int64_t max_pause_ns;
 	uint64_t *dropped;        /* site ids of callees that are not worth it (level deep) */
@@ -254,6 +255,7 @@ void toggles_apply(struct agent *a);
 int toggle_add(struct agent *a, struct toggle *t);   /* takes t; one of the same id is replaced */
 bool toggle_remove(struct agent *a, const char *id);
 bool toggles_expire(struct agent *a);
+bool toggles_narrow(struct agent *a); /* once a second: true: something is to be switched off */
 bool toggles_where(struct agent *a, struct process *p, uint32_t site, const struct batch *b, uint32_t span);
 const char *level_name(unsigned level);
 /* switches.c: ret_off in ticks; false = unknown */

@@ -51,6 +51,7 @@ int toggle_parse(const json_t *j, struct toggle **ret_t, struct err *e)
 	t->marked = t->scope && !strcmp(t->scope, "marked");
 	t->level = level ? 255 : KW_SPAN;
 	t->depth = (uint32_t)json_integer_value(json_object_get(j, "depth"));
+	t->max_cost = json_is_number(json_object_get(j, "max_cost")) ? json_number_value(json_object_get(j, "max_cost")) : 1;
 	t->max_pause_ns = json_integer_value(json_object_get(j, "max_pause_nano"));
 	json_int_t most = json_integer_value(json_object_get(j, "max_functions"));
 	t->max_functions = most > 0 && most < 1 << 20 ? (uint32_t)most : MAX_FUNCTIONS_DEFAULT;
@@ -197,6 +198,68 @@ static uint8_t *meaning(struct process *p, struct toggle *t)
 				mark[i] = 0;
 	}
 	return mark;
+}
+
+#define NARROW_SECONDS 3 /* what is looked at before a callee is dropped */
+
+static void drop_callee(struct toggle *t, uint64_t site)
+{
+	t->dropped = base_realloc(t->dropped, (t->ndropped + 1) * sizeof *t->dropped);
+	t->dropped[t->ndropped++] = site;
+}
+
+/* Time and calls of a site in the last whole seconds. */
+static void recent(const struct site *s, int64_t sec, uint64_t *ret_ticks, uint64_t *ret_calls)
+{
+	*ret_ticks = *ret_calls = 0;
+	for (int i = 0; s->stat && i < STAT_SECONDS; i++)
+		if (s->stat->s[i].sec < sec && s->stat->s[i].sec >= sec - NARROW_SECONDS) {
+			*ret_ticks += s->stat->s[i].ticks;
+			*ret_calls += s->stat->s[i].calls;
+		}
+}
+
+/* Of what a deep toggle switched on in a process, what is not worth it goes off again: callees with less than a hundredth of the time of the functions
+ * that were asked for, and, if all callees together cost more than their cap, the dearest. */
+static bool narrow(struct agent *a, struct process *p, struct toggle *t)
+{
+	uint8_t *mark = meaning(p, t);
+	int64_t sec = clock_mono() / SECOND;
+	uint64_t whole = 0, ticks, calls, dearest_calls = 0;
+	double cost = 0, each = cost_ns(a, KW_SPAN, t->keep);
+	uint32_t before = t->ndropped, dearest = 0;
+	for (uint32_t i = 0; i < p->nsites; i++)
+		if (mark[i] == MATCHED) {
+			recent(&p->sites[i], sec, &ticks, &calls);
+			whole += ticks;
+		}
+	for (uint32_t i = 0; whole && i < p->nsites; i++) {
+		const struct site *s = &p->sites[i];
+		if (mark[i] != CALLEE || !s->patched || sec - s->on_since / SECOND <= NARROW_SECONDS)
+			continue;
+		recent(s, sec, &ticks, &calls);
+		if (calls && ticks < whole / 100) {
+			drop_callee(t, s->id);
+			continue;
+		}
+		cost += (double)calls * each / NARROW_SECONDS;
+		if (calls > dearest_calls)
+			dearest = i, dearest_calls = calls;
+	}
+	if (dearest_calls && cost > t->max_cost * 1e7) /* percent of a core, in ns a second */
+		drop_callee(t, p->sites[dearest].id);
+	free(mark);
+	return t->ndropped > before;
+}
+
+bool toggles_narrow(struct agent *a)
+{
+	bool any = false;
+	for (uint32_t k = 0; k < a->ntoggles; k++)
+		for (uint32_t i = 0; a->toggles[k]->level == KW_DEEP && i < a->nprocs; i++)
+			if (a->procs[i]->map && a->procs[i]->fns && a->procs[i]->fns->live)
+				any |= narrow(a, a->procs[i], a->toggles[k]);
+	return any;
 }
 
 /* The toggle's condition on arguments, for one function; of several toggles one must hold. false: it has no such argument. */
