@@ -84,6 +84,12 @@ int cli_parse(const struct cli_command *cmd, int argc, char **argv, struct cli_a
 			value = argv[i];
 		}
 		values[at] = o->arg ? value : "";
+		if (values == a.values && o->arg) {
+			if (a.ngiven == CLI_MAX_OPTIONS)
+				return err_set(e, KLIEG_E_USAGE, "more than %d options", CLI_MAX_OPTIONS);
+			a.given[a.ngiven].at = at;
+			a.given[a.ngiven++].value = value;
+		}
 	}
 	bool help = a.common[0] != NULL;  /* --help is the first of the common options and forgives everything else */
 	if (!help && a.npos < cmd->min_args) {
@@ -104,6 +110,16 @@ const char *cli_opt(const struct cli_args *a, const char *name)
 	if (find(a->cmd->options, name, strlen(name), 0, &at))
 		return a->values[at];
 	return find(cli_common_options, name, strlen(name), 0, &at) ? a->common[at] : NULL;
+}
+
+const char *cli_opt_next(const struct cli_args *a, const char *name, int *next)
+{
+	int at;
+	if (find(a->cmd->options, name, strlen(name), 0, &at))
+		while (*next < a->ngiven)
+			if (a->given[(*next)++].at == at)
+				return a->given[*next - 1].value;
+	return NULL;
 }
 
 int cli_parse_duration(const char *s, int64_t *ret_ns, struct err *e)

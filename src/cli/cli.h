@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #define CLI_MAX_OPTIONS 32
 
@@ -40,9 +41,12 @@ struct cli_args {
 	const char *common[CLI_MAX_OPTIONS];
 	char **pos;                                /* points into argv, which is permuted */
 	int npos;
+	struct { int at; const char *value; } given[CLI_MAX_OPTIONS];  /* the command's options in the order they were given, for those that may repeat */
+	int ngiven;
 };
 int cli_parse(const struct cli_command *cmd, int argc, char **argv, struct cli_args *ret_args, struct err *e);
 const char *cli_opt(const struct cli_args *a, const char *name);          /* NULL = not given */
+const char *cli_opt_next(const struct cli_args *a, const char *name, int *at);   /* its values one by one; *at begins as 0 */
 static inline bool cli_flag(const struct cli_args *a, const char *name) { return cli_opt(a, name) != NULL; }
 int cli_parse_duration(const char *s, int64_t *ret_ns, struct err *e);    /* 250ms, 1.5s, 15m, 2h, 7d, 1h30m */
 int cli_parse_keep(const char *s, double *ret_keep, struct err *e);       /* 10%, 0.1, 1 */
@@ -105,6 +109,9 @@ void output_rows(enum output o, json_t *doc, const char *key, const struct colum
 void output_json(json_t *doc);                         /* with "version":1, one line */
 const char *style(const char *name);                   /* "bold", "dim", "red", ..., "off": an escape sequence or "" */
 
+/* calltree.c: what GET /callgraph answers, as a tree. Pure. min_share is what was asked for. */
+void calltree_text(const json_t *graph, double seconds, double min_share, int columns, bool ascii, bool colour, struct buf *ret_b);
+
 /* waterfall.c: pure. */
 void waterfall_text(const json_t *trace, int columns, bool verbose, bool ascii, bool colour, struct buf *ret_b);
 
@@ -119,6 +126,21 @@ bool cli_open(int argc, char **argv, struct cli *ret_c, int *ret_status);
 json_t *cli_get(struct cli *c, const char *target, int *ret_status);
 extern volatile int cli_interrupted;
 void cli_catch_interrupt(void);
+/* SIGINT and SIGTERM wait from before a toggle is made until it is gone again: no moment in which it could be left behind. until: true when one came. */
+void cli_hold_signals(void);
+bool cli_held_until(int64_t mono_ns);
+int cli_toggle_off(const struct client *c, const char *id, json_t **ret_doc, struct err *e);
+/* spans.c: key =~ "...", the glob p[0..n) as a regular expression. */
+void cli_glob(struct buf *b, const char *key, const char *p, size_t n);
+/* sites.c: no site matches; with the nearest name as a hint. Returns the exit status. */
+int cli_no_match(struct cli *c, const char *sel);
+const char *cli_plural(int64_t n);                     /* "" or "s" */
+
+/* attach.c: the options of attach, that run has too, as the body of POST /attachments. NULL: *ret_status has been set. */
+json_t *cli_attach_body(const struct cli_args *a, int *ret_status);
+int cli_attach_request(const struct client *c, json_t *body, json_t **ret_doc, struct err *e);   /* steals body */
+void cli_attach_print(FILE *f, const json_t *attachment);
+
 /* A time range from --since/--from/--to. */
 int cli_range(const struct cli_args *a, struct buf *target, struct err *e);
 
@@ -128,7 +150,7 @@ int64_t jint(const json_t *o, const char *key);
 
 int cli_run(int, char **), cli_ps(int, char **), cli_ls(int, char **), cli_on(int, char **), cli_off(int, char **), cli_toggles(int, char **),
 	cli_top(int, char **), cli_hot(int, char **), cli_tail(int, char **), cli_query(int, char **), cli_trace(int, char **), cli_inflight(int, char **),
-	cli_doctor(int, char **), cli_status(int, char **), cli_open_dashboard(int, char **), cli_completion(int, char **);
+	cli_attach(int, char **), cli_detach(int, char **), cli_illuminate(int, char **), cli_doctor(int, char **), cli_status(int, char **), cli_open_dashboard(int, char **), cli_completion(int, char **);
 /* In the composed executable only (up.c, agent.c, server.c are linked by src/meson.build); absent in the unit tests. */
 int cli_up(int, char **) __attribute__((weak));
 int cli_agent(int, char **) __attribute__((weak));

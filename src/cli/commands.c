@@ -24,6 +24,11 @@ const struct cli_option cli_common_options[] = {
 #define EXAMPLES(...) (const char *const[]){ __VA_ARGS__, NULL }
 #define O_SINCE { 0, "since", "DURATION", "how far to look back (default: 15m)" }, { 0, "from", "NANOS", "from here, unix nanoseconds" }, \
 	{ 0, "to", "NANOS", "to here, unix nanoseconds" },
+#define O_ATTACH { 0, "lib", "GLOB", "also functions of libraries whose file name matches; may be given several times" }, \
+	{ 0, "debug-file", "FILE", "a file with the debug symbols of a stripped executable" }, \
+	{ 0, "max-pause", "DURATION", "longest stop of the program while functions are switched (default: 10ms)" }, \
+	{ 0, "root", "FUNC", "calls of FUNC are requests: each begins a trace; may be given several times" }, \
+	{ 0, "plugin", "NAME", "load this instrumentor, too; may be given several times" },
 #define O_LIMIT(n) { 'n', "limit", "N", "at most this many rows (default: " n ")" },
 
 static int cmd_help(int argc, char **argv), cmd_version(int argc, char **argv);
@@ -44,30 +49,48 @@ const struct cli_command cli_commands[] = {
 	{ "server", "", "run the server alone", cli_server, "Receives OTLP, stores, answers queries; no agent in this process.",
 		OPTS({ 0, "dir", "DIR", "state and sockets" }, { 0, "http", "HOST:PORT", "dashboard and API" }, { 0, "otlp-http", "HOST:PORT", "OTLP/HTTP receiver" },),
 		EXAMPLES("klieg server --http 127.0.0.1:7070"), 0, 0 },
+	{ "attach", "PID|NAME", "make the functions of a running program sites", cli_attach,
+		"Loads libklieg into a running, unmodified program and lists its functions as sites: off, at no cost, until they are switched on. Says what was found, where the "
+		"names come from, how long the program was paused, and what to do next. NAME is the name of its executable. Whatever prevents it is said before the program is "
+		"touched; every failure leaves it as it was. klieg detach takes it all back.",
+		OPTS(O_ATTACH { 'a', "all", NULL, "attach to every process of that name" }, { 'c', "check", NULL, "only say whether it can be done; exit status 1 if not" },),
+		EXAMPLES("klieg attach 4711", "klieg attach redis-server --root processCommand", "klieg attach nginx --all --plugin nginx",
+			"klieg attach 4711 --lib 'libpq.so*' --max-pause 2ms", "klieg attach 4711 --check"), 1, 1 },
+	{ "detach", "[PID|NAME]", "leave a program as it was before", cli_detach,
+		"Puts back every byte that was changed and leaves libklieg parked: it does nothing, and is used again when somebody attaches again. Exit status 1 when there was "
+		"nothing to detach from, 5 when the program's text is not what it was (something else changed it).",
+		OPTS({ 'a', "all", NULL, "every process of that name; without a name, every process" },),
+		EXAMPLES("klieg detach 4711", "klieg detach redis-server", "klieg detach --all"), 0, 1 },
 	{ "run", "-- CMD [ARG...]", "run a program with libklieg preloaded", cli_run,
 		"Finds libklieg.so beside this executable, in ../lib or in $KLIEG_LIB, sets LD_PRELOAD, KLIEG_SOCKET and KLIEG_DIR and executes CMD, whose exit "
-		"status it keeps. A program that is linked with -lklieg needs no `klieg run`.",
-		OPTS({ 0, "service", "NAME", "sets OTEL_SERVICE_NAME" }, { 0, "dir", "DIR", "the directory of klieg up (default: as for klieg up)" },),
-		EXAMPLES("klieg run -- ./server --port 8080", "klieg run --service billing -- python3 app.py"), 1, -1, true },
+		"status it keeps. A program that is linked with -lklieg needs no `klieg run`. With --attach the functions of CMD become sites as well, as by klieg attach once it "
+		"has started; what CMD does before that is not seen.",
+		OPTS({ 0, "service", "NAME", "sets OTEL_SERVICE_NAME" }, { 0, "dir", "DIR", "the directory of klieg up (default: as for klieg up)" },
+			{ 0, "attach", NULL, "make its functions sites, too" }, O_ATTACH),
+		EXAMPLES("klieg run -- ./server --port 8080", "klieg run --service billing -- python3 app.py", "klieg run --attach -- redis-server --port 6380"), 1, -1, true },
 	{ "ps", "", "traced processes", cli_ps, "One row per process that has offered its rings: what it runs, how many sites are on, what it made and what was lost.",
 		NULL, EXAMPLES("klieg ps", "klieg ps -o wide"), 0, 0 },
 	{ "ls", "[SEL]", "sites that can be switched", cli_ls,
-		"SEL is a TraceQL filter in braces, or the short form service:glob or glob on the site's name. Without it, all sites. Exit status 1 when nothing matches.",
+		"SEL is a TraceQL filter in braces, or the short form service:glob or glob on the site's name. Without it, all sites. Functions of attached programs are sites of "
+		"kind function; HOOKABLE says why not where one cannot be intercepted. Exit status 1 when nothing matches.",
 		OPTS(O_LIMIT("1000") { 0, "offset", "N", "skip this many" },),
-		EXAMPLES("klieg ls", "klieg ls 'payment:*'", "klieg ls '{ resource.service.name = \"cart\" && name =~ \"db.*\" }' -o wide"), 0, 1 },
+		EXAMPLES("klieg ls", "klieg ls 'payment:*'", "klieg ls 'redis-server:*Command'", "klieg ls '{ resource.service.name = \"cart\" && name =~ \"db.*\" }' -o wide"), 0, 1 },
 	{ "on", "SEL", "switch sites on", cli_on,
 		"Switches the sites that match on, everywhere they run, for a limited time. Prints how many sites in how many processes matched, what it will cost, how "
 		"long it took until all acknowledged, when it ends and how to undo it.",
-		OPTS({ 'l', "level", "LEVEL", "count: calls, errors, latency; span: timed spans; detail: with attributes (default: span)" },
+		OPTS({ 'l', "level", "LEVEL", "count: calls, errors, latency; span: timed spans; detail: with attributes; deep: functions and what they call (default: span)" },
 			{ 'k', "keep", "SHARE", "keep this share of traces, whole ones: 10% or 0.1 (default: 100%)" },
 			{ 't', "ttl", "DURATION", "off by itself after this (default: 5m)" },
 			{ 'r', "reason", "TEXT", "why; is kept with the toggle" },
-			{ 'w', "where", "FILTER", "only spans that match, by their attributes: '{ .tenant = \"7\" }'" },
+			{ 'w', "where", "FILTER", "only spans that match, by their attributes: '{ .tenant = \"7\" }'; of functions by arguments: 'arg.2 > 4096'" },
 			{ 'm', "marked", NULL, "only requests that are marked (tracestate klieg=l:N), not all" },
+			{ 0, "depth", "N", "with level deep: calls below the functions that match, 0 to 16 (default: 1)" },
+			{ 0, "max-pause", "DURATION", "longest stop of an attached program while functions are switched (default: 10ms)" },
+			{ 0, "max-functions", "N", "intercept at most this many functions of a program (default: 2000)" },
 			{ 'd', "dry-run", NULL, "print the plan and its cost, change nothing" },
 			{ 'f', "for", "DURATION", "stay in the foreground this long, then switch off; Ctrl-C switches off at once" },),
 		EXAMPLES("klieg on 'payment:*'", "klieg on '*' --level count --ttl 2m", "klieg on '{ name =~ \"db.*\" }' --level detail --keep 10% --reason 'slow checkout'",
-			"klieg on charge --where '{ .tenant = \"7\" }' --for 30s", "klieg on 'cart:*' --dry-run"), 1, 1 },
+			"klieg on charge --where '{ .tenant = \"7\" }' --for 30s", "klieg on 'redis-server:processCommand' --where 'arg.2 > 4096' --max-pause 5ms", "klieg on 'cart:*' --dry-run"), 1, 1 },
 	{ "off", "[SEL|ID]", "switch sites off", cli_off, "Removes toggles: by id (t-...), those that a selector touches, or all of them. Exit status 1 when there was nothing to remove.",
 		OPTS({ 'a', "all", NULL, "remove every toggle" }, { 0, "undo", NULL, "restore what the last `klieg off` removed, with the time it had left" },),
 		EXAMPLES("klieg off t-1", "klieg off 'payment:*'", "klieg off --all", "klieg off --undo"), 0, 1 },
@@ -80,6 +103,19 @@ const struct cli_command cli_commands[] = {
 			{ 0, "interval", "DURATION", "between two looks (default: 1s)" },
 			{ 0, "sort", "COLUMN", "calls, errors, p50, p99, total, cost or name (default: total)" },),
 		EXAMPLES("klieg top", "klieg top 'payment:*' --sort p99", "klieg top --batch -n 3 --json"), 0, 1 },
+	{ "illuminate", "FUNC", "a function and what it calls, live", cli_illuminate,
+		"Switches FUNC and its callees on, to a depth, for a limited time, and shows the call graph as it happens, once a second: calls, self and total time, percentiles, "
+		"share of the caller's time. FUNC is the name of a function or another site, or a selector. Callees with little time are counted, not shown. Ctrl-C, the end of --ttl "
+		"or --once end it, and everything is off again. While it is over --max-cost, a smaller share of traces is kept.",
+		OPTS({ 0, "service", "NAME", "only in this service" }, { 'p', "pid", "PID", "only in this process" }, { 'n', "depth", "N", "calls below FUNC, 0 to 16 (default: 1)" },
+			{ 't', "ttl", "DURATION", "at most this long (default: 1m)" }, { 0, "max-cost", "PERCENT", "of one core (default: 1%)" },
+			{ 'k', "keep", "SHARE", "keep this share of traces (default: 100%)" },
+			{ 0, "root", "FUNC", "begin the graph at this function, which is switched on, too" }, { 'w', "where", "FILTER", "only calls that match: 'arg.2 > 4096'" },
+			{ 0, "min-share", "PERCENT", "show callees from this share of their caller's time (default: 1%)" },
+			{ 0, "max-pause", "DURATION", "longest stop of an attached program while functions are switched (default: 10ms)" },
+			{ '1', "once", NULL, "print it once, after --for" }, { 'f', "for", "DURATION", "with --once: how long to watch (default: 3s)" },),
+		EXAMPLES("klieg illuminate processCommand", "klieg illuminate call --service redis-server --depth 3 --ttl 30s", "klieg illuminate call --once --for 5s",
+			"klieg illuminate aeProcessEvents --pid 4711 --once --json"), 1, 1 },
 	{ "hot", "[SEL]", "hotspots by self time, with findings", cli_hot,
 		"Ranks operations by the time they themselves spend, and says what is wrong where it can tell: waiting for a lock, N+1 queries, retries, one slow tenant.",
 		OPTS(O_SINCE O_LIMIT("20")), EXAMPLES("klieg hot", "klieg hot 'payment:*' --since 5m", "klieg hot --json"), 0, 1 },

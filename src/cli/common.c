@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 bool cli_open(int argc, char **argv, struct cli *ret_c, int *ret_status)
 {
@@ -38,6 +39,28 @@ void cli_catch_interrupt(void)
 	struct sigaction sa = { .sa_handler = on_interrupt };  /* no SA_RESTART: a blocked read ends */
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
+}
+
+static sigset_t held;
+
+void cli_hold_signals(void)
+{
+	sigemptyset(&held);
+	sigaddset(&held, SIGINT);
+	sigaddset(&held, SIGTERM);
+	sigprocmask(SIG_BLOCK, &held, NULL);
+}
+
+bool cli_held_until(int64_t mono_ns)
+{
+	for (;;) {
+		int64_t left = mono_ns - clock_mono();
+		struct timespec t = { left > 0 ? left / 1000000000 : 0, left > 0 ? left % 1000000000 : 0 };
+		if (sigtimedwait(&held, NULL, &t) > 0)
+			return true;
+		if (left <= 0)
+			return false;
+	}
 }
 
 int cli_range(const struct cli_args *a, struct buf *target, struct err *e)

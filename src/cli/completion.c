@@ -53,7 +53,7 @@ static void words(int argc, char **argv)
 		return;
 	const char *last = argv[argc - 1];
 	if (!strcmp(last, "--level") || !strcmp(last, "-l")) {
-		printf("count\tcalls, errors, latency\nspan\ttimed spans\ndetail\twith attributes\n");
+		printf("count\tcalls, errors, latency\nspan\ttimed spans\ndetail\twith attributes\ndeep\tfunctions and what they call\n");
 		return;
 	}
 	if (!strcmp(last, "--output") || !strcmp(last, "-o")) {
@@ -78,7 +78,21 @@ static void words(int argc, char **argv)
 		json_decref(doc);
 		doc = NULL;
 	}
-	if (strstr(c->args, "SEL") && client_json(&client, "GET", "/api/v1/sites?limit=2000", NULL, &doc, NULL, &e) == 0) {
+	if (strstr(c->args, "PID|NAME")) {
+		bool attach = !strcmp(c->name, "attach");
+		if (client_json(&client, "GET", attach ? "/api/v1/candidates" : "/api/v1/attachments", NULL, &doc, NULL, &e) == 0)
+			json_array_foreach(json_object_get(doc, attach ? "candidates" : "attachments"), i, x) {
+				const char *exe = jstr(x, "exe"), *name = attach ? jstr(x, "name") : strrchr(exe, '/') ? strrchr(exe, '/') + 1 : exe;
+				struct buf b = { 0 };
+				fmt_safe(&b, name, 0);
+				if (!attach || json_is_true(json_object_get(x, "attachable")))
+					printf("%lld\t%.*s\n%.*s\tprocess %lld\n", (long long)jint(x, "pid"), (int)b.n, (char *)b.p, (int)b.n, (char *)b.p, (long long)jint(x, "pid"));
+				buf_finish(&b);
+			}
+		json_decref(doc);
+		doc = NULL;
+	}
+	if ((strstr(c->args, "SEL") || !strcmp(c->args, "FUNC")) && client_json(&client, "GET", "/api/v1/sites?limit=5000", NULL, &doc, NULL, &e) == 0) {
 		const char *service = "";
 		json_array_foreach(json_object_get(doc, "sites"), i, x) {
 			struct buf b = { 0 };

@@ -1,9 +1,14 @@
-/* `klieg run -- CMD`: becomes CMD with libklieg preloaded. Nothing of this process is left, so the exit status is CMD's own. */
+/* `klieg run -- CMD`: becomes CMD with libklieg preloaded. Nothing of this process is left, so the exit status is CMD's own. With --attach a grandchild stays
+ * until CMD has said hello to the agent, asks for its functions to be made sites, and is gone. */
 #include "cli/cli.h"
+#include "base/clock.h"
 #include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static bool find_library(char *ret_path)
@@ -25,6 +30,62 @@ static bool find_library(char *ret_path)
 			return true;
 	}
 	return false;
+}
+
+static bool known(const struct client *c, pid_t pid)
+{
+	json_t *doc = NULL, *p;
+	struct err e;
+	size_t i;
+	bool found = false;
+	if (client_json(c, "GET", "/api/v1/processes", NULL, &doc, NULL, &e) >= 0)
+		json_array_foreach(json_object_get(doc, "processes"), i, p)
+			found |= jint(p, "pid") == pid && !strcmp(jstr(p, "state"), "live");
+	json_decref(doc);
+	return found;
+}
+
+/* In a process of its own, whose standard error is CMD's. */
+static int attach_later(const struct client *c, pid_t pid, json_t *body)
+{
+	struct err e = { 0 };
+	json_t *doc = NULL;
+	int64_t until = clock_mono() + 10000000000;
+	while (!known(c, pid) && clock_mono() < until && kill(pid, 0) == 0)
+		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	json_object_set_new(body, "pid", json_integer(pid));
+	if (cli_attach_request(c, body, &doc, &e) < 0) {
+		err_hint(&e, "the program runs on without; klieg attach %d", (int)pid);
+		return cli_fail(&e);
+	}
+	cli_attach_print(stderr, json_array_get(json_object_get(doc, "attachments"), 0));
+	json_decref(doc);
+	return CLI_OK;
+}
+
+/* Leaves a grandchild, so that CMD has no child that it does not know of. */
+static int leave_attacher(const struct cli_args *a)
+{
+	struct client c;
+	struct err e = { 0 };
+	int status = CLI_OK;
+	if (client_find(cli_opt(a, "server"), &c, &e) < 0)
+		return cli_fail(&e);
+	json_t *body = cli_attach_body(a, &status);
+	if (!body)
+		return status;
+	pid_t self = getpid(), child = fork();
+	if (child == 0) {
+		if (fork() == 0) {
+			unsetenv("LD_PRELOAD");
+			_exit(attach_later(&c, self, body));
+		}
+		_exit(0);
+	}
+	if (child > 0)
+		waitpid(child, NULL, 0);
+	json_decref(body);
+	return child < 0 ? CLI_USAGE : CLI_OK;
 }
 
 int cli_run(int argc, char **argv)
@@ -65,6 +126,12 @@ int cli_run(int argc, char **argv)
 	setenv("KLIEG_RUN", "1", 1); /* functions of a program without probes can be attached to at once */
 	if (service)
 		setenv("OTEL_SERVICE_NAME", service, 1);
+	if (cli_flag(&a, "attach") && (status = leave_attacher(&a)) != CLI_OK)
+		return status;
+	if (!cli_flag(&a, "attach") && a.ngiven)
+		for (int i = 0; i < a.ngiven; i++)
+			if (strcmp(a.cmd->options[a.given[i].at].name, "service") && strcmp(a.cmd->options[a.given[i].at].name, "dir"))
+				return cli_fail_usage(a.cmd, "--%s goes with --attach", a.cmd->options[a.given[i].at].name);
 	execvp(a.pos[0], a.pos);
 	int errnum = errno;
 	err_set(&e, errnum == ENOENT ? KLIEG_E_NOT_FOUND : err_from_errno(errnum), "cannot run '%.200s': %s", a.pos[0], strerror(errnum));

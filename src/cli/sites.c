@@ -2,14 +2,12 @@
 #include "cli/cli.h"
 #include "base/clock.h"
 #include <pwd.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 static const struct column process_columns[] = { { "PID", "pid", COL_TEXT }, { "SERVICE", "service", COL_TEXT, .max = 30 }, { "STATE", "state", COL_TEXT },
-	{ "SITES", "sites", COL_COUNT }, { "ON", "on", COL_COUNT }, { "THREADS", "threads", COL_COUNT }, { "MADE", "made", COL_COUNT },
+	{ "ATTACHED", "attached", COL_BOOL }, { "SITES", "sites", COL_COUNT }, { "ON", "on", COL_COUNT }, { "THREADS", "threads", COL_COUNT }, { "MADE", "made", COL_COUNT },
 	{ "OPEN", "open", COL_COUNT }, { "OVERHEAD", "overhead_percent", COL_PERCENT }, { "DROPPED", "dropped", COL_DROPS },
 	{ "RINGS", "rings", COL_COUNT, true }, { "MODULES", "modules", COL_COUNT, true }, { "PATCH", "patch", COL_TEXT, true }, { "LEASE", "lease", COL_BOOL, true },
 	{ "USER", "user", COL_TEXT, true }, { "EXE", "exe", COL_TEXT, true }, { 0 } };
@@ -22,6 +20,36 @@ static const struct column toggle_columns[] = { { "ID", "id", COL_TEXT }, { "SEL
 	{ "PROCESSES", "processes", COL_COUNT }, { "PREDICTED", "predicted.cpu_percent", COL_PERCENT }, { "MEASURED", "measured.cpu_percent", COL_PERCENT },
 	{ "OWNER", "owner", COL_TEXT, .max = 16 }, { "REASON", "reason", COL_TEXT, .max = 40 }, { "WHERE", "where", COL_TEXT, true }, { "SCOPE", "scope", COL_TEXT, true },
 	{ "SPANS/S", "measured.spans_per_s", COL_RATE, true }, { 0 } };
+
+/* When there are functions among them: whether they can be intercepted matters more than where they are written. */
+static const struct column function_columns[] = { { "SERVICE", "service", COL_TEXT, .max = 30 }, { "NAME", "name", COL_TEXT, .max = 60 }, { "KIND", "kind", COL_TEXT },
+	{ "LEVEL", "level", COL_TEXT }, { "PLACES", "instances", COL_COUNT }, { "HOOKABLE", "hookable_text", COL_TEXT, .max = 60 }, { "BYTES", "size", COL_COUNT },
+	{ "SOURCE", "source", COL_TEXT }, { "ADDRESS", "address", COL_TEXT, true }, { "FILE", "file", COL_TEXT, true }, { "LINE", "line", COL_COUNT, true },
+	{ "ID", "id", COL_TEXT, true }, { "COMPONENT", "component", COL_TEXT, true }, { "MODULE", "module", COL_TEXT, true }, { "PIDS", "pids", COL_LIST, true },
+	{ "ATTRIBUTES", "attributes", COL_LIST, true }, { 0 } };
+
+const char *cli_plural(int64_t n) { return n == 1 ? "" : "s"; }
+
+/* For people; true if there is any function. */
+static bool hookable_texts(json_t *rows)
+{
+	size_t i;
+	json_t *row;
+	bool any = false;
+	json_array_foreach(rows, i, row) {
+		const json_t *h = json_object_get(row, "hookable");
+		if (!h)
+			continue;
+		struct buf b = { 0 };
+		any = true;
+		buf_printf(&b, "%s%s", json_is_true(h) ? "yes" : "no", !json_is_true(h) && *jstr(row, "why") ? ": " : "");
+		if (!json_is_true(h))
+			buf_add_str(&b, jstr(row, "why"));
+		json_object_set_new(row, "hookable_text", json_stringn((char *)b.p, b.n));
+		buf_finish(&b);
+	}
+	return any;
+}
 
 /* A process id is a name, not a quantity: 12345, never 12.3k. */
 static void pids_are_plain(json_t *rows)
@@ -49,12 +77,12 @@ int cli_ps(int argc, char **argv)
 	output_rows(c.out, doc, "processes", process_columns);
 	size_t n = json_array_size(rows);
 	if (!n && text)
-		fprintf(stderr, "no traced process yet; link with -lklieg, or start one by: klieg run -- CMD\n");
+		fprintf(stderr, "no traced process yet; klieg attach PID, klieg run -- CMD, or link with -lklieg\n");
 	json_decref(doc);
 	return CLI_OK;
 }
 
-static int no_match(struct cli *c, const char *sel)
+int cli_no_match(struct cli *c, const char *sel)
 {
 	struct err e = { 0 };
 	err_set(&e, KLIEG_E_NO_MATCH, "no site matches '%.200s'", sel);
@@ -68,7 +96,7 @@ static int no_match(struct cli *c, const char *sel)
 			cli_nearest_offer(&near, jstr(row, "name"));
 	if (near.best)
 		buf_printf(&b, "did you mean: %s\n", near.best);
-	buf_add_str(&b, "klieg ls");
+	buf_add_str(&b, json_array_size(json_object_get(all, "sites")) ? "klieg ls" : "klieg attach PID makes the functions of a running program sites");
 	err_hint(&e, "%.*s", (int)b.n, (char *)b.p);
 	buf_finish(&b);
 	json_decref(all);
@@ -98,11 +126,11 @@ int cli_ls(int argc, char **argv)
 	size_t rows = json_array_size(json_object_get(doc, "sites"));
 	int64_t matched = jint(doc, "matched"), processes = jint(doc, "processes");
 	if (rows || c.out != OUT_TABLE)
-		output_rows(c.out, doc, "sites", site_columns);
+		output_rows(c.out, doc, "sites", (c.out == OUT_TABLE || c.out == OUT_WIDE) && hookable_texts(json_object_get(doc, "sites")) ? function_columns : site_columns);
 	if (!rows && c.args.npos)
-		status = no_match(&c, c.args.pos[0]);
+		status = cli_no_match(&c, c.args.pos[0]);
 	else if (!rows) {
-		fprintf(stderr, "no site yet; link a program with -lklieg or start one by: klieg run -- CMD\n");
+		fprintf(stderr, "no site yet; klieg attach PID, klieg run -- CMD, or link a program with -lklieg\n");
 		status = CLI_NONE;
 	} else {
 		status = CLI_OK;
@@ -126,25 +154,14 @@ static void print_cost(const json_t *cost)
 			fmt_bytes(&d, jnum(cost, "bytes_per_s")), jstr(cost, "basis"));
 }
 
-static int remove_toggle(struct cli *c, const char *id, json_t **ret_doc, struct err *e)
+int cli_toggle_off(const struct client *c, const char *id, json_t **ret_doc, struct err *e)
 {
 	struct buf t = { 0 };
 	buf_printf(&t, "/api/v1/toggles/%s", id);
 	buf_byte(&t, 0);
-	int rc = client_json(&c->client, "DELETE", (char *)t.p, NULL, ret_doc, NULL, e);
+	int rc = client_json(c, "DELETE", (char *)t.p, NULL, ret_doc, NULL, e);
 	buf_finish(&t);
 	return rc;
-}
-
-/* SIGINT and SIGTERM are blocked from before the request until the toggle is gone again: no moment in which it could be left behind. */
-static sigset_t hold_signals;
-
-static void hold_begin(void)
-{
-	sigemptyset(&hold_signals);
-	sigaddset(&hold_signals, SIGINT);
-	sigaddset(&hold_signals, SIGTERM);
-	sigprocmask(SIG_BLOCK, &hold_signals, NULL);
 }
 
 /* --for: stays until the time is over or somebody presses Ctrl-C, then takes the toggle away. */
@@ -154,13 +171,9 @@ static int hold(struct cli *c, const char *id, int64_t ns)
 	struct fmt f;
 	int64_t end = clock_mono() + ns;
 	fprintf(stderr, "on for %s; Ctrl-C switches off\n", fmt_duration(&f, ns));
-	bool interrupted = false;
-	for (int64_t left; !interrupted && (left = end - clock_mono()) > 0;) {
-		struct timespec t = { left / 1000000000, left % 1000000000 };
-		interrupted = sigtimedwait(&hold_signals, NULL, &t) > 0;
-	}
+	bool interrupted = cli_held_until(end);
 	json_t *doc = NULL;
-	int rc = remove_toggle(c, id, &doc, &e);
+	int rc = cli_toggle_off(&c->client, id, &doc, &e);
 	if (rc < 0 && e.code != KLIEG_E_NOT_FOUND)
 		return cli_fail(&e);
 	fprintf(stderr, "off again: %lld sites, acknowledged in %s\n", (long long)jint(doc, "sites"), fmt_duration(&f, jnum(doc, "ack_nano")));
@@ -170,17 +183,17 @@ static int hold(struct cli *c, const char *id, int64_t ns)
 
 int cli_on(int argc, char **argv)
 {
-	static const char *const levels[] = { "count", "span", "detail", NULL };
+	static const char *const levels[] = { "count", "span", "detail", "deep", NULL };
 	struct cli c;
 	struct err e = { 0 };
 	int status, i;
 	if (!cli_open(argc, argv, &c, &status))
 		return status;
 	const char *sel = c.args.pos[0], *level = cli_opt(&c.args, "level") ?: "span", *keep_text = cli_opt(&c.args, "keep"), *ttl = cli_opt(&c.args, "ttl"),
-		*where = cli_opt(&c.args, "where"), *hold_text = cli_opt(&c.args, "for");
+		*where = cli_opt(&c.args, "where"), *hold_text = cli_opt(&c.args, "for"), *depth_text = cli_opt(&c.args, "depth"), *pause = cli_opt(&c.args, "max-pause"), *most_text = cli_opt(&c.args, "max-functions");
 	bool dry = cli_flag(&c.args, "dry-run");
 	double keep = 1;
-	int64_t ttl_ns, hold_ns = 0;
+	int64_t ttl_ns, hold_ns = 0, depth = 0, most = 0, pause_ns;
 	struct cli_nearest near = { .word = level };
 	for (i = 0; levels[i] && strcmp(levels[i], level); i++)
 		cli_nearest_offer(&near, levels[i]);
@@ -189,12 +202,15 @@ int cli_on(int argc, char **argv)
 		if (near.best)
 			err_hint(&e, "did you mean: --level %s", near.best);
 		else
-			err_hint(&e, "count, span or detail; to switch off: klieg off '%s'", sel);
+			err_hint(&e, "count, span, detail or deep; to switch off: klieg off '%s'", sel);
 		return cli_fail(&e);
 	}
 	if ((keep_text && cli_parse_keep(keep_text, &keep, &e) < 0) || cli_parse_duration(ttl ? ttl : "5m", &ttl_ns, &e) < 0
-		|| (hold_text && cli_parse_duration(hold_text, &hold_ns, &e) < 0))
+		|| (hold_text && cli_parse_duration(hold_text, &hold_ns, &e) < 0) || (depth_text && cli_parse_count(depth_text, 0, 16, &depth, &e) < 0)
+		|| (most_text && cli_parse_count(most_text, 1, 1000000, &most, &e) < 0) || (pause && cli_parse_duration(pause, &pause_ns, &e) < 0))
 		return cli_fail(&e);
+	if (depth_text && strcmp(level, "deep"))
+		return cli_fail_usage(c.args.cmd, "--depth goes with --level deep");
 	char ttl_out[40];
 	if (hold_text && !ttl)  /* outlives the foreground a little, in case that is killed */
 		ttl_ns = hold_ns + 5000000000;
@@ -204,15 +220,21 @@ int cli_on(int argc, char **argv)
 		"reason", cli_opt(&c.args, "reason") ?: "", "owner", pw ? pw->pw_name : "unknown", "where", where, "scope", cli_flag(&c.args, "marked") ? "marked" : "all", "dry_run", dry);
 	if (!body)
 		return cli_fail_usage(c.args.cmd, "an argument is not valid UTF-8");
+	if (depth_text || !strcmp(level, "deep"))
+		json_object_set_new(body, "depth", json_integer(depth_text ? depth : 1));
+	if (most_text)
+		json_object_set_new(body, "max_functions", json_integer(most));
+	if (pause)
+		json_object_set_new(body, "max_pause", json_string(pause));
 	if (hold_text && !dry)
-		hold_begin();
+		cli_hold_signals();
 	int64_t start = clock_mono();
 	json_t *doc = NULL;
 	int rc = client_json(&c.client, "POST", "/api/v1/toggles", body, &doc, NULL, &e);
 	int64_t took = clock_mono() - start;
 	json_decref(body);
 	if (rc == KLIEG_E_NO_MATCH && !strstr(e.hint, "did you mean"))
-		return no_match(&c, sel);
+		return cli_no_match(&c, sel);
 	if (rc < 0)
 		return cli_fail(&e);
 	const json_t *plan = json_object_get(doc, "plan"), *toggle = json_object_get(doc, "toggle"), *x;
@@ -238,12 +260,16 @@ int cli_on(int argc, char **argv)
 			printf("  nothing was changed\n");
 		} else {
 			printf("  acknowledged in %s (%s with the way there and back)\n", fmt_duration(&f, jnum(doc, "ack_nano")), fmt_duration(&g, took));
+			if (jint(plan, "pause_nano"))
+				printf("  paused    the program for %s\n", fmt_duration(&f, jnum(plan, "pause_nano")));
 			int64_t ends = jint(toggle, "expires_unix_nano");
 			printf("  ends      %.8s, in %s\n", fmt_clock(&f, ends), fmt_duration(&g, ends - clock_wall()));
 			printf("  undo      klieg off %s\n", id);
 		}
 	}
 	fflush(stdout);
+	if (*jstr(plan, "warning"))
+		fprintf(stderr, "warning: %s\n", jstr(plan, "warning"));
 	status = json_is_false(json_object_get(doc, "applied")) && !dry ? CLI_PARTIAL : CLI_OK;
 	if (hold_text && !dry)
 		status = hold(&c, id, hold_ns);
@@ -269,7 +295,7 @@ int cli_off(int argc, char **argv)
 	else if (all)
 		rc = client_json(&c.client, "DELETE", "/api/v1/toggles?all=true", NULL, &doc, NULL, &e);
 	else if (!strncmp(what, "t-", 2) && strspn(what + 2, "0123456789abcdefghijklmnopqrstuvwxyz") == strlen(what + 2))
-		rc = remove_toggle(&c, what, &doc, &e);
+		rc = cli_toggle_off(&c.client, what, &doc, &e);
 	else {
 		buf_add_str(&t, "/api/v1/toggles");
 		client_query(&t, "sel", what);

@@ -18,7 +18,7 @@ static const struct column inflight_columns[] = { { "ELAPSED", "elapsed_nano", C
 	{ "TID", "tid", COL_TEXT }, { "DEPTH", "depth", COL_COUNT }, { "NAME", "name", COL_TEXT, .max = 50 }, { "TRACE", "trace_id", COL_TEXT }, { 0 } };
 
 /* A selector's short form as a filter: service:glob -> { resource.service.name =~ "..." && name =~ "..." }. Braces pass as they are. */
-static void glob_to_regex(struct buf *b, const char *key, const char *p, size_t n)
+void cli_glob(struct buf *b, const char *key, const char *p, size_t n)
 {
 	buf_printf(b, "%s =~ \"", key);
 	for (size_t i = 0; i < n; i++)
@@ -43,11 +43,11 @@ static char *filter_of(const char *sel)
 	const char *colon = strchr(sel, ':');
 	buf_add_str(&b, "{ ");
 	if (colon) {
-		glob_to_regex(&b, "resource.service.name", sel, colon - sel);
+		cli_glob(&b, "resource.service.name", sel, colon - sel);
 		buf_add_str(&b, " && ");
 	}
 	const char *name = colon ? colon + 1 : sel;
-	glob_to_regex(&b, "name", name, strlen(name));
+	cli_glob(&b, "name", name, strlen(name));
 	buf_add_str(&b, " }");
 	buf_byte(&b, 0);
 	return (char *)b.p;

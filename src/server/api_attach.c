@@ -82,7 +82,7 @@ static void list(const json_t *targets, char *s, size_t n)
 			snprintf(s + at, n - at, ", ...");
 			return;
 		}
-		at += (size_t)snprintf(s + at, n - at, "%s%lld (%.30s)", i ? ", " : "", (long long)json_integer_value(json_object_get(t, "pid")), text(t, "cmdline"));
+		at += (size_t)snprintf(s + at, n - at, "%s%lld (%.30s)", i ? ", " : "", (long long)json_integer_value(json_object_get(t, "pid")), *text(t, "cmdline") ? text(t, "cmdline") : text(t, "exe"));
 	}
 }
 
@@ -132,9 +132,9 @@ static void named(struct call *c)
 		call_fail(c, &c->e);
 		return;
 	}
-	json_array_foreach(json_object_get(c->result, "candidates"), i, p) {
+	json_array_foreach(json_object_get(c->result, "processes"), i, p) {
 		const char *exe = base(text(p, "exe"));
-		if (!strcmp(text(p, "name"), name) || (*exe && !strcmp(exe, name)))
+		if (!strcmp(text(p, "name"), name) || (*exe && !strcmp(exe, name)) || !strcmp(text(p, "comm"), name))
 			json_array_append(r->todo, p);
 		offer(name, text(p, "name"), &near, &distance);
 	}
@@ -244,7 +244,14 @@ static void list_attached(struct call *c)
 }
 void api_attachments(struct call *c) { call_agent(c, "ps", NULL, list_attached); }
 
-void api_candidates(struct call *c) { call_agent(c, "candidates", NULL, call_pass_on); }
+static void list_candidates(struct call *c)
+{
+	if (c->rc < 0)
+		call_fail(c, &c->e);
+	else
+		call_json(c, 200, json_pack("{sO}", "candidates", json_object_get(c->result, "processes")));
+}
+void api_candidates(struct call *c) { call_agent(c, "candidates", NULL, list_candidates); }
 
 void api_callees(struct call *c)
 {

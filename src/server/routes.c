@@ -25,9 +25,9 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "site_stats", "id:s,name:s,component:s,service:s,level:s,calls:i,errors:i,calls_per_s:n,errors_per_s:n,p50_nano:i?,p95_nano:i?,p99_nano:i?,max_nano:i,"
 		"mean_nano:i,total_nano:i,self_nano:i?,value:i,cpu_percent:n?,overhead_percent:n" },
 	{ "cost", "known:b,calls_per_s:n,spans_per_s:n,bytes_per_s:n,cpu_percent:n,basis:s" },
-	{ "plan", "sites:i,instances:i,processes:i,services:[s],sample:[@site],predicted:@cost?" },
+	{ "plan", "sites:i,instances:i,processes:i,services:[s],sample:[@site],predicted:@cost?,warning?:s,pause_nano?:i" },
 	{ "toggle", "id:s,selector:s,level:s,keep:n,scope:s,where:s?,owner:s,reason:s,created_unix_nano:i,expires_unix_nano:i,state:s,ended_by?:s,ended_unix_nano?:i,"
-		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost,depth?:i,max_pause_nano?:i" },
+		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost,depth?:i,max_pause_nano?:i,max_functions?:i" },
 	{ "span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
 		"attributes:<*>" },
 	{ "full_span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
@@ -38,9 +38,9 @@ static const struct { const char *name, *fields; } shapes[] = {
 		"other:@call_other,children:[@call_node]" },
 	{ "call_other", "callees:i,calls:i,total_nano:i" },
 	{ "attachment", "pid:i,service?:s,already?:b,functions?:i,hookable?:i,modules?:[{path:s,build_id?:s,functions:i,hookable:i,source:s}],pause_nano?:i,load_nano?:i,"
-		"plugins?:[*],notes?:[s]" },
+		"plugins?:[*],notes?:[s],attachable?:b,why?:s" },
 	{ "refused", "pid:i,name:s,code:s,detail:s,hint:s" },
-	{ "candidate", "pid:i,name:s,user:s,cpu_percent:n,cmdline:s,attachable:b,why?:s?" },
+	{ "candidate", "pid:i,name:s,exe?:s,user?:s,cpu_percent?:n,cpu_seconds?:n,cmdline?:s,attached?:b,attachable:b,why?:s" },
 	{ "callee", "name:s,module:s,kind:s,hookable:b,why?:s" },
 	{ "check", "name:s,ok:b,value:*,limit:*,what:s,next:s" },
 };
@@ -58,7 +58,7 @@ static const struct route routes[] = {
 	{ "POST", "/toggles", "operate", "switch on", NULL, P({ "selector", F_SELECTOR, NULL, 1 }, { "level", F_TEXT, "span", .choices = LEVELS },
 		{ "keep", F_NUMBER, "1", 0, 1 }, { "ttl", F_DURATION, "5m", 1e9, 86400e9 }, { "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 },
 		{ "where", F_WHERE, NULL, 0, 2000, .nullable = true }, { "scope", F_TEXT, "all", .choices = "all|marked" }, { "dry_run", F_BOOL, "false" },
-		{ "depth", F_INT, NULL, 0, 16 }, MAX_PAUSE, { "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle:@toggle?,plan:@plan,ack_nano:i?", api_toggle_on },
+		{ "depth", F_INT, NULL, 0, 16 }, MAX_PAUSE, { "max_functions", F_INT, NULL, 1, 1000000 }, { "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle:@toggle?,plan:@plan,ack_nano:i?", api_toggle_on },
 	{ "DELETE", "/toggles", "operate", "switch off", P({ "sel", F_SELECTOR, NULL }, { "all", F_BOOL, "false" }), NULL,
 		"removed:[s],sites:i,ack_nano:i?", api_toggles_off },
 	{ "POST", "/toggles/undo", "operate", "restore what the last DELETE removed", NULL, NULL, "toggles:[@toggle]", api_toggles_undo },

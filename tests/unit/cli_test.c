@@ -95,6 +95,16 @@ static void test_parser(void **state)
 	assert_int_equal(PARSE("on", "x", "--ttl"), KLIEG_E_USAGE);
 	assert_int_equal(PARSE("on", "x", "--json=1"), KLIEG_E_USAGE);
 	assert_int_equal(PARSE("on", "--help"), 0);
+	int at = 0;
+	assert_int_equal(PARSE("attach", "--lib", "libc*", "7", "--root=f", "--lib=libm*", "--all"), 0);
+	assert_string_equal(cli_opt_next(&a, "lib", &at), "libc*");
+	assert_string_equal(cli_opt_next(&a, "lib", &at), "libm*");
+	assert_null(cli_opt_next(&a, "lib", &at));
+	assert_null(cli_opt_next(&a, "plugin", (at = 0, &at)));
+	char *many[80] = { "attach", "7" };
+	for (int i = 0; i < 70; i += 2)
+		many[2 + i] = "--lib", many[3 + i] = "x";
+	assert_int_equal(parse(many, &a, &e), KLIEG_E_USAGE);
 }
 
 static void test_chunked_bodies_in_any_cut(void **state)
@@ -167,6 +177,35 @@ static int words(char *s, char **ret, int max)
 	return n;
 }
 
+static void test_call_tree(void **state)
+{
+	static const char text[] = "{'roots':[{'service':'r','name':'call','calls':20,'errors':0,'total_nano':1000,'self_nano':500,'p50_nano':50,'p99_nano':60,'share':1.0,"
+		"'other':{'callees':2,'calls':3,'total_nano':4},'children':["
+		"{'service':'r','name':'lookup\\u0007','calls':20,'errors':1,'total_nano':400,'self_nano':400,'p50_nano':20,'p99_nano':30,'share':0.4,'other':{},'children':["
+		"{'service':'r','name':'hash','calls':1,'errors':0,'total_nano':1,'self_nano':1,'p50_nano':1,'p99_nano':1,'share':0.01,'other':{},'children':[]}]},"
+		"{'service':'other','name':'reply','calls':1,'errors':0,'total_nano':100,'self_nano':100,'p50_nano':100,'p99_nano':100,'share':0.1,'other':{},'children':[]}]}],"
+		"'other':{'callees':0,'calls':0,'total_nano':0},'cut':2,'bounded':false,'kept':1}";
+	char json[sizeof(text)];
+	for (size_t i = 0; i < sizeof(text); i++)
+		json[i] = text[i] == '\'' ? '"' : text[i];
+	json_t *doc = json_loads(json, 0, NULL);
+	assert_non_null(doc);
+	struct buf b = { 0 };
+	calltree_text(doc, 2, .01, 100, true, false, &b);
+	same(&b, "  CALLS      /S    TOTAL     SELF      P50      P99 % OF CALLER    FUNCTION\n"
+		"     20      10   1.00us    500ns     50ns     60ns 100.0 ######## r:call\n"
+		"     20      10    400ns    400ns     20ns     30ns  40.0 ###      |- lookup?  1 error\n"
+		"      1    0.50      1ns      1ns      1ns      1ns   1.0          |  `- hash\n"
+		"      1    0.50    100ns    100ns    100ns    100ns  10.0 #        |- other:reply\n"
+		"                                                             `- 2 more: 3 calls, 4ns\n"
+		"2 callees with less than 1 % of the caller's time counted, not shown; --min-share 0 shows all\n");
+	json_decref(doc);
+	doc = json_object();
+	calltree_text(doc, 0, .01, 0, false, true, &b);  /* nothing that is not there */
+	buf_finish(&b);
+	json_decref(doc);
+}
+
 static void test_examples_parse(void **state)
 {
 	for (const struct cli_command *c = cli_commands; c->name; c++) {
@@ -233,7 +272,7 @@ static void test_manual_names_everything(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_formats), cmocka_unit_test(test_durations_and_shares), cmocka_unit_test(test_parser),
-		cmocka_unit_test(test_chunked_bodies_in_any_cut), cmocka_unit_test(test_tables), cmocka_unit_test(test_waterfall), cmocka_unit_test(test_examples_parse),
+		cmocka_unit_test(test_chunked_bodies_in_any_cut), cmocka_unit_test(test_tables), cmocka_unit_test(test_waterfall), cmocka_unit_test(test_call_tree), cmocka_unit_test(test_examples_parse),
 		cmocka_unit_test(test_every_error_is_explained), cmocka_unit_test(test_manual_names_everything) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,389 @@
+/* klieg illuminate: a toggle of level deep, and the call graph that comes of it, once a second. The toggle lives no longer than this command, and a little less
+ * than its TTL if the command is killed. What is on costs something: while the busiest process is over --max-cost, fewer traces are kept; if that does not help,
+ * everything goes off. */
+#include "cli/cli.h"
+#include "base/clock.h"
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define SECOND 1000000000ll
+#define LEAST_KEEP .01
+
+struct light {
+	struct cli c;
+	const char *func, *service, *pid, *root, *where, *pause;
+	int64_t depth, ttl_ns, for_ns;
+	double keep, max_cost, min_share;
+	bool once, text;
+	char *sel, *root_sel;      /* what to switch on; where the graph begins */
+	char id[2][64];            /* of the toggles: FUNC's, --root's */
+	json_t *plan;
+	int64_t from, started;     /* wall, monotonic */
+	int64_t ended;             /* monotonic, 0 = still on */
+	double cost;               /* percent of one core, the busiest process; negative: not known yet */
+	unsigned over;
+	char note[200];
+};
+
+/* NAME, or a glob, as a filter with the service and process asked for; what is a selector already stays one. */
+static char *selector(const struct light *l, const char *func)
+{
+	struct buf b = { 0 };
+	if (strchr(func, '{') || (!l->service && !l->pid))
+		buf_add_str(&b, func);
+	else {
+		const char *colon = strchr(func, ':'), *name = colon && !l->service ? colon + 1 : func;
+		buf_add_str(&b, "{ ");
+		if (l->service || name != func) {
+			const char *s = l->service ? l->service : func;
+			cli_glob(&b, "resource.service.name", s, l->service ? strlen(s) : (size_t)(colon - func));
+			buf_add_str(&b, " && ");
+		}
+		if (l->pid)
+			buf_printf(&b, "resource.process.pid = %s && ", l->pid);
+		cli_glob(&b, "name", name, strlen(name));
+		buf_add_str(&b, " }");
+	}
+	buf_byte(&b, 0);
+	return (char *)b.p;
+}
+
+static int toggle(struct light *l, const char *sel, const char *level, bool dry, json_t **ret_doc, struct err *e)
+{
+	struct passwd *pw = getpwuid(geteuid());
+	char ttl[40];
+	snprintf(ttl, sizeof(ttl), "%lldms", (long long)(l->ttl_ns / 1000000 ? l->ttl_ns / 1000000 : 1));
+	json_t *body = json_pack("{s:s, s:s, s:f, s:s, s:s, s:s, s:s?, s:b, s:s}", "selector", sel, "level", level, "keep", l->keep, "ttl", ttl, "reason", "klieg illuminate",
+		"owner", pw ? pw->pw_name : "unknown", "where", l->where, "dry_run", dry, "estimate", "250ms");
+	if (!body)
+		return err_set(e, KLIEG_E_BAD_DATA, "an argument is not valid UTF-8");
+	if (!strcmp(level, "deep"))
+		json_object_set_new(body, "depth", json_integer(l->depth));
+	if (l->pause)
+		json_object_set_new(body, "max_pause", json_string(l->pause));
+	int rc = client_json(&l->c.client, "POST", "/api/v1/toggles", body, ret_doc, NULL, e);
+	json_decref(body);
+	return rc;
+}
+
+/* Both off; whatever happened, nothing is left on. */
+static int lights_off(struct light *l, struct err *e)
+{
+	int rc = 0;
+	for (int i = 0; i < 2; i++)
+		if (l->id[i][0]) {
+			json_t *doc = NULL;
+			struct err one = { 0 };
+			if (cli_toggle_off(&l->c.client, l->id[i], &doc, &one) < 0 && one.code != KLIEG_E_NOT_FOUND) {
+				rc = one.code;
+				*e = one;
+			}
+			json_decref(doc);
+			l->id[i][0] = 0;
+		}
+	return rc;
+}
+
+static int lights_on(struct light *l, struct err *e)
+{
+	const char *level = l->depth ? "deep" : "span";
+	json_t *doc = NULL;
+	struct fmt f;
+	int rc = toggle(l, l->sel, level, true, &doc, e);
+	if (rc < 0)
+		return rc;
+	const json_t *predicted = json_object_get(json_object_get(doc, "plan"), "predicted");
+	double cost = jnum(predicted, "cpu_percent");
+	if (json_is_true(json_object_get(predicted, "known")) && cost > l->max_cost) {
+		l->keep = l->keep * l->max_cost / cost < LEAST_KEEP ? LEAST_KEEP : l->keep * l->max_cost / cost;
+		snprintf(l->note, sizeof(l->note), "would cost %s: only part of the traces is kept", fmt_percent(&f, cost));
+	}
+	json_decref(doc);
+	doc = NULL;
+	if ((rc = toggle(l, l->sel, level, false, &doc, e)) < 0)
+		return rc;
+	snprintf(l->id[0], sizeof(l->id[0]), "%s", jstr(json_object_get(doc, "toggle"), "id"));
+	l->plan = json_incref(json_object_get(doc, "plan"));
+	json_decref(doc);
+	doc = NULL;
+	if (l->root) {
+		if ((rc = toggle(l, l->root_sel, "span", false, &doc, e)) < 0)
+			return rc;
+		snprintf(l->id[1], sizeof(l->id[1]), "%s", jstr(json_object_get(doc, "toggle"), "id"));
+		json_decref(doc);
+	}
+	l->from = clock_wall();
+	l->started = clock_mono();
+	return 0;
+}
+
+static int graph(struct light *l, json_t **ret_doc, struct err *e)
+{
+	struct buf t = { 0 };
+	char s[40];
+	buf_add_str(&t, "/api/v1/callgraph");
+	snprintf(s, sizeof(s), "%lld", (long long)l->from);
+	client_query(&t, "from", s);
+	client_query(&t, "root", l->root ? l->root_sel : l->sel);
+	snprintf(s, sizeof(s), "%.6g", l->min_share);
+	client_query(&t, "min_share", s);
+	buf_byte(&t, 0);
+	int rc = client_json(&l->c.client, "GET", (char *)t.p, NULL, ret_doc, NULL, e);
+	buf_finish(&t);
+	return rc;
+}
+
+static bool concerned(const struct light *l, const json_t *process)
+{
+	size_t i;
+	const json_t *s;
+	char pid[24];
+	snprintf(pid, sizeof(pid), "%lld", (long long)jint(process, "pid"));
+	if (l->pid && strcmp(pid, l->pid))
+		return false;
+	json_array_foreach(json_object_get(l->plan, "services"), i, s)
+		if (!strcmp(json_string_value(s) ?: "", jstr(process, "service")))
+			return true;
+	return false;
+}
+
+/* Keeps the cost in its bound. */
+static int guard(struct light *l, struct err *e)
+{
+	json_t *doc = NULL, *p, *body;
+	struct err ignored;
+	struct fmt f, g;
+	size_t i;
+	if (client_json(&l->c.client, "GET", "/api/v1/processes", NULL, &doc, NULL, &ignored) < 0)
+		return 0;
+	l->cost = 0;
+	json_array_foreach(json_object_get(doc, "processes"), i, p)
+		if (concerned(l, p) && jnum(p, "overhead_percent") > l->cost)
+			l->cost = jnum(p, "overhead_percent");
+	json_decref(doc);
+	l->over = l->cost > l->max_cost ? l->over + 1 : 0;
+	if (l->over < 2)                        /* the first second has the patching in it */
+		return 0;
+	l->over = 0;
+	if (l->keep <= LEAST_KEEP) {
+		err_set(e, KLIEG_E_GUARDRAIL, "it costs %s of a core, more than --max-cost %s, even when only %s of the traces are kept; everything is off again",
+			fmt_percent(&f, l->cost), fmt_percent(&g, l->max_cost), "1 %");
+		return err_hint(e, "a smaller --depth, a function that is called less, or a higher --max-cost");
+	}
+	l->keep = l->keep / 4 < LEAST_KEEP ? LEAST_KEEP : l->keep / 4;
+	for (int k = 0; k < 2; k++)
+		if (l->id[k][0]) {
+			struct buf t = { 0 };
+			buf_printf(&t, "/api/v1/toggles/%s", l->id[k]);
+			buf_byte(&t, 0);
+			body = json_pack("{s:f}", "keep", l->keep);
+			doc = NULL;
+			if (client_json(&l->c.client, "PATCH", (char *)t.p, body, &doc, NULL, &ignored) >= 0)
+				snprintf(l->note, sizeof(l->note), "cost %s, over %s: only %.3g %% of the traces are kept from now on", fmt_percent(&f, l->cost),
+					fmt_percent(&g, l->max_cost), l->keep * 100);
+			json_decref(doc);
+			json_decref(body);
+			buf_finish(&t);
+		}
+	return 0;
+}
+
+/* What the function calls that will not be in the tree. */
+static void unseen(const struct light *l, struct buf *b)
+{
+	const json_t *site = json_array_get(json_object_get(l->plan, "sample"), 0), *x;
+	struct buf t = { 0 };
+	struct err ignored;
+	json_t *doc = NULL;
+	size_t i, not = 0;
+	if (jint(l->plan, "sites") != 1 || strcmp(jstr(site, "kind"), "function"))
+		return;
+	buf_printf(&t, "/api/v1/processes/%lld/callees", (long long)json_integer_value(json_array_get(json_object_get(site, "pids"), 0)));
+	client_query(&t, "function", jstr(site, "name"));
+	buf_byte(&t, 0);
+	if (client_json(&l->c.client, "GET", (char *)t.p, NULL, &doc, NULL, &ignored) >= 0) {
+		json_array_foreach(json_object_get(doc, "callees"), i, x)
+			not += !json_is_true(json_object_get(x, "hookable"));
+		buf_printf(b, "calls %zu function%s directly", i, cli_plural((int64_t)i));
+		if (not)
+			buf_printf(b, ", of which %zu cannot be seen (klieg ls says why)", not);
+		if (jint(doc, "indirect"))
+			buf_printf(b, "; through pointers in %lld place%s: seen only if what is called is on", (long long)jint(doc, "indirect"), cli_plural(jint(doc, "indirect")));
+		buf_byte(b, '\n');
+	}
+	json_decref(doc);
+	buf_finish(&t);
+}
+
+static void show(struct light *l, json_t *doc, struct str unseen_text, bool redraw)
+{
+	struct buf b = { 0 };
+	struct fmt f, g, h;
+	struct winsize w = { 0 };
+	ioctl(1, TIOCGWINSZ, &w);
+	int64_t now = l->ended ? l->ended : clock_mono(), left = l->started + l->ttl_ns - now;
+	double seconds = (double)(now - l->started) / 1e9;
+	if (redraw)
+		buf_add_str(&b, "\033[H\033[J");
+	buf_printf(&b, "%s%s%s  depth %lld, %s", style("bold"), l->func, style("off"), (long long)l->depth, fmt_duration(&f, seconds * 1e9));
+	if (!l->ended)
+		buf_printf(&b, " so far, %s left", fmt_duration(&g, left > 0 ? (double)left : 0));
+	if (l->cost >= 0)
+		buf_printf(&b, ", cost %s of a core", fmt_percent(&h, l->cost));
+	if (l->keep < 1)
+		buf_printf(&b, ", keeping %.3g %% of traces", l->keep * 100);
+	buf_byte(&b, '\n');
+	if (l->note[0])
+		buf_printf(&b, "%s%s%s\n", style("yellow"), l->note, style("off"));
+	if (*jstr(l->plan, "warning"))
+		buf_printf(&b, "%swarning: %s%s\n", style("yellow"), jstr(l->plan, "warning"), style("off"));
+	buf_add(&b, unseen_text.p, unseen_text.n);
+	if (json_array_size(json_object_get(doc, "roots")))
+		calltree_text(doc, seconds, l->min_share, w.ws_col ? w.ws_col : 120, cli_ascii, cli_colour, &b);
+	else
+		buf_printf(&b, "no call has ended yet\n");
+	if (!redraw && !l->once)
+		buf_byte(&b, '\n');
+	fwrite(b.p, 1, b.n, stdout);
+	fflush(stdout);
+	buf_finish(&b);
+}
+
+static void print_json(struct light *l, json_t *doc)
+{
+	json_t *out = json_pack("{s:s, s:s, s:I, s:f, s:f, s:O, s:O?}", "function", l->func, "selector", l->sel, "depth", (json_int_t)l->depth, "keep", l->keep, "cost_percent",
+		l->cost > 0 ? l->cost : 0, "graph", doc, "plan", l->plan);
+	output_json(out);
+	fflush(stdout);
+	json_decref(out);
+}
+
+/* Until the time is over, somebody interrupts, or it costs too much. */
+static int watch(struct light *l)
+{
+	struct err e = { 0 };
+	struct buf text = { 0 };
+	json_t *doc = NULL;
+	bool redraw = l->text && !l->once && isatty(1), interrupted = false;
+	int64_t end = l->started + (l->once && l->for_ns < l->ttl_ns ? l->for_ns : l->ttl_ns), next = l->started;
+	int rc = 0, roots = 0;
+	if (l->text)
+		unseen(l, &text);
+	if (redraw)
+		fputs("\033[?25l\033[2J", stdout);
+	while (rc >= 0 && !interrupted && clock_mono() < end) {
+		next += SECOND;
+		interrupted = cli_held_until(next < end ? next : end);
+		if ((rc = guard(l, &e)) < 0 || interrupted || l->once)
+			continue;
+		if ((rc = graph(l, &doc, &e)) < 0)
+			break;
+		roots = (int)json_array_size(json_object_get(doc, "roots"));
+		if (l->text)
+			show(l, doc, buf_str(&text), redraw);
+		else
+			print_json(l, doc);
+		json_decref(doc);
+		doc = NULL;
+	}
+	if (redraw)
+		fputs("\033[?25h", stdout);
+	struct err off = { 0 };
+	l->ended = clock_mono();
+	if (lights_off(l, &off) < 0 && rc >= 0) {
+		rc = off.code;
+		e = off;
+	}
+	if (rc >= 0 && l->once) {
+		cli_held_until(clock_mono() + SECOND / 4);  /* what was drained last is stored by then */
+		if ((rc = graph(l, &doc, &e)) >= 0) {
+			roots = (int)json_array_size(json_object_get(doc, "roots"));
+			if (!l->text)
+				print_json(l, doc);
+			else if (roots)
+				show(l, doc, buf_str(&text), false);
+		}
+		json_decref(doc);
+	}
+	buf_finish(&text);
+	if (rc < 0)
+		return cli_fail(&e);
+	struct fmt f;
+	fprintf(stderr, "off again%s\n", interrupted || l->once ? "" : ": the time is over");
+	if (!roots && l->text)
+		fprintf(stderr, "no call of %s ended in %s; is it called at all? klieg on '%s' --level count, klieg top\n", l->func,
+			fmt_duration(&f, (double)(l->ended - l->started)), l->func);
+	return interrupted ? CLI_INTERRUPTED : roots ? CLI_OK : CLI_NONE;
+}
+
+static int percent(const char *s, const char *option, double least, double most, double *ret_p, struct err *e)
+{
+	char *end;
+	double v = strtod(s, &end);
+	if (end == s || (*end == '%' ? end[1] : *end) || !(v >= least && v <= most)) {
+		err_set(e, KLIEG_E_USAGE, "--%s: '%.40s' is not a percentage from %g to %g", option, s, least, most);
+		return err_hint(e, "write it like 1%% or 0.5%%");
+	}
+	*ret_p = v;
+	return 0;
+}
+
+static int options(struct light *l, struct err *e)
+{
+	const struct cli_args *a = &l->c.args;
+	const char *depth = cli_opt(a, "depth"), *ttl = cli_opt(a, "ttl"), *cost = cli_opt(a, "max-cost"), *keep = cli_opt(a, "keep"), *share = cli_opt(a, "min-share"),
+		*hold = cli_opt(a, "for");
+	int64_t n;
+	int rc = 0;
+	l->func = a->pos[0];
+	l->service = cli_opt(a, "service");
+	l->pid = cli_opt(a, "pid");
+	l->root = cli_opt(a, "root");
+	l->where = cli_opt(a, "where");
+	l->pause = cli_opt(a, "max-pause");
+	l->once = cli_flag(a, "once");
+	l->keep = l->depth = 1;
+	l->max_cost = 1;
+	l->cost = -1;
+	double pct = 1;
+	if ((depth && (rc = cli_parse_count(depth, 0, 16, &l->depth, e)) < 0) || (rc = cli_parse_duration(ttl ? ttl : "1m", &l->ttl_ns, e)) < 0
+		|| (cost && (rc = percent(cost, "max-cost", .001, 100, &l->max_cost, e)) < 0) || (keep && (rc = cli_parse_keep(keep, &l->keep, e)) < 0)
+		|| (share && (rc = percent(share, "min-share", 0, 100, &pct, e)) < 0) || (rc = cli_parse_duration(hold ? hold : "3s", &l->for_ns, e)) < 0
+		|| (l->pid && (rc = cli_parse_count(l->pid, 1, 4194304, &n, e)) < 0) || (l->pause && (rc = cli_parse_duration(l->pause, &n, e)) < 0))
+		return rc;
+	l->min_share = pct / 100;
+	if (l->once && !ttl)
+		l->ttl_ns = l->for_ns + 5 * SECOND;  /* outlives the foreground a little, in case that is killed */
+	if (hold && !l->once)
+		return err_set(e, KLIEG_E_USAGE, "--for goes with --once; how long to stay otherwise is --ttl");
+	l->sel = selector(l, l->func);
+	if (l->root)
+		l->root_sel = selector(l, l->root);
+	return 0;
+}
+
+int cli_illuminate(int argc, char **argv)
+{
+	struct light l = { 0 };
+	struct err e = { 0 };
+	int status, rc;
+	if (!cli_open(argc, argv, &l.c, &status))
+		return status;
+	l.text = l.c.out == OUT_TABLE || l.c.out == OUT_WIDE;
+	if ((rc = options(&l, &e)) < 0)
+		return e.code == KLIEG_E_USAGE && !*e.hint ? cli_fail_usage(l.c.args.cmd, "%s", e.msg) : cli_fail(&e);
+	cli_hold_signals();
+	if ((rc = lights_on(&l, &e)) < 0) {
+		struct err off;
+		lights_off(&l, &off);
+		status = rc == KLIEG_E_NO_MATCH && !strstr(e.hint, "did you mean") ? cli_no_match(&l.c, l.func) : cli_fail(&e);
+	} else
+		status = watch(&l);
+	json_decref(l.plan);
+	free(l.sel);
+	free(l.root_sel);
+	return status;
+}
