@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
-enum { HEADER_KIND = 1, INFO_CLIENT_ADDRESS = 2, INFO_DAEMON = 3 }; /* from microhttpd.h */
+enum { HEADER_KIND = 1, INFO_CLIENT_ADDRESS = 2, INFO_DAEMON = 5 }; /* from microhttpd.h */
 static struct {
 	const char *(*header)(const void *, int, const char *);
 	void *const *(*info)(const void *, int, ...);
