@@ -51,7 +51,7 @@ const struct cli_command cli_commands[] = {
 		EXAMPLES("klieg server --http 127.0.0.1:7070"), 0, 0 },
 	{ "attach", "PID|NAME", "make the functions of a running program sites", cli_attach,
 		"Loads libklieg into a running, unmodified program and lists its functions as sites: off, at no cost, until they are switched on. Says what was found, where the "
-		"names come from, how long the program was paused, and what to do next. NAME is the name of its executable. Whatever prevents it is said before the program is "
+		"names come from, how long the program was paused, and what to do next. NAME is the name of its executable, or what the process calls itself. Whatever prevents it is said before the program is "
 		"touched; every failure leaves it as it was. klieg detach takes it all back.",
 		OPTS(O_ATTACH { 'a', "all", NULL, "attach to every process of that name" }, { 'c', "check", NULL, "only say whether it can be done; exit status 1 if not" },),
 		EXAMPLES("klieg attach 4711", "klieg attach redis-server --root processCommand", "klieg attach nginx --all --plugin nginx",

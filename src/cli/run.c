@@ -4,11 +4,11 @@
 #include "base/clock.h"
 #include <errno.h>
 #include <limits.h>
-#include <signal.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 static bool find_library(char *ret_path)
@@ -51,8 +51,12 @@ static int attach_later(const struct client *c, pid_t pid, json_t *body)
 	struct err e = { 0 };
 	json_t *doc = NULL;
 	int64_t until = clock_mono() + 10000000000;
-	while (!known(c, pid) && clock_mono() < until && kill(pid, 0) == 0)
-		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	struct pollfd ended = { .fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN };
+	while (!known(c, pid) && clock_mono() < until)
+		if (poll(&ended, 1, 20) > 0) {
+			fprintf(stderr, "klieg: the program ended before it could be attached to\n");
+			return CLI_ABSENT;
+		}
 	json_object_set_new(body, "pid", json_integer(pid));
 	if (cli_attach_request(c, body, &doc, &e) < 0) {
 		err_hint(&e, "the program runs on without; klieg attach %d", (int)pid);

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 static const struct column process_columns[] = { { "PID", "pid", COL_TEXT }, { "SERVICE", "service", COL_TEXT, .max = 30 }, { "STATE", "state", COL_TEXT },
-	{ "ATTACHED", "attached", COL_BOOL }, { "SITES", "sites", COL_COUNT }, { "ON", "on", COL_COUNT }, { "THREADS", "threads", COL_COUNT }, { "MADE", "made", COL_COUNT },
+	{ "ATTACHED", "attached_text", COL_TEXT }, { "SITES", "sites", COL_COUNT }, { "ON", "on", COL_COUNT }, { "THREADS", "threads", COL_COUNT }, { "MADE", "made", COL_COUNT },
 	{ "OPEN", "open", COL_COUNT }, { "OVERHEAD", "overhead_percent", COL_PERCENT }, { "DROPPED", "dropped", COL_DROPS },
 	{ "RINGS", "rings", COL_COUNT, true }, { "MODULES", "modules", COL_COUNT, true }, { "PATCH", "patch", COL_TEXT, true }, { "LEASE", "lease", COL_BOOL, true },
 	{ "USER", "user", COL_TEXT, true }, { "EXE", "exe", COL_TEXT, true }, { 0 } };
@@ -51,8 +51,8 @@ static bool hookable_texts(json_t *rows)
 	return any;
 }
 
-/* A process id is a name, not a quantity: 12345, never 12.3k. */
-static void pids_are_plain(json_t *rows)
+/* For people: a process id is a name, not a quantity: 12345, never 12.3k. Detached, libklieg stays where it is. */
+static void process_texts(json_t *rows)
 {
 	size_t i;
 	json_t *row;
@@ -60,6 +60,8 @@ static void pids_are_plain(json_t *rows)
 		char s[24];
 		snprintf(s, sizeof(s), "%lld", (long long)jint(row, "pid"));
 		json_object_set_new(row, "pid", json_string(s));
+		if (json_object_get(row, "attached"))
+			json_object_set_new(row, "attached_text", json_string(json_is_true(json_object_get(row, "attached")) ? "yes" : "parked"));
 	}
 }
 
@@ -73,7 +75,7 @@ int cli_ps(int argc, char **argv)
 	json_t *rows = json_object_get(doc, "processes");
 	bool text = c.out == OUT_TABLE || c.out == OUT_WIDE;
 	if (text)
-		pids_are_plain(rows);
+		process_texts(rows);
 	output_rows(c.out, doc, "processes", process_columns);
 	size_t n = json_array_size(rows);
 	if (!n && text)

@@ -1,7 +1,9 @@
 /* Attaching to processes that were never built for it, and detaching. The agent does it, one process a time; this file finds out which processes are meant
- * (by pid, by name, all), asks for each in turn, and puts the answers together, so that one that refuses does not hide the others. Loop thread. */
+ * (by pid, by name, all), asks for each in turn, and puts the answers together, so that one that refuses does not hide the others. Loop thread, but for
+ * complete(), which reads /proc on a thread of the pool. */
 #include "server/internal.h"
 #include <ctype.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -120,7 +122,43 @@ static void offer(const char *word, const char *candidate, const char **best, un
 		*distance = d, *best = candidate;
 }
 
-static void named(struct call *c)
+/* What a process calls itself and was started as, where the agent does not say so: an executable may have several names (redis-server is a link to
+ * redis-check-rdb). Only an agent in this process is surely on this host. */
+static void complete(struct call *c)
+{
+	size_t i;
+	json_t *p;
+	json_array_foreach(json_object_get(c->result, "processes"), i, p) {
+		static const char *const files[] = { "comm", "cmdline" };
+		char path[64], user[1024];
+		struct passwd pw, *found = NULL;
+		json_int_t pid = json_integer_value(json_object_get(p, "pid")), uid = json_integer_value(json_object_get(p, "uid"));
+		for (int k = 0; k < 2; k++) {
+			struct buf b = { 0 };
+			snprintf(path, sizeof(path), "/proc/%lld/%s", (long long)pid, files[k]);
+			if (json_object_get(p, files[k]) || buf_read_file(path, 1 << 20, &b) < 0)
+				continue;
+			while (b.n && (b.p[b.n - 1] == '\n' || !b.p[b.n - 1]))
+				b.n--;
+			b.n = b.n > 200 ? 200 : b.n;
+			for (size_t n = 0; n < b.n; n++)
+				b.p[n] = b.p[n] < 0x20 || b.p[n] >= 0x7f ? ' ' : b.p[n];   /* a title, for people */
+			json_object_set_new(p, files[k], json_stringn(b.n ? (char *)b.p : "", b.n));
+			buf_finish(&b);
+		}
+		if (!json_object_get(p, "user") && json_object_get(p, "uid") && getpwuid_r((uid_t)uid, &pw, user, sizeof(user), &found) == 0 && found)
+			json_object_set_new(p, "user", json_string(pw.pw_name));
+	}
+}
+static void with_candidates(struct call *c, void (*then)(struct call *))
+{
+	if (c->rc >= 0 && c->s->c.with_agent)
+		call_work(c, complete, then);
+	else
+		then(c);
+}
+
+static void named_complete(struct call *c)
 {
 	struct rounds *r = c->data;
 	const char *name = text(c->body, "name"), *near = NULL;
@@ -133,13 +171,16 @@ static void named(struct call *c)
 		return;
 	}
 	json_array_foreach(json_object_get(c->result, "processes"), i, p) {
-		const char *exe = base(text(p, "exe"));
-		if (!strcmp(text(p, "name"), name) || (*exe && !strcmp(exe, name)) || !strcmp(text(p, "comm"), name))
+		const char *exe = base(text(p, "exe")), *comm = text(p, "comm");
+		bool cut = strlen(comm) == 15;   /* the kernel keeps no more of it */
+		if (!strcmp(text(p, "name"), name) || (*exe && !strcmp(exe, name)) || (*comm && !strncmp(comm, name, cut ? 15 : SIZE_MAX)))
 			json_array_append(r->todo, p);
 		offer(name, text(p, "name"), &near, &distance);
+		offer(name, text(p, "comm"), &near, &distance);
 	}
 	chosen(c, c->body, name, near);
 }
+static void named(struct call *c) { with_candidates(c, named_complete); }
 
 void api_attach(struct call *c)
 {
@@ -244,13 +285,14 @@ static void list_attached(struct call *c)
 }
 void api_attachments(struct call *c) { call_agent(c, "ps", NULL, list_attached); }
 
-static void list_candidates(struct call *c)
+static void candidates_complete(struct call *c)
 {
 	if (c->rc < 0)
 		call_fail(c, &c->e);
 	else
 		call_json(c, 200, json_pack("{sO}", "candidates", json_object_get(c->result, "processes")));
 }
+static void list_candidates(struct call *c) { with_candidates(c, candidates_complete); }
 void api_candidates(struct call *c) { call_agent(c, "candidates", NULL, list_candidates); }
 
 void api_callees(struct call *c)

@@ -40,7 +40,7 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "attachment", "pid:i,service?:s,already?:b,functions?:i,hookable?:i,modules?:[{path:s,build_id?:s,functions:i,hookable:i,source:s}],pause_nano?:i,load_nano?:i,"
 		"plugins?:[*],notes?:[s],attachable?:b,why?:s" },
 	{ "refused", "pid:i,name:s,code:s,detail:s,hint:s" },
-	{ "candidate", "pid:i,name:s,exe?:s,user?:s,cpu_percent?:n,cpu_seconds?:n,cmdline?:s,attached?:b,attachable:b,why?:s" },
+	{ "candidate", "pid:i,name:s,comm?:s,exe?:s,user?:s,cpu_percent?:n,cpu_seconds?:n,cmdline?:s,attached?:b,attachable:b,why?:s" },
 	{ "callee", "name:s,module:s,kind:s,hookable:b,why?:s" },
 	{ "check", "name:s,ok:b,value:*,limit:*,what:s,next:s" },
 };
