@@ -70,6 +70,11 @@ static void refresh(struct agent *a)
 {
 	for (uint32_t i = 0; i < a->nprocs; i++) {
 		struct process *p = a->procs[i];
+		if (p->map && __atomic_load_n(&p->control->forks, __ATOMIC_ACQUIRE) != p->forks) {
+			p->forks = __atomic_load_n(&p->control->forks, __ATOMIC_ACQUIRE);
+			discover_children(p);
+			p = a->procs[i];
+		}
 		if (p->map && sites_refresh(p)) {
 			toggles_match(a, p, 0);
 			patch_apply(p);

@@ -82,7 +82,7 @@ static int work(struct attach_job *j)
 		return err_set(&j->e, o < sizeof codes / sizeof *codes && codes[o] ? codes[o] : KLIEG_E_UNSUPPORTED, "%s", j->before.text);
 	}
 	int64_t start = clock_mono();
-	rc = functions_files(j->a, j->pid, json_object_get(j->params, "libraries"), text_of(j->params, "debug_file"), &j->files, &j->nfiles, &j->e);
+	rc = functions_files(j->a, j->pid, json_object_get(j->params, "libraries"), text_of(j->params, "debug_file"), NULL, &j->files, &j->nfiles, &j->e);
 	j->scan_ns = clock_mono() - start;
 	if (rc < 0 || j->loaded)
 		return rc;
@@ -114,7 +114,7 @@ static int load_plugins(struct attach_job *j)
 		j->report.pause_ns = r.pause_ns > j->report.pause_ns ? r.pause_ns : j->report.pause_ns;
 	}
 	globs = plugin_libraries(j->plugins, j->nplugins);
-	int rc = functions_files(j->a, j->pid, globs, text_of(j->params, "debug_file"), &j->files, &j->nfiles, &j->e);
+	int rc = functions_files(j->a, j->pid, globs, text_of(j->params, "debug_file"), NULL, &j->files, &j->nfiles, &j->e);
 	json_decref(globs);
 	return rc;
 }

@@ -128,7 +128,16 @@ static bool find_bias(const struct symbols *s, uint64_t start, uint64_t offset, 
 	return false;
 }
 
-int functions_files(struct agent *a, pid_t pid, const json_t *globs, const char *debug_file, struct function_file **ret_f, uint32_t *ret_n, struct err *e)
+static bool in_notes(const struct kw_control *notes, uint64_t start)
+{
+	for (uint32_t i = 0; i < KW_ATTACHED; i++)
+		if (notes->attached[i].n && notes->attached[i].base == start)
+			return true;
+	return false;
+}
+
+int functions_files(struct agent *a, pid_t pid, const json_t *globs, const char *debug_file, const struct kw_control *notes, struct function_file **ret_f,
+	uint32_t *ret_n, struct err *e)
 {
 	char path[700], line[1024], exe[512] = "";
 	snprintf(path, sizeof path, "/proc/%d/exe", pid);
@@ -152,7 +161,9 @@ int functions_files(struct agent *a, pid_t pid, const json_t *globs, const char 
 			*deleted = 0;
 		bool is_exe = ino == exe_st.st_ino && !strcmp(last_part(file), last_part(exe[0] ? exe : file));
 		is_exe |= ino == exe_st.st_ino && deleted;
-		if ((!is_exe && !wanted(last_part(file), globs)) || !strncmp(file, "/memfd:", 7))
+		if (notes ? !in_notes(notes, from) : !is_exe && !wanted(last_part(file), globs))
+			continue;
+		if (!strncmp(file, "/memfd:", 7))
 			continue;
 		bool have = false;
 		for (uint32_t i = 0; i < n; i++)
@@ -370,9 +381,7 @@ static void from_notes(struct process *p)
 	struct function_file *all = NULL;
 	uint32_t n = 0;
 	struct err e = { 0 };
-	json_t *any = json_pack("[s]", "*");
-	int rc = functions_files(p->agent, p->pid, any, NULL, &all, &n, &e);
-	json_decref(any);
+	int rc = functions_files(p->agent, p->pid, NULL, NULL, p->control, &all, &n, &e);
 	if (rc < 0) {
 		log_warn("agent", "process %d was attached to, but: %s", p->pid, e.msg);
 		return;
@@ -391,8 +400,10 @@ static void from_notes(struct process *p)
 	bool live = p->control->attached_live != 0;
 	if (functions_add(p, mine, k, &e) < 0)
 		log_warn("agent", "process %d: %s", p->pid, e.msg);
-	for (uint32_t i = 0; p->fns && i < p->fns->nmods; i++)
+	for (uint32_t i = 0; p->fns && i < p->fns->nmods; i++) {
 		hooks_find(p, &p->fns->mods[i]);
+		p->fns->mods[i].text_hash = functions_text_hash(p, &p->fns->mods[i]); /* now that it is known what is ours */
+	}
 	if (!live) { /* it was detached: the notes are for the next time */
 		int64_t pause;
 		if (hooks_remove(p, &pause, &e) < 0)
@@ -476,7 +487,7 @@ const struct symbols_function *function_of(const struct process *p, uint32_t sit
 	return m ? symbols_functions(m->file.symbols, &n) + (site - m->first) : NULL;
 }
 
-/* Of the executable segments as they are in memory, static sites as if they were off. */
+/* Of the executable segments as they are in memory; what we switch is taken as if it were off. */
 uint64_t functions_text_hash(struct process *p, const struct function_module *m)
 {
 	uint64_t addr, off, size, h = 0;
@@ -488,9 +499,15 @@ uint64_t functions_text_hash(struct process *p, const struct function_module *m)
 			ssize_t got = pread(p->mem, buf, want, (off_t)from);
 			if (got <= 0)
 				break;
-			for (uint32_t s = 0; s < p->nsites; s++)
-				if (p->sites[s].id && p->sites[s].kind != KW_SITE_FUNCTION && !(p->sites[s].flags & KW_SITE_DATA) && p->sites[s].addr - from < (uint64_t)got)
-					buf[p->sites[s].addr - from] = KW_OP_OFF;
+			for (uint32_t s = 0; s < p->nsites; s++) {
+				const struct site *x = &p->sites[s];
+				if (!x->id || x->flags & KW_SITE_DATA || (x->kind == KW_SITE_FUNCTION && !x->patched) || x->addr + 5 <= from || x->addr >= from + (uint64_t)got)
+					continue;
+				const uint8_t *orig = x->kind == KW_SITE_FUNCTION ? symbols_text(m->file.symbols, x->addr - m->file.bias, 5) : NULL;
+				for (uint32_t b = 0; b < (orig ? 5u : 1u); b++)
+					if (x->addr + b - from < (uint64_t)got)
+						buf[x->addr + b - from] = orig ? orig[b] : KW_OP_OFF;
+			}
 			h = hash_bytes((char *)buf, (size_t)got, h);
 			at += (uint64_t)got;
 		}

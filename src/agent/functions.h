@@ -43,8 +43,9 @@ struct functions {
 int symbols_borrow(struct agent *a, int fd, const char *debug_file, struct symbols **ret_s, struct err *e);
 void symbols_return(struct agent *a, struct symbols *s);
 
-/* The executable and the libraries whose base name matches one of the globs. Reads /proc; any thread. */
-int functions_files(struct agent *a, pid_t pid, const json_t *globs, const char *debug_file, struct function_file **ret_f, uint32_t *ret_n, struct err *e);
+/* The executable and the libraries whose base name matches one of the globs; or, with notes, those that were attached before. Reads /proc; any thread. */
+int functions_files(struct agent *a, pid_t pid, const json_t *globs, const char *debug_file, const struct kw_control *notes,
+	struct function_file **ret_f, uint32_t *ret_n, struct err *e);
 char *program_name(pid_t pid, const char *file); /* the caller's to free; file: the last part of its executable's path */
 void functions_files_free(struct agent *a, struct function_file *f, uint32_t n);
 

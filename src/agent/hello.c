@@ -151,33 +151,59 @@ static int open_memfd(pid_t pid, const char *maps_line)
 	return fd;
 }
 
+/* Adopts a process whose maps show a region, unless it is known. */
+static void look_at(struct agent *a, pid_t pid)
+{
+	for (uint32_t i = 0; i < a->nprocs; i++)
+		if (a->procs[i]->pid == pid && !a->procs[i]->exited_ns)
+			return;
+	char path[64], line[512];
+	snprintf(path, sizeof path, "/proc/%d/maps", pid);
+	FILE *f = fopen(path, "re");
+	struct stat st;
+	if (!f)
+		return;
+	while (fgets(line, sizeof line, f))
+		if (strstr(line, "/memfd:" KW_MEMFD_NAME " ")) {
+			int fd = open_memfd(pid, line);
+			if (fd >= 0 && fstat(fileno(f), &st) == 0)
+				process_adopt(a, pid, st.st_uid, fd, true);
+			break;
+		}
+	fclose(f);
+}
+
 void discover(struct agent *a)
 {
 	DIR *d = opendir("/proc");
 	for (struct dirent *e; d && (e = readdir(d));) {
 		pid_t pid = atoi(e->d_name);
-		if (pid <= 0 || pid == getpid())
-			continue;
-		bool known = false;
-		for (uint32_t i = 0; i < a->nprocs && !known; i++)
-			known = a->procs[i]->pid == pid && !a->procs[i]->exited_ns;
-		if (known)
-			continue;
-		char path[64], line[512];
-		snprintf(path, sizeof path, "/proc/%d/maps", pid);
-		FILE *f = fopen(path, "re");
-		struct stat st;
-		if (!f)
-			continue;
-		while (fgets(line, sizeof line, f))
-			if (strstr(line, "/memfd:" KW_MEMFD_NAME " ")) {
-				int fd = open_memfd(pid, line);
-				if (fd >= 0 && fstat(fileno(f), &st) == 0)
-					process_adopt(a, pid, st.st_uid, fd, true);
-				break;
-			}
-		fclose(f);
+		if (pid > 0 && pid != getpid())
+			look_at(a, pid);
 	}
 	if (d)
 		closedir(d);
+}
+
+void discover_children(struct process *p)
+{
+	struct agent *a = p->agent;
+	char path[64], name[64];
+	bool any = false;
+	snprintf(path, sizeof path, "/proc/%d/task", p->pid);
+	DIR *d = opendir(path);
+	for (struct dirent *e; d && (e = readdir(d));) {
+		int child;
+		snprintf(name, sizeof name, "%.40s/%.10s/children", path, e->d_name);
+		FILE *f = e->d_name[0] != '.' ? fopen(name, "re") : NULL;
+		any |= f != NULL;
+		while (f && fscanf(f, "%d", &child) == 1)
+			look_at(a, child);
+		if (f)
+			fclose(f);
+	}
+	if (d)
+		closedir(d);
+	if (!any) /* a kernel without that file */
+		discover(a);
 }

@@ -124,7 +124,9 @@ static int stub_make(struct process *p, uint32_t site, struct err *e)
 	const uint8_t *file = symbols_text(m->file.symbols, f->addr, f->window);
 	if (!f->window || f->window > sizeof now || !file)
 		return err_set(e, KLIEG_E_UNSUPPORTED, "%s", f->refusal ? f->refusal : "its first instructions are too long");
-	if (!read_at(p, at, now, f->window) || memcmp(now, file, f->window))
+	if (!read_at(p, at, now, f->window))
+		return err_set(e, KLIEG_E_NO_TARGET, "the process is ending");
+	if (memcmp(now, file, f->window))
 		return err_set(e, KLIEG_E_CONFLICT, "its bytes in memory are not those of its file: another tool has changed them");
 	int pool = pool_for(p, at);
 	if (pool < 0)

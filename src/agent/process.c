@@ -222,6 +222,7 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late)
 	*p = (struct process){ .agent = a, .pid = pid, .uid = uid, .pidfd = pidfd, .memfd = memfd, .mem = mem, .map = map, .map_bytes = reg.region_bytes,
 		.ino = st.st_ino, .reg = reg, .modules_gen = UINT32_MAX, .pending_free = -1, .attached_ns = clock_wall() };
 	p->control = (struct kw_control *)(p->map + reg.control_off);
+	p->forks = 0;
 	p->modules_shm = (struct kw_module *)(p->map + reg.modules_off);
 	p->state = (struct kw_site_state *)(p->map + reg.sites_off);
 	p->modules = base_calloc(reg.max_modules + 1 + KW_ATTACHED, sizeof *p->modules);

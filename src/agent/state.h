@@ -129,6 +129,7 @@ struct process {
 	int32_t pending_head[PENDING_HEADS];
 	int32_t pending_free;
 	uint32_t pending_n, pending_hand;
+	uint32_t forks;           /* of the control page, as last looked at */
 	struct functions *fns;    /* functions.c; NULL = never attached to */
 	uint32_t detail_n;        /* sites on at detail */
 	int64_t ends_due;         /* end sites wait for their open spans until then, 0 = none */
@@ -206,6 +207,7 @@ int hello_listen(struct agent *a, struct err *e);
 void hello_accept(struct agent *a);
 void hello_close(struct agent *a);
 void discover(struct agent *a);
+void discover_children(struct process *p); /* it has forked, and the child has a region */
 /* process.c */
 int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late);
 void process_exited(struct process *p);

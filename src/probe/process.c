@@ -257,6 +257,21 @@ static void publish(const struct module *m)
 	klieg__wake_agent();
 }
 
+/* A function that is on in the parent is on in the child from its first call: the agent comes a little later. The notes say which indices are functions. */
+static void inherit_levels(const struct kw_region *parents)
+{
+	const char *base = (const char *)parents;
+	const struct kw_control *c = (const struct kw_control *)(base + parents->control_off);
+	const struct kw_site_state *from = (const struct kw_site_state *)(base + parents->sites_off);
+	if (!c->attached_live)
+		return;
+	klieg__process.control->lease_tsc = c->lease_tsc;
+	for (uint32_t i = 0; i < KW_ATTACHED; i++)
+		for (uint32_t k = c->attached[i].first, end = k + c->attached[i].n; k < end && k < KW_MAX_SITES; k++)
+			if (from[k].level)
+				klieg__process.sites[k] = from[k];
+}
+
 static void before_fork(void) { pthread_mutex_lock(&lock); }
 static void after_fork_parent(void) { pthread_mutex_unlock(&lock); }
 
@@ -281,10 +296,16 @@ static void after_fork_child(void)
 		klieg__process.region = NULL;
 		if (make_region()) {
 			klieg__process.control->sites_n = taken; /* the stubs in our text have their numbers written into them */
+			inherit_levels(parents);
 			for (uint32_t i = 0; i < modules_n; i++)
 				if (modules[i].first)
 					publish(&modules[i]);
 			offer();
+			/* The socket may be out of our reach (another user's, outside of a chroot); the parent's region is not. */
+			struct kw_control *c = (struct kw_control *)((char *)parents + parents->control_off);
+			__atomic_fetch_add(&c->forks, 1, __ATOMIC_RELEASE);
+			__atomic_fetch_add(&c->wake, 1, __ATOMIC_RELEASE);
+			syscall(SYS_futex, &c->wake, FUTEX_WAKE, 64, NULL, NULL, 0);
 		}
 		/* Only now: a probe in another atfork handler may have looked at it. Its threads did not survive the fork. */
 		munmap(parents, bytes);

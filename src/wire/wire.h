@@ -103,7 +103,9 @@ struct kw_control {
 	uint32_t pad0;
 	uint64_t lost_no_slot;   /* library: spans/events not recorded: no thread slot was free */
 	uint64_t lost_no_site;   /* library: sites not registered: the table was full */
-	uint64_t pad1[8];
+	uint32_t forks;          /* library: children that have made a region of their own, and whom the agent may not have heard of otherwise */
+	uint32_t pad3;
+	uint64_t pad1[7];
 	/* The agent's notes on what it did to this process, for the agent after it: whose functions are sites, and where the stubs are. */
 	struct { uint64_t base; uint32_t first, n; } attached[KW_ATTACHED]; /* base: where the file is mapped; n 0 = no entry */
 	struct { uint64_t addr; uint32_t bytes, used; } pool[KW_POOLS];
