@@ -1,4 +1,6 @@
 """Fixtures for the flows: real `klieg up` processes on free ports in directories of their own, real traced programs."""
+import collections
+import hashlib
 import json
 import os
 import re
@@ -6,6 +8,7 @@ import signal
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import pytest
@@ -103,6 +106,108 @@ class Up:
 			# A query that finds nothing says so with status 1 and still prints its document.
 			assert r.returncode == 0 or (json_out and r.returncode == 1 and r.stdout), f"{cmd} -> {r.returncode}\n{r.stdout}\n{r.stderr}"
 		return json.loads(r.stdout) if json_out else r
+
+
+	def exact(self, count):
+		"""Whether the account says that `count` spans were made and that each is stored or dropped for a reason."""
+		a = self.get("/doctor")["account"]
+		return a["balanced"] and a["open"] == a["queued"] == 0 and a["made"] == a["stored"] + sum(a["dropped"].values()) == count and a
+
+	def settled(self):
+		"""The account, once nothing is under way any more: None until then."""
+		a = self.get("/doctor")["account"]
+		return a if a["balanced"] and a["open"] == a["queued"] == 0 else None
+
+	def stored(self, selector):
+		"""How many stored spans match."""
+		return self.get("/spans?" + urllib.parse.urlencode({"q": selector, "since": "1h", "limit": 1}))["matched"]
+
+	def switch(self, selector, **more):
+		"""A toggle, without looking at what it will cost first."""
+		status, answer = self.request("POST", "/api/v1/toggles", {"selector": selector, "estimate": "0s", "ttl": "10m", **more})
+		assert status == 201, (selector, answer)
+		return answer
+
+	def all_off(self):
+		return self.request("DELETE", "/api/v1/toggles?all=true")
+
+	def attach(self, pid, *args):
+		"""klieg attach PID: its answer about that process."""
+		doc = self.cli("attach", str(pid), *args, json_out=True)
+		assert len(doc["attachments"]) == 1 and not doc["refused"], doc
+		return doc["attachments"][0]
+
+	def detach(self, pid):
+		doc = self.cli("detach", str(pid), json_out=True)
+		assert doc["pid"] == pid and doc["text_identical"], doc
+		return doc
+
+
+def text_of(pid):
+	"""Hashes of a process's code: of each executable mapping of a file, as it is in memory now."""
+	hashes = {}
+	with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as mem:
+		for line in maps:
+			m = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) (\S+) \S+ \S+\s*(/.*)?", line)
+			if m[5] and "x" in m[3] and not m[5].startswith("/memfd:"):
+				mem.seek(int(m[1], 16))
+				hashes[m[5], m[4], m[1]] = hashlib.sha256(mem.read(int(m[2], 16) - int(m[1], 16))).hexdigest()
+	assert hashes
+	return hashes
+
+
+def changed(before, pid):
+	"""Which mappings of `before` are not what they were."""
+	now = text_of(pid)
+	return [key for key in before if now.get(key) != before[key]]
+
+
+class Target:
+	"""A program of tests/targets: commands in, answers out."""
+
+	def __init__(self, spawn, name, *args, env=None):
+		path = os.path.join(BUILD, "tests/targets", name)
+		if not os.path.exists(path):
+			pytest.skip(f"{path} is not built here")
+		self.name = name
+		self.proc = spawn([path, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+		self.pid = self.proc.pid
+		line = self.line()
+		if line[0] == "child":  # the program proper is a child in a namespace of its own
+			self.pid, line = int(line[1]), self.line()
+		elif args[:1] == ("pid",):
+			self.pid = int(self.line()[1])
+		assert line[0] == "ready", line
+
+	def line(self):
+		line = self.proc.stdout.readline()
+		assert line, f"{self.name} is gone: {self.proc.wait(5)}"
+		assert not line.startswith("failed"), line
+		return line.split()
+
+	def send(self, text):
+		self.proc.stdin.write(text + "\n")
+		self.proc.stdin.flush()
+
+	def ask(self, text):
+		self.send(text)
+		return self.line()
+
+	def go(self, rounds):
+		"""(result, {function: calls})"""
+		answer = self.ask(f"go {rounds}")
+		assert answer[0] == "done", answer
+		return answer[1], collections.Counter({k: int(v) for k, v in (x.split("=") for x in answer[2:])})
+
+	def end(self):
+		self.proc.stdin.close()
+		assert self.proc.wait(20) == 0
+
+
+@pytest.fixture
+def target(spawn):
+	"""target(name, *args): a program of tests/targets, killed when the test ends."""
+	return lambda name, *args, **kw: Target(spawn, name, *args, **kw)
 
 
 @pytest.fixture

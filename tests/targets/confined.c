@@ -8,6 +8,7 @@
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stddef.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -88,7 +89,7 @@ static int confine(const char *how, const char *dir)
 			waitpid(child, &s, 0);
 			_exit(WIFEXITED(s) ? WEXITSTATUS(s) : 1);
 		}
-		return child < 0;
+		return child < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL);
 	}
 	return -1;
 }

@@ -1,5 +1,5 @@
 /* Threads that hammer hooked functions. `go N`: four threads, N calls each. `start`: they run until `stop`, which answers like `go`; `count` says how many
- * calls there were so far, so that a test sees that it lives. */
+ * calls there were so far, so that a test sees that it lives. `park`: goes deep into hooked functions and waits there for a line, then comes back with `unparked`. */
 #include "target.h"
 #include <pthread.h>
 
@@ -59,6 +59,22 @@ static uint64_t go(long rounds)
 	return h;
 }
 
+HOOKED uint64_t parks(int depth)
+{
+	COUNTED(parks);
+	char line[64];
+	uint64_t h = 1;
+	if (depth) {
+		h = parks(depth - 1);
+		AFTER_CALL(h);
+		return mix(h, (uint64_t)depth);
+	}
+	printf("parked\n");
+	fflush(stdout);
+	CHECK(fgets(line, sizeof line, stdin));
+	return h;
+}
+
 static int other(const char *line)
 {
 	if (!strncmp(line, "start", 5)) {
@@ -73,6 +89,8 @@ static int other(const char *line)
 		for (int i = 0; i < THREADS; i++)
 			pthread_join(thread[i], NULL);
 		printf("stopped %llu\n", (unsigned long long)wrong);
+	} else if (!strncmp(line, "park", 4)) {
+		printf("unparked %llx\n", (unsigned long long)parks(20));
 	} else {
 		return 0;
 	}
