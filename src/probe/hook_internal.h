@@ -24,5 +24,6 @@ size_t klieg__read_safely(void *to, uint64_t from, size_t n);
 /* span.c: for spans whose end is known by frame, not by scope. */
 void klieg__end_frame(klieg_span *s, uint64_t min_ticks); /* what is open above it ended without a word: longjmp, an exception */
 void klieg__drop_frame(klieg_span *s);                     /* so did it itself */
+void klieg__unstack(klieg_span *s);                         /* an explicit span that will be open for long, one of many */
 void klieg__lost_frame(const struct klieg__slot *slot);    /* a call that cannot be followed to its end */
 void klieg__attributes_from(const struct klieg__slot *slot, klieg_span *s, unsigned first_key, const struct klieg__value *v, int n);

@@ -3,7 +3,7 @@
  * by compare-and-swap; a key is used by one thread at a time, as the program's own request is. */
 #include "probe/plugin_internal.h"
 
-enum { REQUESTS = 4096, PROBES = 32 };
+enum { REQUESTS = 16384, PROBES = 64, STACKED = 16 };
 static struct request {
 	uint64_t key;            /* 0: free */
 	klieg_span span;
@@ -74,6 +74,8 @@ int klieg__request_open(struct klieg_call *call, const void *key)
 		return 0;
 	}
 	klieg_current(&q->ctx);
+	if (klieg__slot_now(&klieg__thread)->depth > STACKED) /* the thread's stack is for what it does, not for all that it waits for */
+		klieg__unstack(&q->span);
 	klieg_restore(&before);
 	klieg__store(&q->key, k, RELEASE);
 	use(r, q);

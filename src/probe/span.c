@@ -736,11 +736,32 @@ static struct kw_open *entry_of(struct klieg__thread *me, const klieg_span *s)
 	return i == UINT32_MAX || klieg__load(&me->t->open[i].flags, RELAXED) & OPEN_ENDED ? NULL : &me->t->open[i];
 }
 
+/* An explicit span that this thread began, and that is on its stack no more (klieg__unstack): records about it can still be written here. */
+static bool by_handle(const struct klieg__thread *me, const klieg_span *s)
+{
+	return s->open && s->check == check_of(s) && s->flags >> HANDLE_SLOT_SHIFT == me->slot;
+}
+
 KLIEG_PUBLIC int klieg__span_level(const klieg_span *s)
 {
 	struct klieg__thread *me = &klieg__thread;
 	struct kw_open *o = klieg__slot_now(me) ? entry_of(me, s) : NULL;
-	return o && klieg__load(&o->flags, RELAXED) & OPEN_DETAIL ? KW_DETAIL : 0;
+	return (o ? klieg__load(&o->flags, RELAXED) : klieg__slot_now(me) && by_handle(me, s) ? s->flags : 0) & OPEN_DETAIL ? KW_DETAIL : 0;
+}
+
+/* An explicit span gives its place on the stack to others; its handle says all there is to say. Until its end it counts as abandoned, as that of an
+ * exited thread does (end_elsewhere). */
+void klieg__unstack(klieg_span *s)
+{
+	struct klieg__thread *me = enter();
+	if (!me)
+		return;
+	uint32_t i = place_of(me->t, s);
+	if (i != UINT32_MAX && klieg__load(&me->t->open[i].flags, RELAXED) & OPEN_EXPLICIT) {
+		abandon(me, &me->t->open[i]);
+		pop_ended(me);
+	}
+	leave(me);
 }
 
 /* ---- attributes, events, links, status ----------------------------------------------------------------------------- */
@@ -842,6 +863,8 @@ KLIEG_PUBLIC void klieg__set(klieg_span *s, const char *const *keys, const struc
 	struct kw_open *o = entry_of(me, s);
 	if (o && klieg__load(&o->flags, RELAXED) & OPEN_DETAIL)
 		put_record(me, KW_REC_ATTR, o->site, o->seq, 0, 0, keys, 0, v, n);
+	else if (!o && by_handle(me, s) && s->flags & OPEN_DETAIL)
+		put_record(me, KW_REC_ATTR, s->site, s->seq, 0, 0, keys, 0, v, n);
 	leave(me);
 }
 
@@ -859,9 +882,14 @@ KLIEG_PUBLIC void klieg__status(klieg_span *s, int error, const char *text)
 			const char *key = "status";
 			put_record(me, KW_REC_STATUS, o->site, o->seq, 0, 0, &key, 0, &v, 1);
 		}
-	} else if (s->check == check_of(s)) { /* begun on another thread: its end writes what the handle says; the text has no place there */
+	} else if (s->check == check_of(s)) { /* its end writes what the handle says; if another thread began it, the text has no place there */
 		s->flags = (s->flags & ~(uint32_t)(KW_REC_ERROR | KW_REC_OK)) | (error ? KW_REC_ERROR : KW_REC_OK);
-		me->t->lost_other += text && *text;
+		if (text && *text && s->seq && by_handle(me, s)) {
+			struct klieg__value v = klieg__str(text);
+			put_record(me, KW_REC_STATUS, s->site, s->seq, 0, 0, &(const char *){ "status" }, 0, &v, 1);
+		} else {
+			me->t->lost_other += text && *text;
+		}
 	}
 	leave(me);
 }

@@ -6,7 +6,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 
-#define SEEN 64
+enum { SEEN = 64, WAITING = 512 };
 struct seen_attr { char key[64], text[1200]; int type; int64_t number; };
 struct seen_span { uint32_t site, seq; uint64_t trace_hi, trace_lo, parent, id, ticks; bool error; char status[300]; struct seen_attr attr[24]; int nattrs; };
 static struct seen_span seen[SEEN];
@@ -78,14 +78,14 @@ static void look_at(pid_t tid)
 	struct kw_thread *t = slot_of((unsigned)tid);
 	if (t) /* records before the first context here belong to the current one */
 		ctx = (struct kw_rec_ctx){ .trace_hi = t->agent_trace_hi, .trace_lo = t->agent_trace_lo, .parent_id = t->agent_parent_id };
-	static struct seen_span waiting[SEEN]; /* attributes come before their span */
+	static struct seen_span waiting[WAITING]; /* attributes come before their span */
 	nseen = 0;
 	memset(seen, 0, sizeof seen);
-	while (t && next_record(t, &r)) {
+	while (t && nseen < SEEN && next_record(t, &r)) {
 		if (r.r.type == KW_REC_CTX) {
 			ctx = r.ctx;
 		} else if (r.r.type == KW_REC_ATTR || r.r.type == KW_REC_STATUS) {
-			struct seen_span *w = &waiting[r.event.seq % SEEN];
+			struct seen_span *w = &waiting[r.event.seq % WAITING];
 			if (w->seq != r.event.seq)
 				memset(w, 0, sizeof *w);
 			w->seq = r.event.seq;
@@ -111,10 +111,9 @@ static void look_at(pid_t tid)
 			}
 		} else if (r.r.type == KW_REC_SPAN || r.r.type == KW_REC_SPANX) {
 			bool x = r.r.type == KW_REC_SPANX;
-			assert_true(nseen < SEEN);
 			struct seen_span *s = &seen[nseen++];
 			uint64_t id = x ? r.spanx.span_id : kw_span_id(t->seed, r.span.seq);
-			for (int i = 0; i < SEEN; i++)
+			for (int i = 0; i < WAITING; i++)
 				if (waiting[i].seq && kw_span_id(t->seed, waiting[i].seq) == id) {
 					*s = waiting[i];
 					waiting[i].seq = 0;

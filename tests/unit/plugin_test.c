@@ -55,7 +55,7 @@ static void sql(void **state)
 /* ---- the host -------------------------------------------------------------------------------------------------------- */
 
 static const char *remote(void *arg, const char *name) { return strcmp(name, "traceparent") ? NULL : arg; }
-static char request[1];
+static char request[1], crowd[300];
 static struct klieg_plugin_headers sent;
 static int host_enter(struct klieg_call *c)
 {
@@ -115,7 +115,21 @@ static int close_enter(struct klieg_call *c)
 	assert_int_equal(c->host->close(c, request), 1);
 	return KLIEG_PASS;
 }
+static int many_enter(struct klieg_call *c)
+{
+	if (c->args[1]) {
+		assert_int_equal(c->host->find(c, crowd + c->args[0]), 1);
+		klieg_set_int(c, "closed", (int64_t)c->args[0]);
+		c->host->status(c, 1, "late");
+		c->host->close(c, crowd + c->args[0]);
+	} else {
+		assert_int_equal(c->host->open(c, crowd + c->args[0]), 1);
+		klieg_set_int(c, "opened", (int64_t)c->args[0]);
+	}
+	return KLIEG_PASS;
+}
 static const struct klieg_plugin_hook own_hooks[] = {
+	{ .function = "many", .flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .enter = many_enter },
 	{ .function = "all", .flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .enter = host_enter, .begin = host_begin, .leave = host_leave },
 	{ .function = "open", .flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .enter = open_enter },
 	{ .function = "step", .flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .enter = resume_enter },
@@ -232,9 +246,24 @@ static void requests(void **state)
 	CALL(hook_named("close"), identity, 1);
 	look();
 	assert_int_equal(nseen, 2);
+	/* more at once than a thread's stack has room for */
 	struct kw_thread *t = slot_of((unsigned)gettid());
+	for (uint64_t i = 0; i < sizeof crowd; i++)
+		CALL(hook_named("many"), identity, i, 0);
+	CALL(hook_named("all"), plus_one, 0, 10, 0, 0, 0, 0, 600, 700); /* the thread's own is none of theirs */
+	look();
+	assert_int_equal(nseen, 1);
+	assert_true(seen[0].parent == 0 && t->depth < 20);
+	for (uint64_t i = 0; i < sizeof crowd; i++)
+		CALL(hook_named("many"), identity, (i * 7) % sizeof crowd, 1);
+	int ended = 0;
+	for (look(); nseen; look())
+		for (int i = 0; i < nseen; i++, ended++)
+			assert_true(seen[i].error && seen[i].parent == 0 && seen[i].trace_lo && seen[i].nattrs == 2 && !strcmp(seen[i].status, "late"));
+	assert_int_equal(ended, sizeof crowd);
 	assert_int_equal(t->depth, 0);
 	assert_int_equal(t->abandoned, 0);
+	assert_int_equal(t->lost_depth + t->lost_full + t->lost_other, 0);
 }
 
 static void reads(void **state)
