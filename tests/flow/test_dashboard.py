@@ -43,16 +43,64 @@ int main(int argc, char **argv)
 }
 """
 
+# Knows nothing of Klieg.
+PLAIN = r"""
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#define FUNCTION __attribute__((noinline, noipa))
+static volatile long sum;
+FUNCTION static long parse_request(const char *text)
+{
+	long n = 0;
+	for (int i = 0; i < 2000; i++)
+		n += text[i % 16] * i;
+	return n;
+}
+FUNCTION static void send_reply(long n)
+{
+	for (int i = 0; i < 1000; i++)
+		sum += n ^ i;
+}
+FUNCTION static void handle_request(const char *text)
+{
+	send_reply(parse_request(text));
+	sum++;
+}
+int main(void)
+{
+	puts("up");
+	fflush(stdout);
+	for (;;) {
+		handle_request("GET / HTTP/1.1\n");
+		poll(NULL, 0, 1);
+	}
+}
+"""
+
+
+@pytest.fixture
+def plain(tmp_path, spawn):
+	"""The pid of a running program without libklieg."""
+	(tmp_path / "plain.c").write_text(PLAIN)
+	exe = str(tmp_path / "plain-target")
+	subprocess.run(["gcc", "-O2", "-g", str(tmp_path / "plain.c"), "-o", exe], check=True)
+	p = spawn([exe], stdout=subprocess.PIPE)
+	assert p.stdout.readline() == b"up\n"
+	return p.pid
+
 
 @pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is not installed")
 @pytest.mark.parametrize("spec", SPECS)
-def test_dashboard(klieg_up, spawn, cc, spec):
+def test_dashboard(klieg_up, spawn, cc, spec, request):
 	p = spawn([cc(PROGRAM)], env=klieg_up.env, stdout=subprocess.PIPE)
 	assert p.stdout.readline() == b"up\n"
 	wait_for(lambda: [x for x in klieg_up.get("/processes")["processes"] if x["pid"] == p.pid and x["state"] == "live"])
 	if spec == "toggles.spec.mjs":
 		spawn([cc(PROGRAM), "busy"], env=klieg_up.env, stdout=subprocess.DEVNULL)
 	env = dict(os.environ, KLIEG_HTTP=klieg_up.http, KLIEG_OTLP=klieg_up.otlp, KLIEG_PID=str(p.pid))
+	if spec == "attach.spec.mjs":
+		env["KLIEG_TARGET"] = str(request.getfixturevalue("plain"))
 	r = subprocess.run([shutil.which("node"), "--test", "--test-reporter=spec", os.path.join("tests", spec)], cwd=WEB, env=env,
 		capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
 	assert r.returncode == 0, r.stdout[-6000:] + r.stderr[-2000:]

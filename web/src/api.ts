@@ -20,6 +20,7 @@ export interface Toggle {
   owner: string;
   reason: string;
   state?: string;
+  depth?: number;
   sites?: number;
   instances?: number;
   processes?: number;
@@ -38,6 +39,11 @@ export interface Site {
   level: string;
   instances: number;
   attributes?: { key: string; type: string; sensitive: boolean }[];
+  // of functions of attached programs
+  hookable?: boolean;
+  why?: string;
+  size?: number;
+  source?: string;
 }
 export interface SiteStats {
   id: string;
@@ -86,6 +92,68 @@ export interface Process {
   cmdline?: string;
   started_unix_nano?: Instant;
   last_in_flight?: InFlight[];
+  attached?: boolean; // false: was attached to, libklieg is parked
+  longest_pause_nano?: number;
+}
+export interface Attachment {
+  pid: number;
+  service: string;
+  already: boolean;
+  functions: number;
+  hookable: number;
+  modules: { path: string; functions: number; hookable: number; source: string }[];
+  pause_nano: number;
+  notes: string[];
+}
+export interface Detached {
+  pid: number;
+  service?: string;
+  restored: number;
+  text_identical: boolean;
+  pause_nano: number;
+}
+export interface Candidate {
+  pid: number;
+  name: string;
+  comm?: string;
+  user?: string;
+  cmdline?: string;
+  cpu_seconds?: number;
+  attached?: boolean;
+  attachable: boolean;
+  why?: string;
+}
+export interface CallOther {
+  callees: number;
+  calls: number;
+  total_nano: number;
+}
+export interface CallNode {
+  service: string;
+  name: string;
+  calls: number;
+  errors: number;
+  total_nano: number;
+  self_nano: number;
+  p50_nano: number;
+  p99_nano: number;
+  max_nano: number;
+  share: number;
+  example_trace_id: string;
+  other: CallOther;
+  children: CallNode[];
+}
+export interface CallGraph {
+  roots: CallNode[];
+  other: CallOther;
+  total_nano: number;
+  nodes: number;
+  cut: number;
+  bounded: boolean;
+  traces: number;
+  spans: number;
+  orphans: number;
+  kept: number;
 }
 export interface Span {
   trace_id: string;
@@ -112,6 +180,8 @@ export interface Plan {
   services?: string[];
   sample?: Site[];
   predicted?: Cost;
+  warning?: string;
+  pause_nano?: number;
 }
 export interface HotRow {
   service: string;
@@ -229,6 +299,12 @@ export const api = {
     call<Heat>('GET', '/heatmap', query, undefined, signal),
   hot: (query: Record<string, string | number>, signal?: AbortSignal) =>
     call<{ rows: HotRow[]; traces: number; spans: number; window_nano: number }>('GET', '/hot', query, undefined, signal),
+  callgraph: (query: Record<string, string | number>, signal?: AbortSignal) =>
+    call<CallGraph>('GET', '/callgraph', query, undefined, signal),
+  candidates: () => call<{ candidates: Candidate[] }>('GET', '/candidates'),
+  attach: (body: Record<string, unknown>) =>
+    call<{ attachments: Attachment[]; refused: { pid: number; detail: string }[] }>('POST', '/attachments', {}, body),
+  detach: (pid: number) => call<Detached>('DELETE', `/attachments/${pid}`),
   inflight: () => call<{ spans: InFlight[] }>('GET', '/inflight'),
   doctor: () =>
     call<{

@@ -5,7 +5,9 @@ import { pageName, go } from './url';
 import { start } from './live';
 import { Header, Dialogs, Notice, keys } from './parts/chrome';
 import { ToggleSheet } from './parts/sheet';
+import { AttachSheet } from './parts/attach';
 import { Hot } from './pages/hot';
+import { Graph } from './pages/graph';
 import { Explore } from './pages/explore';
 import { TracePage } from './pages/trace';
 import { Toggles } from './pages/toggles';
@@ -13,6 +15,7 @@ import { Processes } from './pages/processes';
 
 const pages: Record<string, () => preact.JSX.Element> = {
   hot: Hot,
+  graph: Graph,
   explore: Explore,
   trace: TracePage,
   toggles: Toggles,
@@ -39,6 +42,7 @@ function App() {
         )}
       </main>
       <ToggleSheet />
+      <AttachSheet />
       <Dialogs />
       <Notice />
     </>

@@ -125,6 +125,7 @@ export function Hot() {
                     ))}
                   </td>
                   <td class="act">
+                    <button onClick={() => go('graph', { root: exact(r) })}>calls</button>
                     <button onClick={() => go('trace', { trace: r.example_trace_id })} disabled={!r.example_trace_id}>
                       slowest
                     </button>

@@ -5,6 +5,7 @@ import { changes, drops, reasons } from '../live';
 import { usePolled } from '../poll';
 import { go } from '../url';
 import { Copy, Dot, Empty, Trouble } from '../parts/bits';
+import { detach, openAttach } from '../parts/attach';
 import { useTitle } from '../parts/chrome';
 
 interface Account {
@@ -34,14 +35,18 @@ export function Processes() {
       <div class="bar">
         <h1>Processes</h1>
         <span class="grow" />
+        <button class="primary" onClick={() => openAttach()}>
+          Attach…
+        </button>
         <Copy command="klieg ps" />
       </div>
       {problem && <Trouble e={problem} />}
       {procs && !procs.length ? (
         <Empty
           title="No traced process"
-          command="klieg run -- ./your-service"
-          why="A program appears here when it is linked with libklieg (-lklieg) or started with klieg run. It finds this server by its socket."
+          command="klieg attach PID"
+          why="A program appears here when it is linked with libklieg (-lklieg) or started with klieg run. Any other running program can be attached to, without a change to it and without a restart."
+          action={{ label: 'Attach…', run: () => openAttach() }}
         />
       ) : (
         procs && <ProcessTable procs={procs} />
@@ -93,6 +98,10 @@ const ProcessTable = ({ procs }: { procs: Process[] }) => (
           <th class="n">open</th>
           <th class="n">dropped</th>
           <th class="n">overhead</th>
+          <th>attached</th>
+          <th>
+            <span class="sr">actions</span>
+          </th>
         </tr>
       </thead>
       <tbody>
@@ -126,6 +135,26 @@ const ProcessTable = ({ procs }: { procs: Process[] }) => (
                 {num(drops(p.dropped).reduce((s, [, n]) => s + n, 0))}
               </td>
               <td class="n">{pct(p.overhead_percent)}</td>
+              <td title={p.longest_pause_nano ? `longest pause ${dur(p.longest_pause_nano)}` : undefined}>
+                {p.attached ? <span class="good">✓ functions</span> : p.attached === false ? 'parked' : ''}
+              </td>
+              <td class="act">
+                {p.state === 'live' &&
+                  (p.attached ? (
+                    <>
+                      <button onClick={() => go('toggles', { sel: `${p.service}:*` })} aria-label={`Functions of ${p.service} ${p.pid}`}>
+                        functions
+                      </button>
+                      <button onClick={() => detach(p)} aria-label={`Detach from ${p.service} ${p.pid}`}>
+                        detach
+                      </button>
+                    </>
+                  ) : (
+                    <button onClick={() => openAttach({ target: String(p.pid) })} aria-label={`Attach to ${p.service} ${p.pid}`}>
+                      attach…
+                    </button>
+                  ))}
+              </td>
             </tr>
           ))}
       </tbody>

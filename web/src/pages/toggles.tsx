@@ -7,6 +7,7 @@ import { usePolled } from '../poll';
 import { toMs } from '../time';
 import { param, set } from '../url';
 import { Copy, Dot, Empty, Trouble, VirtualRows } from '../parts/bits';
+import { openAttach } from '../parts/attach';
 import { openSheet } from '../parts/sheet';
 import { useTitle } from '../parts/chrome';
 
@@ -156,8 +157,9 @@ export function Toggles() {
       {sites && !sites.length && !problem ? (
         <Empty
           title="No instrumented process yet"
-          why="Programs that are linked with libklieg, or started with klieg run, appear here by themselves."
-          command="klieg run -- ./your-service"
+          why="Programs that are linked with libklieg, or started with klieg run, appear here by themselves; to any other running program you can attach."
+          command="klieg attach PID"
+          action={{ label: 'Attach…', run: () => openAttach() }}
         />
       ) : (
         <>
@@ -198,10 +200,14 @@ export function Toggles() {
                     {l.label}
                     {l.depth < 2 && <small> {l.sites.length}</small>}
                     {l.site && (
-                      <small title={`${l.site.file}:${l.site.line}`}>
+                      <small title={l.site.file ? `${l.site.file}:${l.site.line}` : undefined}>
                         {' '}
                         {l.site.kind === 'span' ? '' : l.site.kind}{' '}
-                        {l.site.function || `${l.site.file.split('/').pop()}:${l.site.line}`}
+                        {l.site.kind === 'function'
+                          ? l.site.hookable === false
+                            ? `✗ not hookable: ${l.site.why}`
+                            : `${num(l.site.size)} bytes`
+                          : l.site.function || `${l.site.file.split('/').pop()}:${l.site.line}`}
                       </small>
                     )}
                   </span>
@@ -220,7 +226,20 @@ export function Toggles() {
                   <span class="n">{st ? dur(st.p99_nano) : ''}</span>
                   <span class="n">{st?.overhead_percent != null ? pct(st.overhead_percent) : ''}</span>
                   <span class="act">
-                    <button onClick={() => openSheet({ selector: selector(l) })} aria-label={`Switch on ${l.label}`}>
+                    {l.site?.kind === 'function' && l.site.hookable !== false && (
+                      <button
+                        onClick={() => openSheet({ selector: selector(l), level: 'deep', ttl: '1m' })}
+                        aria-label={`Illuminate ${l.label}`}
+                        title="the function and what it calls, as a live call graph"
+                      >
+                        illuminate…
+                      </button>
+                    )}
+                    <button
+                      onClick={() => openSheet({ selector: selector(l) })}
+                      aria-label={`Switch on ${l.label}`}
+                      disabled={l.site?.hookable === false}
+                    >
                       on…
                     </button>
                   </span>

@@ -7,10 +7,12 @@ import { allOff, connected, drops, losses, notice, now, reasons, status, toggles
 import { dur, num, parseDuration, pct } from '../format';
 import { fromMs, toMs } from '../time';
 import { Copy } from './bits';
+import { openAttach } from './attach';
 import { openSheet } from './sheet';
 
 const nav: [string, string, string][] = [
   ['hot', 'Hot', 'g h'],
+  ['graph', 'Graph', 'g g'],
   ['explore', 'Explore', 'g e'],
   ['trace', 'Trace', 'g t'],
   ['toggles', 'Toggles', 'g o'],
@@ -223,8 +225,9 @@ export function Modal({
 
 const help: [string, string][] = [
   ['Ctrl+K', 'go anywhere'],
-  ['g h / e / t / o / p', 'Hot, Explore, Trace, Toggles, Processes'],
+  ['g h / g / e / t / o / p', 'Hot, Graph, Explore, Trace, Toggles, Processes'],
   ['t', 'switch something on'],
+  ['a', 'attach to a running program'],
   ['Space', 'pause or go on'],
   ['/', 'to the query or filter'],
   ['Shift+O', 'everything off'],
@@ -284,6 +287,7 @@ function commands(text: string): [string, () => void][] {
   const out: [string, () => void][] = nav.map(([id, label]) => [`Go to ${label}`, () => go(id)]);
   out.push(
     ['Switch something on…', () => openSheet({ selector: t })],
+    ['Attach to a running program…', () => openAttach()],
     [
       'All off',
       () => {
@@ -404,7 +408,7 @@ export function keys() {
     )
       return;
     if (g && Date.now() - g < 1500) {
-      const page = { h: 'hot', e: 'explore', t: 'trace', o: 'toggles', p: 'processes' }[e.key];
+      const page = { h: 'hot', g: 'graph', e: 'explore', t: 'trace', o: 'toggles', p: 'processes' }[e.key];
       g = 0;
       if (page) {
         go(page);
@@ -417,6 +421,9 @@ export function keys() {
     else if (e.key === 't') {
       e.preventDefault();
       openSheet({ selector: pageName.value === 'toggles' ? param('sel') : '' });
+    } else if (e.key === 'a') {
+      e.preventDefault();
+      openAttach();
     } else if (e.key === '/') {
       const f = document.querySelector<HTMLElement>('[data-main-field]');
       if (f) {

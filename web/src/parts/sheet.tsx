@@ -4,6 +4,7 @@ import { useEffect } from 'preact/hooks';
 import { api, type Cost, type Plan, type Problem } from '../api';
 import { fail, notice, refreshToggles, status } from '../live';
 import { bytes, dur, num, parseDuration, pct, shell } from '../format';
+import { go } from '../url';
 import { Copy, Trouble } from './bits';
 import { Modal } from './chrome';
 
@@ -14,6 +15,7 @@ interface Draft {
   ttl: string;
   reason: string;
   where: string;
+  depth: string;
 }
 const draft = signal<Draft | null>(null);
 /** The server's answer to the draft; fits: the share to keep that it would not find too expensive (0: none). */
@@ -21,7 +23,7 @@ const plan = signal<{ plan?: Plan; fits?: number; problem?: Problem; busy: boole
 let asked = 0;
 
 export function openSheet(from: Partial<Draft>) {
-  draft.value = { selector: '', level: 'span', keep: '100', ttl: '5m', reason: '', where: '', ...from };
+  draft.value = { selector: '', level: 'span', keep: '100', ttl: '5m', reason: '', where: '', depth: '1', ...from };
   plan.value = { busy: false };
 }
 
@@ -32,6 +34,7 @@ const body = (d: Draft) => ({
   ttl: d.ttl.trim(),
   reason: d.reason,
   owner: 'dashboard',
+  ...(d.level === 'deep' ? { depth: Number(d.depth) } : {}),
   ...(d.where.trim() ? { where: d.where.trim() } : {}),
 });
 const command = (d: Draft) =>
@@ -39,6 +42,7 @@ const command = (d: Draft) =>
     'klieg on',
     shell(d.selector.trim() || 'SELECTOR'),
     `--level ${d.level}`,
+    d.level === 'deep' ? `--depth ${d.depth}` : '',
     d.keep !== '100' ? `--keep ${d.keep}%` : '',
     `--ttl ${d.ttl.trim()}`,
     d.where.trim() ? `--where ${shell(d.where.trim())}` : '',
@@ -51,6 +55,7 @@ const command = (d: Draft) =>
 function incomplete(d: Draft): string {
   if (!d.selector.trim()) return 'Say what to switch on; * is everything.';
   if (!(Number(d.keep) > 0 && Number(d.keep) <= 100)) return 'Keep between 0 and 100 % of the traces.';
+  if (d.level === 'deep' && !/^(\d|1[0-6])$/.test(d.depth)) return 'From 0 to 16 calls deep.';
   const ttl = parseDuration(d.ttl);
   if (ttl === null || ttl < 1e9 || ttl > 86400e9) return 'It must end by itself: a time from 1s to 24h, like 5m.';
   return '';
@@ -74,6 +79,7 @@ function Prediction({ d, p, over, fits, budget }: { d: Draft; p: Plan; over: boo
         <b>{num(p.sites)}</b> site{p.sites === 1 ? '' : 's'} in <b>{num(p.processes)}</b> process{p.processes === 1 ? '' : 'es'}
         {p.services?.length ? ` of ${p.services.join(', ')}` : ''}
       </p>
+      {p.warning && <p class="over">{p.warning}</p>}
       <p data-cost>
         {c?.known ? (
           <>
@@ -110,7 +116,7 @@ function Prediction({ d, p, over, fits, budget }: { d: Draft; p: Plan; over: boo
 
 export function ToggleSheet() {
   const d = draft.value;
-  const key = d && JSON.stringify([d.selector.trim(), d.level, d.keep, d.where.trim()]);
+  const key = d && JSON.stringify([d.selector.trim(), d.level, d.depth, d.keep, d.where.trim()]);
   const missing = d ? incomplete(d) : '';
   const dry = d && !missing;
   useEffect(() => {
@@ -158,11 +164,13 @@ export function ToggleSheet() {
       const r = await api.on(body(d));
       close();
       await refreshToggles();
-      const { sites, processes } = r.plan;
+      const { sites, processes, pause_nano: pause, warning } = r.plan;
+      if (d.level === 'deep') go('graph', { root: d.selector.trim() });
       notice.value = {
         text:
           `On: ${num(sites)} site${sites === 1 ? '' : 's'} in ${num(processes)} process${processes === 1 ? '' : 'es'}, ` +
-          `acknowledged in ${dur(r.ack_nano)}.`,
+          `acknowledged in ${dur(r.ack_nano)}${pause ? `, paused for ${dur(pause)}` : ''}.`,
+        hint: warning,
         action: r.toggle ? { label: 'Off again', run: () => api.off(r.toggle!.id).then(refreshToggles, fail) } : undefined,
       };
     } catch (err) {
@@ -188,8 +196,15 @@ export function ToggleSheet() {
               <option value="count">count: numbers only</option>
               <option value="span">span: timed spans</option>
               <option value="detail">detail: and attributes</option>
+              <option value="deep">deep: and what they call</option>
             </select>
           </label>
+          {d.level === 'deep' && (
+            <label>
+              Calls deep
+              <input type="number" min="0" max="16" {...field('depth')} />
+            </label>
+          )}
           <label>
             Keep, % of traces
             <input type="number" min="0.01" max="100" step="any" {...field('keep')} />
@@ -201,7 +216,7 @@ export function ToggleSheet() {
         </div>
         <label>
           Keep only spans where (optional)
-          <input spellcheck={false} placeholder='{ .tenant = "7" }' {...field('where')} />
+          <input spellcheck={false} placeholder='{ .tenant = "7" }; of functions: arg.2 > 4096' {...field('where')} />
         </label>
         <label>
           Reason
