@@ -1,0 +1,254 @@
+/* Decides which functions can be intercepted by a jump over their first bytes, and how many bytes that displaces. First each start is looked
+ * at by itself; then all code of the file is decoded once, to find what would land in the middle of such a jump: branches from anywhere,
+ * entries of jump tables, labels whose address is taken. Runs once, while opening; the decoder's minimal mode makes it affordable.
+ * What cannot be found: code that computes such an address. Compilers don't, and functions written by hand rarely do. */
+#include "symbols/internal.h"
+#include "base/buf.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define STRAIGHT_MAX 32     /* instructions looked at for uses of the return address */
+#define TABLES_MAX 8u       /* recent table addresses remembered while a function is swept */
+#define TABLE_ENTRIES_MAX 1024u
+#define TABLE_ENTRIES_ALL (32u << 20) /* of a file: a hostile one could make the tables add up */
+
+/* One bit for every byte of a segment. */
+struct marks { uint8_t *start, *inner; };
+struct scan {
+	struct symbols *s;
+	struct marks marks[SYMBOLS_SEGMENTS_MAX];
+	uint32_t entries;        /* of jump tables, looked at */
+};
+
+static const char too_short[] = "shorter than 5 bytes", into[] = "a branch into its first 5 bytes", loop[] = "a loop back to its first instruction",
+	garbage[] = "its first bytes are not instructions";
+
+/* ---- a start by itself ---------------------------------------------------------------------------------------------------- */
+
+/* p: size bytes of the function, and up to room those before the next one. */
+static const char *window_of(const ZydisDecoder *d, const uint8_t *p, uint64_t size, uint64_t room, uint8_t *ret_window)
+{
+	uint32_t n = 0;
+	bool stopped = false;
+	while (n < SYMBOLS_JUMP) {
+		ZydisDecodedInstruction in;
+		bool padding = stopped || n >= size;
+		if (n >= room)
+			return too_short;
+		if (padding && p[n] == 0xcc) {
+			n++;
+			continue;
+		}
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(d, NULL, p + n, room - n, &in)))
+			return padding ? too_short : garbage;
+		if (padding && in.mnemonic != ZYDIS_MNEMONIC_NOP)
+			return too_short;
+		const char *why = move_obstacle(&in, n);
+		if (why)
+			return why;
+		n += in.length;
+		stopped |= is_stop(&in);
+	}
+	*ret_window = (uint8_t)n;
+	return NULL;
+}
+
+/* setjmp and the like read or take the address they return to. With a gate that is the gate's, and it is kept beyond this call. */
+static bool uses_return_address(const ZydisDecoder *d, const uint8_t *p, uint64_t size)
+{
+	for (uint32_t i = 0; i < STRAIGHT_MAX && size; i++) {
+		ZydisDecodedInstruction in;
+		ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+		bool moves = false;
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, p, size, &in, ops)) || is_stop(&in) || in.raw.imm[0].is_relative ||
+			in.meta.category == ZYDIS_CATEGORY_CALL || in.meta.category == ZYDIS_CATEGORY_PUSH)
+			return false;
+		for (uint32_t k = 0; k < in.operand_count; k++) {
+			const ZydisDecodedOperand *o = &ops[k];
+			if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.type == ZYDIS_MEMOP_TYPE_MEM && o->mem.base == ZYDIS_REGISTER_RSP &&
+				o->mem.index == ZYDIS_REGISTER_NONE && o->mem.disp.value >= 0 && o->mem.disp.value < 8)
+				return true;
+			moves |= o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value == ZYDIS_REGISTER_RSP && o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+		}
+		if (moves)
+			return false;
+		p += in.length;
+		size -= in.length;
+	}
+	return false;
+}
+
+/* ---- marks ---------------------------------------------------------------------------------------------------------------- */
+
+static bool bit(const uint8_t *bits, uint64_t i)
+{
+	return bits[i / 8] >> (i % 8) & 1;
+}
+
+static void set(uint8_t *bits, uint64_t i)
+{
+	bits[i / 8] |= (uint8_t)(1u << (i % 8));
+}
+
+static const struct marks *marks_at(const struct scan *c, uint64_t addr, uint64_t *ret_i)
+{
+	for (uint32_t i = 0; i < c->s->nsegments; i++) {
+		const struct segment *g = &c->s->segments[i];
+		if (addr >= g->addr && addr - g->addr < g->size) {
+			*ret_i = addr - g->addr;
+			return &c->marks[i];
+		}
+	}
+	return NULL;
+}
+
+static void refuse(struct symbols_function *f, const char *why)
+{
+	f->refusal = why;
+	f->window = 0;
+}
+
+/* Something may jump to addr. */
+static void landing(void *arg, uint64_t addr)
+{
+	struct scan *c = arg;
+	uint64_t i;
+	const struct marks *m = marks_at(c, addr, &i);
+	if (!m || !bit(m->inner, i))
+		return;
+	uint32_t f = symbols_from(c->s, addr);
+	while (f-- && addr - c->s->functions[f].addr < SYMBOLS_JUMP)
+		if (!c->s->functions[f].refusal)
+			refuse(&c->s->functions[f], into);
+}
+
+/* ---- all code once ---------------------------------------------------------------------------------------------------------- */
+
+struct sweep { const struct symbols_function *f; uint64_t tables[TABLES_MAX]; uint32_t ntables; };
+
+/* A switch: 32-bit distances from the table itself, as compilers make them for position-independent code. */
+static void jump_tables(struct scan *c, struct sweep *w)
+{
+	for (uint32_t i = 0; i < w->ntables && i < TABLES_MAX; i++) {
+		for (uint32_t k = 0; k < TABLE_ENTRIES_MAX && c->entries < TABLE_ENTRIES_ALL; k++, c->entries++) {
+			const uint8_t *p = image_at(&c->s->image, w->tables[i] + 4ull * k, 4);
+			int32_t d;
+			if (!p)
+				break;
+			memcpy(&d, p, 4);
+			uint64_t to = w->tables[i] + (uint64_t)(int64_t)d;
+			if (to - w->f->addr >= w->f->size)
+				break;
+			landing(c, to);
+		}
+	}
+	w->ntables = 0;
+}
+
+static void look(struct scan *c, struct sweep *w, const ZydisDecodedInstruction *in, uint64_t at)
+{
+	uint64_t to, i;
+	if (instruction_target(in, at, &to)) {
+		const struct marks *m = marks_at(c, to, &i);
+		if (!m)
+			return;
+		if (bit(m->inner, i))
+			landing(c, to);
+		if (in->opcode != 0xe8 && w->f && to == w->f->addr && bit(m->start, i))
+			refuse(&c->s->functions[w->f - c->s->functions], loop);
+	} else if (in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && w->f) {
+		if (in->opcode == 0x8d && in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5)
+			w->tables[w->ntables++ % TABLES_MAX] = at + in->length + (uint64_t)in->raw.disp.value;
+		else if (in->opcode == 0xff && in->raw.modrm.reg == 4 && w->ntables)
+			jump_tables(c, w);
+	}
+}
+
+/* Decodes from one start of a function to the next, so that no byte is decoded twice, however functions overlap. */
+static void sweep(struct scan *c, const ZydisDecoder *d, const struct segment *text)
+{
+	const struct symbols *s = c->s;
+	struct sweep w = { 0 };
+	uint32_t next = symbols_from(s, text->addr);
+	for (uint64_t pos = 0; pos < text->size;) {
+		ZydisDecodedInstruction in;
+		uint64_t at = text->addr + pos;
+		uint8_t b = text->p[pos];
+		if (next < s->n && at >= s->functions[next].addr) {
+			w = (struct sweep){ .f = &s->functions[next++] };
+			at = w.f->addr;
+			pos = at - text->addr;
+			continue;
+		}
+		if (w.f && at - w.f->addr >= w.f->size)
+			w.f = NULL;
+		if (!w.f && (b == 0xcc || b == 0x90 || b == 0)) {
+			pos++;
+			continue;
+		}
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(d, NULL, text->p + pos, text->size - pos, &in))) {
+			pos++;
+			continue;
+		}
+		look(c, &w, &in, at);
+		pos += in.length;
+	}
+}
+
+/* Labels in tables of addresses: as relocations, or as they stand where addresses are fixed or relocations packed (DT_RELR). */
+static void sweep_data(struct scan *c)
+{
+	const struct image *im = &c->s->image;
+	relatives_each(c->s, landing, c);
+	for (uint32_t i = 0; i < im->nph; i++) {
+		const Elf64_Phdr *ph = &im->ph[i];
+		const uint8_t *p = ph->p_type == PT_LOAD && !(ph->p_flags & PF_X) ? image_at(im, ph->p_vaddr, ph->p_filesz) : NULL;
+		if (!p || (im->head.e_type != ET_EXEC && !has_packed_relocations(im)))
+			continue;
+		for (uint64_t k = -ph->p_vaddr & 7; k + 8 <= ph->p_filesz; k += 8) {
+			uint64_t v;
+			memcpy(&v, p + k, 8);
+			landing(c, v);
+		}
+	}
+}
+
+void prologues_check(struct symbols *s)
+{
+	struct scan c = { .s = s };
+	ZydisDecoder full, minimal;
+	decoder_start(&full, false);
+	decoder_start(&minimal, true);
+	for (uint32_t i = 0; i < s->nsegments; i++) {
+		c.marks[i].start = base_calloc(s->segments[i].size / 8 + 1, 1);
+		c.marks[i].inner = base_calloc(s->segments[i].size / 8 + 1, 1);
+	}
+	for (uint32_t i = 0; i < s->n; i++) {
+		struct symbols_function *f = &s->functions[i];
+		const struct segment *in = symbols_in_text(s, f->addr);
+		uint64_t off = f->addr - in->addr, room = in->size - off, k;
+		if (i + 1 < s->n && f[1].addr - f->addr < room)
+			room = f[1].addr - f->addr;
+		if (!s->x86)
+			refuse(f, "functions can be intercepted on x86-64 only");
+		if (f->refusal)
+			continue;
+		f->refusal = window_of(&full, in->p + off, f->size, room, &f->window);
+		if (!f->refusal && uses_return_address(&full, in->p + off, f->size))
+			refuse(f, "it uses the address that it returns to");
+		if (f->refusal)
+			continue;
+		const struct marks *m = marks_at(&c, f->addr, &k);
+		set(m->start, k);
+		for (uint64_t n = 1; n < SYMBOLS_JUMP; n++)
+			set(m->inner, k + n);
+	}
+	for (uint32_t i = 0; s->x86 && i < s->ntext; i++)
+		sweep(&c, &minimal, &s->text[i]);
+	if (s->x86)
+		sweep_data(&c);
+	for (uint32_t i = 0; i < s->nsegments; i++) {
+		free(c.marks[i].start);
+		free(c.marks[i].inner);
+	}
+}
