@@ -1,6 +1,7 @@
 /* The agent's thread: accepts handshakes, drains rings in slices, answers requests in between, ticks once a second (clock, leases, TTLs,
  * deaths by exec). A second thread sleeps in futex_waitv on the wake words of all processes and pokes an eventfd; it owns nothing. */
 #include "agent/state.h"
+#include "uprobe/uprobe.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -139,6 +140,15 @@ static void dead(struct agent *a, uint32_t pidfd)
 			process_exited(a->procs[i]);
 }
 
+/* Its events are taken at every turn anyway; being readable has woken us. */
+static bool is_uprobe(const struct agent *a, int fd)
+{
+	for (uint32_t i = 0; i < a->nprocs; i++)
+		if (a->procs[i]->uprobe && uprobe_fd(a->procs[i]->uprobe) == fd)
+			return true;
+	return false;
+}
+
 static void *loop(void *arg)
 {
 	struct agent *a = arg;
@@ -147,6 +157,8 @@ static void *loop(void *arg)
 		uint32_t n = 0;
 		bool due = false;
 		for (uint32_t i = 0; i < a->nprocs; i++) {
+			if (a->procs[i]->uprobe && a->procs[i]->map)
+				n += uprobe_poll(a->procs[i]->uprobe, UPROBE_BUDGET);
 			n += drain_process(a->procs[i], 8192);
 			if (a->procs[i]->ends_due) {
 				patch_ends(a->procs[i], false);
@@ -182,7 +194,7 @@ static void *loop(void *arg)
 				hello_accept(a);
 			else if (fd == a->request_fd || fd == a->wake_fd)
 				(void)!read(fd, &x, sizeof x);
-			else
+			else if (!is_uprobe(a, fd))
 				dead(a, (uint32_t)fd);
 		}
 		refresh(a);

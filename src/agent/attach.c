@@ -3,12 +3,14 @@
 #include "agent/plugins.h"
 #include "agent/state.h"
 #include "ptrace/inject.h"
+#include "uprobe/uprobe.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,6 +33,7 @@ struct attach_job {
 	struct inject_preflight before;
 	struct inject_report report;
 	int64_t scan_ns;
+	bool outside;             /* libklieg cannot be loaded: the kernel's probes instead */
 	/* the second time: instrumentors */
 	bool second;
 	bool already;
@@ -75,7 +78,10 @@ static int work(struct attach_job *j)
 	int rc = j->loaded ? 0 : inject_preflight(j->pid, &j->before, &j->e);
 	if (rc < 0)
 		return rc;
-	if (!j->loaded && j->before.obstacle != INJECT_NONE) {
+	j->outside = !j->loaded && (j->before.obstacle == INJECT_STATIC || j->before.obstacle == INJECT_MUSL || j->before.obstacle == INJECT_OLD_LIBC);
+	if (j->outside && json_is_false(json_object_get(j->params, "uprobes")))
+		j->outside = false;
+	if (!j->loaded && !j->outside && j->before.obstacle != INJECT_NONE) {
 		static const enum klieg_error codes[] = { [INJECT_GONE] = KLIEG_E_NO_TARGET, [INJECT_ZOMBIE] = KLIEG_E_NO_TARGET, [INJECT_TRACED] = KLIEG_E_CONFLICT,
 			[INJECT_PERMISSION] = KLIEG_E_DENIED, [INJECT_YAMA] = KLIEG_E_DENIED, [INJECT_SELF] = KLIEG_E_UNSUPPORTED };
 		unsigned o = j->before.obstacle;
@@ -84,7 +90,7 @@ static int work(struct attach_job *j)
 	int64_t start = clock_mono();
 	rc = functions_files(j->a, j->pid, json_object_get(j->params, "libraries"), text_of(j->params, "debug_file"), NULL, &j->files, &j->nfiles, &j->e);
 	j->scan_ns = clock_mono() - start;
-	if (rc < 0 || j->loaded)
+	if (rc < 0 || j->loaded || j->outside)
 		return rc;
 	rc = find_library(j->library, sizeof j->library, &j->e);
 	if (rc >= 0)
@@ -245,22 +251,48 @@ static void undo(struct attach_job *j, struct process *p)
 	functions_hide(p);
 }
 
+/* From outside: the kernel's probes fill a region of ours. */
+static int watch(struct agent *a, pid_t pid, struct err *e)
+{
+	struct uprobe *u;
+	char path[64];
+	struct stat st;
+	int rc = uprobe_open(pid, a->socket, &u, e);
+	if (rc < 0)
+		return rc;
+	snprintf(path, sizeof path, "/proc/%d", pid);
+	int fd = fcntl(uprobe_memfd(u), F_DUPFD_CLOEXEC, 3);
+	rc = fd < 0 || stat(path, &st) < 0 ? KLIEG_E_NO_TARGET : process_adopt(a, pid, st.st_uid, fd, ADOPT_UPROBE);
+	struct process *p = rc < 0 ? NULL : process_of(a, pid);
+	if (!p) {
+		uprobe_close(u);
+		return err_set(e, KLIEG_E_NO_TARGET, "process %d has ended meanwhile", pid);
+	}
+	p->uprobe = u;
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLET, .data.u64 = (uint64_t)(uint32_t)uprobe_fd(u) };
+	epoll_ctl(a->epfd, EPOLL_CTL_ADD, uprobe_fd(u), &ev);
+	return 0;
+}
+
 /* The first round is over: libklieg is there, its functions become sites. */
 static int loaded(struct attach_job *j, struct err *e)
 {
 	struct agent *a = j->a;
 	struct process *p = process_of(a, j->pid);
-	if (!p) {
-		discover(a);
-		p = process_of(a, j->pid);
-	}
 	int rc = 0;
-	if (!p)
+	if (!p && j->outside)
+		rc = watch(a, j->pid, e);
+	else if (!p)
+		discover(a);
+	p = process_of(a, j->pid);
+	if (rc < 0)
+		; /* why is in e */
+	else if (!p)
 		rc = err_set(e, kill(j->pid, 0) < 0 && errno == ESRCH ? KLIEG_E_NO_TARGET : KLIEG_E_CONFLICT, "process %d has libklieg now, but this agent cannot have it: "
 			"it is gone, or another agent's", j->pid);
 	else if (p->denied)
 		rc = err_set(e, KLIEG_E_DENIED, "the memory of process %d may not be written", j->pid);
-	else if (!p->reg.gate_count)
+	else if (!p->reg.gate_count && !p->uprobe)
 		rc = err_set(e, KLIEG_E_UNSUPPORTED, "the libklieg in process %d cannot intercept functions (this machine's kind, or an older version)", j->pid);
 	if (rc < 0) {
 		functions_files_free(a, j->files, j->nfiles);
@@ -285,15 +317,20 @@ static json_t *answer(struct attach_job *j, struct process *p, json_t *plugins, 
 {
 	uint32_t functions = 0, hookable = 0;
 	json_t *modules = modules_json(p, &functions, &hookable);
+	if (p->uprobe) {
+		char text[500];
+		snprintf(text, sizeof text, "%.300s: traced from outside by the kernel's uprobes instead, at 1 to 13 us a call", j->before.text);
+		json_array_append_new(notes, json_string(text));
+	}
 	if (j->before.seccomp)
 		json_array_append_new(notes, json_string("it runs under a seccomp filter"));
 	for (uint32_t i = 0; i < p->fns->nmods; i++)
 		if (p->fns->mods[i].file.exe && !symbols_named(p->fns->mods[i].file.symbols, "main"))
 			json_array_append_new(notes, json_string("its executable is stripped: functions without a name are called by their address; install its debug symbols, or give "
 				"--debug-file"));
-	return json_pack("{s:i,s:s,s:b,s:i,s:i,s:o,s:I,s:I,s:I,s:o,s:o}", "pid", (int)p->pid, "service", p->service, "already", j->already, "functions", (int)functions,
+	return json_pack("{s:i,s:s,s:b,s:i,s:i,s:o,s:I,s:I,s:I,s:o,s:o,s:s}", "pid", (int)p->pid, "service", p->service, "already", j->already, "functions", (int)functions,
 		"hookable", (int)hookable, "modules", modules, "pause_nano", (json_int_t)j->report.pause_ns, "load_nano", (json_int_t)j->report.load_ns, "scan_nano",
-		(json_int_t)j->scan_ns, "notes", notes, "plugins", plugins);
+		(json_int_t)j->scan_ns, "notes", notes, "plugins", plugins, "mechanism", p->uprobe ? "uprobe" : "gate");
 }
 
 /* A round is over. 1: another one is under way. */
@@ -313,6 +350,10 @@ static int finish(struct attach_job *j, json_t **ret_o, struct err *e)
 	p = process_of(a, j->pid);
 	if (!p || !p->fns)
 		return err_set(e, KLIEG_E_NO_TARGET, "process %d has ended meanwhile", j->pid);
+	if (!j->second && json_array_size(json_object_get(j->params, "plugins")) && p->uprobe) {
+		undo(j, p);
+		return err_set(e, KLIEG_E_UNSUPPORTED, "no plugin can be loaded: %s", j->before.text);
+	}
 	if (!j->second && json_array_size(json_object_get(j->params, "plugins"))) {
 		j->second = true;
 		j->done = false;

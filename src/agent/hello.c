@@ -113,7 +113,7 @@ static void one(struct agent *a, int fd)
 			close(memfd);
 		return;
 	}
-	process_adopt(a, peer.pid, peer.uid, memfd, false); /* owns memfd */
+	process_adopt(a, peer.pid, peer.uid, memfd, ADOPT_HELLO); /* owns memfd */
 }
 
 void hello_accept(struct agent *a)
@@ -167,7 +167,7 @@ static void look_at(struct agent *a, pid_t pid)
 		if (strstr(line, "/memfd:" KW_MEMFD_NAME " ")) {
 			int fd = open_memfd(pid, line);
 			if (fd >= 0 && fstat(fileno(f), &st) == 0)
-				process_adopt(a, pid, st.st_uid, fd, true);
+				process_adopt(a, pid, st.st_uid, fd, ADOPT_FOUND);
 			break;
 		}
 	fclose(f);

@@ -5,6 +5,7 @@
  * The pools of stubs stay mapped until the process ends, also after a detach: a thread may be inside. */
 #include "agent/state.h"
 #include "ptrace/world.h"
+#include "uprobe/uprobe.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -306,6 +307,47 @@ static int change_all(struct process *p, struct change *c, uint32_t n, int64_t b
 	return 0;
 }
 
+/* ---- by the kernel, where libklieg cannot be ------------------------------------------------------------------------------ */
+
+static void uprobes_apply(struct process *p)
+{
+	struct functions *fns = p->fns;
+	int64_t now = clock_mono();
+	for (uint32_t k = 0; k < fns->nmods; k++) {
+		const struct function_module *m = &fns->mods[k];
+		char file[64];
+		snprintf(file, sizeof file, "/proc/%d/exe", p->pid);
+		for (uint32_t i = m->first; i < m->first + m->n; i++) {
+			struct site *s = &p->sites[i];
+			bool on = (s->level > s->peek ? s->level : s->peek) && !s->bad;
+			struct err e = { 0 };
+			uint64_t addr, off, size;
+			if (on == !!s->patched)
+				continue;
+			if (!on) {
+				uprobe_remove(p->uprobe, i);
+				s->patched = 0;
+				continue;
+			}
+			int rc = KLIEG_E_BAD_DATA;
+			for (uint32_t seg = 0; rc < 0 && symbols_segment(m->file.symbols, seg, &addr, &off, &size); seg++)
+				if (s->addr - m->file.bias - addr < size) {
+					rc = uprobe_add(p->uprobe, file, s->addr - m->file.bias - addr + off, i, s->root, &e);
+					break;
+				}
+			if (rc < 0) {
+				struct str name = strtab_get(&p->strs, s->name);
+				problem(p, "%.*s cannot be probed: %s", (int)name.n, name.p, e.msg);
+				if (rc == KLIEG_E_UNSUPPORTED)
+					s->bad = 1;
+				continue;
+			}
+			s->patched = 1;
+			s->on_since = now, s->on_calls = stat_calls(s, now / SECOND);
+		}
+	}
+}
+
 static unsigned wanted(const struct site *s) { return s->level > s->peek ? s->level : s->peek; }
 
 void hooks_apply(struct process *p)
@@ -317,6 +359,10 @@ void hooks_apply(struct process *p)
 	uint32_t n = 0, cap = 0;
 	fns->problem[0] = 0;
 	fns->retry = false;
+	if (p->uprobe) {
+		uprobes_apply(p);
+		return;
+	}
 	for (uint32_t k = 0; k < fns->nmods; k++)
 		for (uint32_t i = fns->mods[k].first; i < fns->mods[k].first + fns->mods[k].n; i++) {
 			struct site *s = &p->sites[i];
@@ -424,6 +470,16 @@ int hooks_remove(struct process *p, int64_t *ret_pause_ns, struct err *e)
 	struct change *c = NULL;
 	uint32_t n = 0, cap = 0, left = 0;
 	*ret_pause_ns = 0;
+	if (p->uprobe) {
+		for (uint32_t i = 0; i < p->nsites; i++)
+			if (p->sites[i].patched)
+				uprobe_remove(p->uprobe, i), p->sites[i].patched = 0;
+		for (int64_t until = clock_mono() + 5 * SECOND; uprobe_pending(p->uprobe) && clock_mono() < until;) {
+			uprobe_poll(p->uprobe, UPROBE_BUDGET);
+			usleep(500); /* the kernel's own pace: some 50 ms */
+		}
+		return uprobe_pending(p->uprobe) ? err_set(e, KLIEG_E_BUSY, "the kernel has not taken all probes away yet") : 0;
+	}
 	for (uint32_t k = 0; fns && k < fns->nmods; k++)
 		for (uint32_t i = fns->mods[k].first; i < fns->mods[k].first + fns->mods[k].n; i++)
 			if (p->sites[i].patched) {

@@ -1,6 +1,7 @@
 /* A traced process as the agent sees it: its region mapped and checked, its memory opened once (so that a recycled pid or an exec can
  * never be written to), its death noticed by pidfd. Agent thread; a process owns its descriptors, its mapping and all that hangs on it. */
 #include "agent/state.h"
+#include "uprobe/uprobe.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pwd.h>
@@ -148,8 +149,9 @@ static void adopt_counts(struct process *p)
 	}
 }
 
-int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late)
+int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, enum adopt how)
 {
+	bool late = how != ADOPT_HELLO;
 	const char *why = NULL;
 	struct stat st;
 	struct statfs fs;
@@ -162,7 +164,7 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late)
 		why = "the memfd is not sealed against shrinking";
 	else if (pread(memfd, &reg, sizeof reg, 0) != sizeof reg || !kw_region_valid(&reg, (uint64_t)st.st_size))
 		why = "the region's header is not valid";
-	if (!why && late) {
+	if (!why && how == ADOPT_FOUND) {
 		reg.socket[sizeof reg.socket - 1] = 0;
 		struct kw_control c;
 		if (strcmp(reg.socket, a->socket) || pread(memfd, &c, sizeof c, (off_t)reg.control_off) != sizeof c) {
@@ -186,7 +188,7 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late)
 	int mem = open(path, O_RDWR | O_CLOEXEC);
 	int mem_errno = errno;
 	bool gone = pidfd < 0;
-	if (!gone && !maps_inode(pid, &st) && mem >= 0) { /* not ours after all; where maps cannot be read, neither can mem be written */
+	if (!gone && how != ADOPT_UPROBE && !maps_inode(pid, &st) && mem >= 0) { /* not ours after all; where maps cannot be read, neither can mem be written */
 		log_warn("agent", "refused process %d: it does not map what it sent", pid);
 		close(pidfd);
 		close(mem);
@@ -384,6 +386,8 @@ void process_exited(struct process *p)
 	p->exited_ns = clock_wall();
 	p->lease = false;
 	pending_clear(p);
+	uprobe_close(p->uprobe);
+	p->uprobe = NULL;
 	munmap(p->map, p->map_bytes);
 	p->map = NULL;
 	agent_wake_words(a);
@@ -420,6 +424,7 @@ void process_destroy(struct process *p)
 			free(p->threads[i]);
 		}
 	pending_clear(p);
+	uprobe_close(p->uprobe);
 	functions_destroy(p);
 	strtab_finish(&p->strs);
 	json_decref(p->resource);

@@ -130,6 +130,7 @@ struct process {
 	int32_t pending_free;
 	uint32_t pending_n, pending_hand;
 	uint32_t forks;           /* of the control page, as last looked at */
+	struct uprobe *uprobe;    /* NULL: libklieg is in it */
 	struct functions *fns;    /* functions.c; NULL = never attached to */
 	uint32_t detail_n;        /* sites on at detail */
 	int64_t ends_due;         /* end sites wait for their open spans until then, 0 = none */
@@ -209,7 +210,8 @@ void hello_close(struct agent *a);
 void discover(struct agent *a);
 void discover_children(struct process *p); /* it has forked, and the child has a region */
 /* process.c */
-int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, bool late);
+enum adopt { ADOPT_HELLO, ADOPT_FOUND, ADOPT_UPROBE /* the region is ours: the kernel's events fill it, the process does not map it */ };
+int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, enum adopt how); /* takes memfd */
 void process_exited(struct process *p);
 void process_destroy(struct process *p);
 bool process_alive(struct process *p);

@@ -5,7 +5,7 @@
 #include <elf.h>
 #include <string.h>
 
-int image_open(int mem, uint64_t base, struct image *ret_i)
+int process_image_open(int mem, uint64_t base, struct image *ret_i)
 {
 	Elf64_Ehdr eh;
 	struct image i = { .mem = mem, .base = base };
@@ -48,7 +48,7 @@ int image_open(int mem, uint64_t base, struct image *ret_i)
 	return 0;
 }
 
-uint64_t image_symbol(const struct image *i, const char *name)
+uint64_t process_image_symbol(const struct image *i, const char *name)
 {
 	struct { uint32_t nbuckets, first, bloom_n, shift; } head;
 	uint32_t hash = 5381, at, h;

@@ -4,5 +4,5 @@
 
 struct image { int mem; uint64_t base, bias, symtab, strtab, gnu_hash; };
 /* base: where its ELF header is mapped. 0 or KLIEG_E_BAD_DATA, KLIEG_E_IO. */
-int image_open(int mem, uint64_t base, struct image *ret_i);
-uint64_t image_symbol(const struct image *i, const char *name);   /* its address; 0 if there is none */
+int process_image_open(int mem, uint64_t base, struct image *ret_i);
+uint64_t process_image_symbol(const struct image *i, const char *name);   /* its address; 0 if there is none */

@@ -412,7 +412,7 @@ static int find_loaded(struct job *j, uint64_t *ret_entry)
 			base = m.start;
 	fclose(maps);
 	*ret_entry = 0;
-	if (base && !image_open(j->mem, base, &i) && !(*ret_entry = image_symbol(&i, j->symbol)))
+	if (base && !process_image_open(j->mem, base, &i) && !(*ret_entry = process_image_symbol(&i, j->symbol)))
 		return err_set(j->e, KLIEG_E_NOT_FOUND, "%s has no function %s", j->label, j->symbol);
 	return 0;
 }

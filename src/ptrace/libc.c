@@ -34,16 +34,16 @@ int libc_find(pid_t pid, int mem, struct libc *ret_l)
 	}
 	fclose(maps);
 	struct image i;
-	if (base && !image_open(mem, base, &i)) {
+	if (base && !process_image_open(mem, base, &i)) {
 		l.glibc = true;
-		l.attr_init = image_symbol(&i, "pthread_attr_init");
-		l.attr_setdetachstate = image_symbol(&i, "pthread_attr_setdetachstate");
-		l.attr_setstack = image_symbol(&i, "pthread_attr_setstack");
-		l.create = image_symbol(&i, "pthread_create");
-		l.open = image_symbol(&i, "dlopen");
-		l.symbol_in = image_symbol(&i, "dlsym");
-		l.error = image_symbol(&i, "dlerror");
-		l.errno_at = image_symbol(&i, "__errno_location");
+		l.attr_init = process_image_symbol(&i, "pthread_attr_init");
+		l.attr_setdetachstate = process_image_symbol(&i, "pthread_attr_setdetachstate");
+		l.attr_setstack = process_image_symbol(&i, "pthread_attr_setstack");
+		l.create = process_image_symbol(&i, "pthread_create");
+		l.open = process_image_symbol(&i, "dlopen");
+		l.symbol_in = process_image_symbol(&i, "dlsym");
+		l.error = process_image_symbol(&i, "dlerror");
+		l.errno_at = process_image_symbol(&i, "__errno_location");
 		l.complete = l.attr_init && l.attr_setdetachstate && l.attr_setstack && l.create && l.open && l.symbol_in && l.error && l.errno_at;
 	}
 	*ret_l = l;
