@@ -135,8 +135,8 @@ struct klieg_host {
 	/* In leave: the call is not recorded as a span after all. */
 	void (*drop)(struct klieg_call *call);
 
-	/* Requests that are not one call (event loops). open() begins a span of the hook's site, a trace of its own or a child of parent(), that lasts until
-	 * close(): in enter, which then returns KLIEG_PASS, or in leave, with drop(). key: an address that stands for the request until then, unique among all
+	/* Requests that are not one call (event loops). open() begins a span of the hook's site that lasts until close(): in enter, which then returns KLIEG_PASS,
+	 * or in leave, with drop(). It is a child of parent(), else in hooks with KLIEG_HOOK_ROOT a trace of its own, else a child of what is current. key: an address that stands for the request until then, unique among all
 	 * plugins (the request's own, or one in the plugin's data). A key that is still open is closed first. After open() or find() the handler's attributes,
 	 * status and headers are that span's. resume(), in enter of a hook with KLIEG_HOOK_ROOT that returns KLIEG_TRACE: the call is part of that request.
 	 * All return 1, or 0: not recorded now, no such key, no room (counted). Attributes are kept on the thread that opened. */

@@ -75,11 +75,11 @@ static void reply_leave(struct klieg_call *c)
 
 #define LIB "libhiredis.so.*"
 static const struct klieg_plugin_hook hooks[] = {
-	{ .library = LIB, .function = "redisvCommand", .site = "redisCommand", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = format_begin, .leave = reply_leave },
-	{ .library = LIB, .function = "redisCommandArgv", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = argv_begin, .leave = reply_leave },
-	{ .library = LIB, .function = "redisvAppendCommand", .site = "redisAppendCommand", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NONZERO, .begin = format_begin },
-	{ .library = LIB, .function = "redisAppendCommandArgv", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NONZERO, .begin = argv_begin },
-	{ .library = LIB, .function = "redisGetReply", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NONZERO },
+	{ .library = LIB, .function = "redisvCommand", .site = "hiredis.command", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = format_begin, .leave = reply_leave },
+	{ .library = LIB, .function = "redisCommandArgv", .site = "hiredis.command", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = argv_begin, .leave = reply_leave },
+	{ .library = LIB, .function = "redisvAppendCommand", .site = "hiredis.append", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NONZERO, .begin = format_begin },
+	{ .library = LIB, .function = "redisAppendCommandArgv", .site = "hiredis.append", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NONZERO, .begin = argv_begin },
+	{ .library = LIB, .function = "redisGetReply", .site = "hiredis.reply", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NONZERO },
 };
 
 static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "hiredis", "1.0", "hiredis 0.13, 0.14, 1.0 to 1.2", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };

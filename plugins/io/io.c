@@ -77,12 +77,12 @@ static void open_begin(struct klieg_call *c) { klieg_set_text(c, "file.path", kl
 static void openat_begin(struct klieg_call *c) { klieg_set_text(c, "file.path", klieg_arg(c, 1)); }
 
 #define LIBC "libc.so.6"
-#define BYTES(name) { .library = LIBC, .function = name, .level = KLIEG_LEVEL_SPAN, .begin = fd_begin, .leave = bytes_leave }
-#define INT(name, start) { .library = LIBC, .function = name, .level = KLIEG_LEVEL_SPAN, .begin = start, .leave = int_leave }
+#define BYTES(name) { .library = LIBC, .function = name, .site = "io." name, .level = KLIEG_LEVEL_SPAN, .begin = fd_begin, .leave = bytes_leave }
+#define INT(name, start) { .library = LIBC, .function = name, .site = "io." name, .level = KLIEG_LEVEL_SPAN, .begin = start, .leave = int_leave }
 static const struct klieg_plugin_hook hooks[] = {
-	{ .library = LIBC, .function = "connect", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = connect_begin, .leave = int_leave },
-	{ .library = LIBC, .function = "accept", .level = KLIEG_LEVEL_SPAN, .leave = accept_leave },
-	{ .library = LIBC, .function = "accept4", .level = KLIEG_LEVEL_SPAN, .leave = accept_leave },
+	{ .library = LIBC, .function = "connect", .site = "io.connect", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = connect_begin, .leave = int_leave },
+	{ .library = LIBC, .function = "accept", .site = "io.accept", .level = KLIEG_LEVEL_SPAN, .leave = accept_leave },
+	{ .library = LIBC, .function = "accept4", .site = "io.accept", .level = KLIEG_LEVEL_SPAN, .leave = accept_leave },
 	BYTES("send"), BYTES("sendto"), BYTES("sendmsg"), BYTES("recv"), BYTES("recvfrom"), BYTES("recvmsg"), BYTES("sendfile"),
 	BYTES("read"), BYTES("write"), BYTES("readv"), BYTES("writev"), BYTES("pread"), BYTES("pwrite"),
 	INT("fsync", fd_begin), INT("fdatasync", fd_begin), INT("open", open_begin), INT("openat", openat_begin),

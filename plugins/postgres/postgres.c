@@ -7,7 +7,7 @@
 
 static const char *(*config_option)(const char *name, _Bool missing_ok, _Bool restrict_privileged);
 static char query[1];         /* a backend runs one statement at a time: its address is the key */
-static const char *running;   /* its text, to tell the steps of one statement (parse, bind, execute) from the next one */
+static uint64_t running;      /* hash of its text, to tell the steps of one statement (parse, bind, execute) from the next one; 0: idle */
 static int version;           /* 150020 */
 
 /* Asked in the backend's own thread: PostgreSQL has no other. */
@@ -21,6 +21,14 @@ static void learn(const struct klieg_host *host)
 
 /* enum BackendState: running is the third, since version 18 the fourth. */
 static int is_running(int state) { return version >= 180000 ? state == 3 : version >= 90600 && state == 2; }
+
+static uint64_t hash(const char *s)
+{
+	uint64_t h = 0xcbf29ce484222325u;
+	for (size_t i = 0; i < 4096 && s[i]; i++)
+		h = (h ^ (unsigned char)s[i]) * 0x100000001b3u;
+	return h | 1;
+}
 
 struct comment { char traceparent[64]; };
 static const char *get(void *arg, const char *name) { return strcmp(name, "traceparent") ? NULL : ((struct comment *)arg)->traceparent; }
@@ -45,12 +53,13 @@ static int activity_enter(struct klieg_call *c)
 		learn(c->host);
 	if (!is_running(klieg_arg_int(c, 0))) {
 		c->host->close(c, query);
-		running = NULL;
+		running = 0;
 		return KLIEG_PASS;
 	}
-	if (!sql || (running == sql && c->host->find(c, query)))
+	uint64_t text = sql ? hash(sql) : 0;
+	if (!sql || (running == text && c->host->find(c, query)))
 		return KLIEG_PASS;
-	running = sql;
+	running = text;
 	continue_trace(c, sql);
 	if (c->host->open(c, query)) {
 		klieg_set_text(c, "db.system.name", "postgresql");
@@ -75,7 +84,8 @@ static const struct klieg_plugin_hook hooks[] = {
 	{ .function = "AbortCurrentTransaction", .site = "postgres.query", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT, .enter = abort_enter },
 	STEP("pg_parse_query", "postgres.parse"), STEP("pg_analyze_and_rewrite_fixedparams", "postgres.analyze"), STEP("pg_analyze_and_rewrite", "postgres.analyze"),
 	STEP("pg_plan_query", "postgres.plan"), STEP("PortalRun", "postgres.execute"), STEP("CommitTransactionCommand", "postgres.commit"),
-	STEP("XLogFlush", "postgres.wal_flush"), STEP("LockAcquireExtended", "postgres.lock"),
+	STEP("XLogFlush", "postgres.wal_flush"),
+	{ .function = "LockAcquireExtended", .site = "postgres.lock", .flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .min_ns = 5000, .enter = step_enter }, /* waits only */
 };
 
 static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "postgres", "1.0", "PostgreSQL 9.6 and later", "postgres*", KLIEG_PLUGIN_HOOKS(hooks), NULL };

@@ -15,6 +15,11 @@ static struct {
 } pq;
 static int commenting;
 
+/* Connections inside PQexec and its like, which send and wait by the asynchronous functions. */
+enum { BUSY = 1024 };
+static const void *busy[BUSY];
+static const void **busy_at(const void *conn) { return &busy[((uint64_t)(uintptr_t)conn >> 4) * 0x9e3779b97f4a7c15u >> 54]; }
+
 static void describe(struct klieg_call *c, const void *conn)
 {
 	const char *port = pq.port(conn);
@@ -52,17 +57,24 @@ static void statement(struct klieg_call *c)
 		klieg_set_text(c, "db.operation.name", "EXECUTE"), klieg_set_text(c, "db.query.summary", klieg_arg(c, 1));
 }
 
-static void begin(struct klieg_call *c)
+static void rewrite(struct klieg_call *c)
 {
 	size_t at = (size_t)(uintptr_t)c->hook->data;
-	if (!klieg_arg(c, 0))
-		return;
-	statement(c);
 	char *text = at && klieg_arg(c, (unsigned)at) ? commented(c, klieg_arg(c, (unsigned)at)) : NULL;
 	if (text) {
 		c->args[at] = (uint64_t)(uintptr_t)text;
 		c->user[0] = (uint64_t)(uintptr_t)text;
 	}
+}
+
+static void begin(struct klieg_call *c)
+{
+	if (!klieg_arg(c, 0))
+		return;
+	c->user[1] = c->args[0];
+	*busy_at(klieg_arg(c, 0)) = klieg_arg(c, 0);
+	statement(c);
+	rewrite(c);
 }
 
 static void outcome(struct klieg_call *c, const void *result)
@@ -80,14 +92,26 @@ static void outcome(struct klieg_call *c, const void *result)
 static void leave(struct klieg_call *c)
 {
 	free((void *)(uintptr_t)c->user[0]);
+	if (c->user[1])
+		*busy_at((const void *)(uintptr_t)c->user[1]) = NULL;
 	outcome(c, klieg_result(c));
 }
 
+/* The call itself is no span of its own: it copies the statement, and returns. */
 static int send_enter(struct klieg_call *c)
 {
-	if (klieg_arg(c, 0) && c->host->open(c, klieg_arg(c, 0)))
-		statement(c);
-	return KLIEG_PASS;
+	void *conn = klieg_arg(c, 0);
+	if (!conn || *busy_at(conn) == conn || !c->host->open(c, conn))
+		return KLIEG_PASS;
+	statement(c);
+	rewrite(c);
+	return c->user[0] ? KLIEG_TRACE : KLIEG_PASS;
+}
+
+static void send_leave(struct klieg_call *c)
+{
+	free((void *)(uintptr_t)c->user[0]);
+	c->host->drop(c);
 }
 
 static int result_enter(struct klieg_call *c)
@@ -107,13 +131,14 @@ static void result_leave(struct klieg_call *c)
 		c->host->close(c, conn);
 }
 
-#define CALL(fn, at) { .library = "libpq.so.5*", .function = fn, .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = begin, .leave = leave, .data = (void *)at }
-#define SEND(fn, at) { .library = "libpq.so.5*", .function = fn, .site = "PQsend", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_COUNT, .enter = send_enter, .data = (void *)at }
+#define CALL(fn, name, at) { .library = "libpq.so.5*", .function = fn, .site = name, .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = begin, .leave = leave, .data = (void *)at }
+#define SEND(fn, at) { .library = "libpq.so.5*", .function = fn, .site = "pq.send", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_COUNT, .enter = send_enter, .leave = send_leave, \
+	.data = (void *)at }
 static const struct klieg_plugin_hook hooks[] = {
-	CALL("PQexec", 1), CALL("PQexecParams", 1), CALL("PQprepare", 2), CALL("PQexecPrepared", 0),
+	CALL("PQexec", "pq.exec", 1), CALL("PQexecParams", "pq.exec", 1), CALL("PQprepare", "pq.prepare", 2), CALL("PQexecPrepared", "pq.exec_prepared", 0),
 	SEND("PQsendQuery", 1), SEND("PQsendQueryParams", 1), SEND("PQsendPrepare", 2), SEND("PQsendQueryPrepared", 0),
-	{ .library = "libpq.so.5*", .function = "PQgetResult", .level = KLIEG_LEVEL_COUNT, .enter = result_enter, .leave = result_leave },
-	{ .library = "libpq.so.5*", .function = "PQconnectPoll", .kind = KLIEG_KIND_CLIENT, .flags = KLIEG_HOOK_COUNT },
+	{ .library = "libpq.so.5*", .function = "PQgetResult", .site = "pq.result", .level = KLIEG_LEVEL_COUNT, .enter = result_enter, .leave = result_leave },
+	{ .library = "libpq.so.5*", .function = "PQconnectPoll", .site = "pq.connect", .kind = KLIEG_KIND_CLIENT, .flags = KLIEG_HOOK_COUNT },
 };
 
 static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "pq", "1.0", "libpq of PostgreSQL 9.3 and later", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };

@@ -42,11 +42,12 @@ static void leave(struct klieg_call *c)
 	}
 }
 
-#define HOOK(fn, start, sized) { .library = "libsqlite3.so.0*", .function = fn, .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = start, .leave = leave, \
+#define HOOK(fn, name, start, sized) { .library = "libsqlite3.so.0*", .function = fn, .site = name, .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = start, .leave = leave, \
 	.data = (void *)sized }
 static const struct klieg_plugin_hook hooks[] = {
-	HOOK("sqlite3_step", step_begin, 0), HOOK("sqlite3_exec", text_begin, 0), HOOK("sqlite3_prepare_v2", text_begin, 1), HOOK("sqlite3_prepare_v3", text_begin, 1),
-	HOOK("sqlite3_prepare", text_begin, 1),
+	HOOK("sqlite3_step", "sqlite.step", step_begin, 0), HOOK("sqlite3_exec", "sqlite.exec", text_begin, 0),
+	HOOK("sqlite3_prepare_v2", "sqlite.prepare", text_begin, 1), HOOK("sqlite3_prepare_v3", "sqlite.prepare", text_begin, 1),
+	HOOK("sqlite3_prepare", "sqlite.prepare", text_begin, 1),
 };
 
 static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "sqlite", "1.0", "SQLite 3.7.15 and later, as a shared library", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };

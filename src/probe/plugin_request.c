@@ -55,7 +55,7 @@ int klieg__request_open(struct klieg_call *call, const void *key)
 {
 	struct klieg__run *r = klieg__run_of(call);
 	uint64_t k = (uint64_t)(uintptr_t)key;
-	struct klieg_ctx none, before;
+	struct klieg_ctx from, before;
 	if (!k || k == TAKEN)
 		return 0;
 	struct request *q = find(k);
@@ -66,8 +66,13 @@ int klieg__request_open(struct klieg_call *call, const void *key)
 		klieg__run_requests_lost();
 		return 0;
 	}
-	memset(&none, 0, sizeof none);
-	klieg_set_current(r->has_parent ? &r->parent : &none, &before);
+	if (r->has_parent)
+		from = r->parent;
+	else if (call->hook->flags & KLIEG_HOOK_ROOT)
+		memset(&from, 0, sizeof from);
+	else
+		klieg_current(&from);
+	klieg_set_current(&from, &before);
 	if (!klieg__begin_explicit((const struct klieg__slot *)&r->h->site1, &q->span)) {
 		klieg_restore(&before);
 		klieg__store(&q->key, 0, RELEASE);
