@@ -1,0 +1,357 @@
+/* The kernel's side: two small BPF programs, one at entries and one at exits, that note time, thread and stack pointer in a ring which we read.
+ * They are assembled here, so that neither a compiler nor libbpf is needed. Why BPF and not plain perf samples: perf counts an event per thread,
+ * so each thread would need descriptors of its own and new ones would be missed; a BPF program sees all threads of the process, in one ring whose
+ * order is the order in each thread, and counts exactly what the ring could not take.
+ *
+ * Attached by uprobe_multi links where the kernel has those that filter by process correctly (6.13: it has session probes too), else by a perf
+ * event of the uprobe PMU each. Either is undone by closing its descriptor. */
+#include "uprobe/internal.h"
+#include <errno.h>
+#include <linux/bpf.h>
+#include <linux/perf_event.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+
+enum { RING_BYTES = 2 << 20, PAGE = 4096, SP_AT = 152 /* of rsp in struct pt_regs */, ENTRY_TO_CFA = 8 };
+enum { UPROBE_MULTI = 48, UPROBE_SESSION = 57 };   /* attach types newer than some headers */
+#define INIT_PID_NS 0xEFFFFFFCu                    /* PROC_PID_INIT_INO: the inode of the first pid namespace */
+#define ENOTSUPP_KERNEL 524
+
+static int bpf(int cmd, void *attr, size_t size) { return (int)syscall(SYS_bpf, cmd, attr, size); }
+
+/* ---- the programs -------------------------------------------------------------------------------------------------- */
+
+struct program { struct bpf_insn in[80]; unsigned n; };
+
+static void add(struct program *p, uint8_t code, uint8_t dst, uint8_t src, int16_t off, int32_t imm)
+{
+	p->in[p->n++] = (struct bpf_insn){ .code = code, .dst_reg = dst & 15, .src_reg = src & 15, .off = off, .imm = imm };
+}
+static void mov(struct program *p, int dst, int src) { add(p, BPF_ALU64 | BPF_MOV | BPF_X, (uint8_t)dst, (uint8_t)src, 0, 0); }
+static void set(struct program *p, int dst, int32_t v) { add(p, BPF_ALU64 | BPF_MOV | BPF_K, (uint8_t)dst, 0, 0, v); }
+static void op(struct program *p, int what, int dst, int32_t v) { add(p, (uint8_t)(BPF_ALU64 | what | BPF_K), (uint8_t)dst, 0, 0, v); }
+static void load(struct program *p, int dst, int src, int off) { add(p, BPF_LDX | BPF_MEM | BPF_DW, (uint8_t)dst, (uint8_t)src, (int16_t)off, 0); }
+static void store(struct program *p, int size, int dst, int off, int src)
+{
+	add(p, (uint8_t)(BPF_STX | BPF_MEM | size), (uint8_t)dst, (uint8_t)src, (int16_t)off, 0);
+}
+static void call(struct program *p, int helper) { add(p, BPF_JMP | BPF_CALL, 0, 0, 0, helper); }
+/* A 64-bit constant: kind 0, a map, or the address of a map's value + low of it. */
+static void wide(struct program *p, int dst, int kind, uint32_t low, uint32_t high)
+{
+	add(p, BPF_LD | BPF_DW | BPF_IMM, (uint8_t)dst, (uint8_t)kind, 0, (int32_t)low);
+	add(p, 0, 0, 0, 0, (int32_t)high);
+}
+static unsigned branch(struct program *p, int what, int reg, int32_t v)
+{
+	add(p, (uint8_t)(BPF_JMP | what | BPF_K), (uint8_t)reg, 0, 0, v);
+	return p->n - 1;
+}
+static void here(struct program *p, unsigned from) { p->in[from].off = (int16_t)(p->n - from - 1); }
+
+/* The time is read as near to the function as can be: last at its entry, first at its exit. */
+static void assemble(struct program *p, const struct kernel *k, bool at_exit, const struct stat *ns)
+{
+	enum { R0, R1, R2, R3, R4, CTX = 6, ID = 7, WHAT = 8, TIME = 9, STACK = 10, REC = CTX };
+	unsigned out[3], lost, full;
+	int nout = 0;
+	*p = (struct program){ .n = 0 };
+	mov(p, CTX, R1);
+	if (at_exit) {
+		call(p, BPF_FUNC_ktime_get_ns);
+		mov(p, TIME, R0);
+	}
+	if (ns) { /* we are not in the first pid namespace: numbers as seen in ours */
+		wide(p, R1, 0, (uint32_t)ns->st_dev, (uint32_t)(ns->st_dev >> 32));
+		wide(p, R2, 0, (uint32_t)ns->st_ino, (uint32_t)(ns->st_ino >> 32));
+		mov(p, R3, STACK);
+		op(p, BPF_ADD, R3, -8);
+		set(p, R4, 8);
+		call(p, BPF_FUNC_get_ns_current_pid_tgid);
+		out[nout++] = branch(p, BPF_JNE, R0, 0);
+		load(p, ID, STACK, -8);
+	} else {
+		call(p, BPF_FUNC_get_current_pid_tgid);
+		mov(p, ID, R0);
+	}
+	mov(p, R1, ID);
+	op(p, BPF_RSH, R1, 32);
+	out[nout++] = branch(p, BPF_JNE, R1, k->pid); /* a forked child that returns through its parent's probes */
+	mov(p, R1, CTX);
+	call(p, BPF_FUNC_get_attach_cookie);
+	mov(p, WHAT, R0);
+	wide(p, R1, BPF_PSEUDO_MAP_FD, (uint32_t)k->ring_fd, 0);
+	set(p, R2, sizeof(struct kernel_event));
+	set(p, R3, 0);
+	call(p, BPF_FUNC_ringbuf_reserve);
+	full = branch(p, BPF_JEQ, R0, 0);
+	load(p, R1, CTX, SP_AT);
+	if (!at_exit)
+		op(p, BPF_ADD, R1, ENTRY_TO_CFA);
+	mov(p, REC, R0);
+	store(p, BPF_DW, REC, offsetof(struct kernel_event, cfa), R1);
+	store(p, BPF_W, REC, offsetof(struct kernel_event, tid), ID);
+	if (at_exit)
+		add(p, BPF_ALU | BPF_OR | BPF_K, WHAT, 0, 0, (int32_t)KERNEL_EXIT);
+	store(p, BPF_W, REC, offsetof(struct kernel_event, what), WHAT);
+	wide(p, R1, BPF_PSEUDO_MAP_FD, (uint32_t)k->ring_fd, 0);
+	set(p, R2, BPF_RB_AVAIL_DATA);
+	call(p, BPF_FUNC_ringbuf_query);
+	set(p, WHAT, BPF_RB_NO_WAKEUP); /* waking us at every event would cost the process more than the event */
+	lost = branch(p, BPF_JLT, R0, RING_BYTES / 8);
+	set(p, WHAT, BPF_RB_FORCE_WAKEUP);
+	here(p, lost);
+	if (!at_exit) {
+		call(p, BPF_FUNC_ktime_get_ns);
+		mov(p, TIME, R0);
+	}
+	store(p, BPF_DW, REC, offsetof(struct kernel_event, ns), TIME);
+	mov(p, R1, REC);
+	mov(p, R2, WHAT);
+	call(p, BPF_FUNC_ringbuf_submit);
+	while (nout)
+		here(p, out[--nout]);
+	set(p, R0, 0);
+	add(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	here(p, full);
+	op(p, BPF_AND, WHAT, KERNEL_LOST - 1);
+	op(p, BPF_LSH, WHAT, 2);
+	wide(p, R1, BPF_PSEUDO_MAP_VALUE, (uint32_t)k->lost_fd, at_exit ? KERNEL_LOST * 4 : 0);
+	add(p, BPF_ALU64 | BPF_ADD | BPF_X, R1, WHAT, 0, 0);
+	set(p, R2, 1);
+	add(p, BPF_STX | BPF_ATOMIC | BPF_W, R1, R2, 0, BPF_ADD);
+	set(p, R0, 0);
+	add(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+}
+
+static int load_program(const struct program *p, uint32_t attach_type, char *ret_log, size_t log_size)
+{
+	union bpf_attr a = { .prog_type = BPF_PROG_TYPE_KPROBE, .insn_cnt = p->n, .insns = (uintptr_t)p->in, .license = (uintptr_t)"Apache-2.0",
+		.expected_attach_type = attach_type, .prog_name = "klieg_uprobe" };
+	int fd = bpf(BPF_PROG_LOAD, &a, sizeof a), saved = errno;
+	if (fd < 0 && ret_log) { /* once more, for the verifier's words */
+		a.log_level = 1;
+		a.log_size = (uint32_t)log_size;
+		a.log_buf = (uintptr_t)ret_log;
+		fd = bpf(BPF_PROG_LOAD, &a, sizeof a);
+		saved = errno;
+	}
+	errno = saved;
+	return fd;
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------------------- */
+
+static int refused(struct err *e, const char *what, int errnum)
+{
+	if (errnum == EPERM || errnum == EACCES) {
+		err_set(e, KLIEG_E_DENIED, "kernel uprobes are not permitted here: %s: %s; they need CAP_BPF and CAP_PERFMON", what, strerror(errnum));
+		return err_hint(e, "run the agent as root, or give it both capabilities; a kernel in lockdown (confidentiality) or a container's seccomp filter forbids them too");
+	}
+	if (errnum == EMFILE || errnum == ENFILE) {
+		err_set(e, KLIEG_E_LIMIT, "%s: %s: each probed function takes two descriptors", what, strerror(errnum));
+		return err_hint(e, "probe fewer functions, or raise the agent's limit (ulimit -n)");
+	}
+	if (errnum == ENOSYS || errnum == EINVAL)
+		return err_set(e, KLIEG_E_UNSUPPORTED, "this kernel cannot do it: %s: %s; Linux 5.15 or later with CONFIG_BPF_EVENTS and CONFIG_UPROBE_EVENTS is needed", what,
+			strerror(errnum));
+	return err_set(e, err_from_errno(errnum), "%s: %s", what, strerror(errnum));
+}
+
+static bool read_line(const char *path, char *ret, size_t size)
+{
+	FILE *f = fopen(path, "re");
+	bool ok = f && fgets(ret, (int)size, f);
+	if (f)
+		fclose(f);
+	return ok;
+}
+
+static int find_pmu(struct kernel *k, struct err *e)
+{
+	char text[64];
+	if (!read_line("/sys/bus/event_source/devices/uprobe/type", text, sizeof text))
+		return err_set(e, KLIEG_E_UNSUPPORTED, "this kernel shows no uprobe PMU (/sys/bus/event_source/devices/uprobe): CONFIG_UPROBE_EVENTS is off, or /sys is not mounted");
+	k->perf_type = (uint32_t)strtoul(text, NULL, 10);
+	unsigned bit = 0;
+	if (read_line("/sys/bus/event_source/devices/uprobe/format/retprobe", text, sizeof text))
+		sscanf(text, "config:%u", &bit);
+	k->perf_exit = 1ull << (bit & 63);
+	return 0;
+}
+
+/* NULL: our numbers are the kernel's own. Else *ret_ns is our namespace, which has to be the process's. */
+static int our_namespace(pid_t pid, struct stat *ret_ns, const struct stat **ret, struct err *e)
+{
+	char path[64];
+	struct stat theirs;
+	snprintf(path, sizeof path, "/proc/%d/ns/pid", pid);
+	*ret = NULL;
+	if (stat("/proc/self/ns/pid", ret_ns) < 0 || ret_ns->st_ino == INIT_PID_NS)
+		return 0;
+	if (stat(path, &theirs) < 0)
+		return refused(e, "the process's pid namespace", errno);
+	if (theirs.st_ino != ret_ns->st_ino) {
+		err_set(e, KLIEG_E_UNSUPPORTED, "process %d is in another pid namespace than the agent, which is not in the host's", pid);
+		return err_hint(e, "run the agent in the host's pid namespace (docker run --pid=host), or in the process's");
+	}
+	*ret = ret_ns;
+	return 0;
+}
+
+int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
+{
+	*k = (struct kernel){ .pid = pid, .ring_fd = -1, .lost_fd = -1, .enter_fd = -1, .exit_fd = -1 };
+	struct stat st;
+	const struct stat *ns;
+	int rc = our_namespace(pid, &st, &ns, e);
+	if (rc < 0)
+		return rc;
+	union bpf_attr ring = { .map_type = BPF_MAP_TYPE_RINGBUF, .max_entries = RING_BYTES, .map_name = "klieg_uprobe" };
+	union bpf_attr lost = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 2 * KERNEL_LOST * 4, .max_entries = 1, .map_flags = BPF_F_MMAPABLE,
+		.map_name = "klieg_lost" };
+	k->ring_fd = bpf(BPF_MAP_CREATE, &ring, sizeof ring);
+	k->lost_fd = k->ring_fd < 0 ? -1 : bpf(BPF_MAP_CREATE, &lost, sizeof lost);
+	if (k->lost_fd < 0) {
+		rc = refused(e, "bpf(BPF_MAP_CREATE)", errno);
+		goto fail;
+	}
+	void *taken = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, k->ring_fd, 0);
+	k->taken = taken == MAP_FAILED ? NULL : taken;
+	void *ours = mmap(NULL, PAGE + 2 * RING_BYTES, PROT_READ, MAP_SHARED, k->ring_fd, PAGE);
+	k->written = ours == MAP_FAILED ? NULL : ours;
+	k->data = ours == MAP_FAILED ? NULL : (const uint8_t *)ours + PAGE;
+	void *counts = mmap(NULL, 2 * KERNEL_LOST * 4, PROT_READ | PROT_WRITE, MAP_SHARED, k->lost_fd, 0);
+	k->lost = counts == MAP_FAILED ? NULL : counts;
+	if (!k->taken || !k->written || !k->lost) {
+		rc = refused(e, "mapping the kernel's ring", errno);
+		goto fail;
+	}
+	struct program p = { .n = 0 };
+	set(&p, 0, 0);
+	add(&p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	int session = perf_events ? -1 : load_program(&p, UPROBE_SESSION, NULL, 0);
+	k->multi = session >= 0;
+	if (session >= 0)
+		close(session);
+	else if ((rc = find_pmu(k, e)) < 0)
+		goto fail;
+	char log[2048] = "";
+	for (int at_exit = 0; at_exit < 2; at_exit++) {
+		assemble(&p, k, at_exit, ns);
+		int fd = load_program(&p, k->multi ? UPROBE_MULTI : 0, log, sizeof log);
+		if (fd < 0) {
+			rc = *log ? err_set(e, KLIEG_E_UNSUPPORTED, "the kernel refused our program: %s: %.300s", strerror(errno), log) : refused(e, "bpf(BPF_PROG_LOAD)", errno);
+			goto fail;
+		}
+		*(at_exit ? &k->exit_fd : &k->enter_fd) = fd;
+	}
+	return 0;
+fail:
+	kernel_close(k);
+	return rc;
+}
+
+void kernel_close(struct kernel *k)
+{
+	if (k->taken)
+		munmap(k->taken, PAGE);
+	if (k->written)
+		munmap((void *)(uintptr_t)k->written, PAGE + 2 * RING_BYTES);
+	if (k->lost)
+		munmap(k->lost, 2 * KERNEL_LOST * 4);
+	int *fds[] = { &k->ring_fd, &k->lost_fd, &k->enter_fd, &k->exit_fd };
+	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+		if (*fds[i] >= 0) {
+			close(*fds[i]);
+			*fds[i] = -1;
+		}
+	k->taken = NULL;
+	k->written = NULL;
+	k->lost = NULL;
+}
+
+/* ---- probes --------------------------------------------------------------------------------------------------------- */
+
+static int attach_multi(const struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie)
+{
+	uint64_t cookies = cookie;
+	struct { /* the part of union bpf_attr for BPF_LINK_CREATE that old headers lack */
+		uint32_t prog_fd, target_fd, attach_type, flags;
+		uint64_t path, offsets, ref_ctr_offsets, cookies;
+		uint32_t cnt, uprobe_flags, pid, pad;
+	} a = { .prog_fd = (uint32_t)(at_exit ? k->exit_fd : k->enter_fd), .attach_type = UPROBE_MULTI, .path = (uintptr_t)file, .offsets = (uintptr_t)&offset,
+		.cookies = (uintptr_t)&cookies, .cnt = 1, .uprobe_flags = at_exit /* BPF_F_UPROBE_MULTI_RETURN */, .pid = (uint32_t)k->pid };
+	return bpf(BPF_LINK_CREATE, &a, sizeof a);
+}
+
+static int attach_perf(const struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie)
+{
+	struct perf_event_attr at = { .size = sizeof at, .type = k->perf_type, .config = at_exit ? k->perf_exit : 0, .uprobe_path = (uintptr_t)file, .probe_offset = offset };
+	int event = (int)syscall(SYS_perf_event_open, &at, k->pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	if (event < 0)
+		return -1;
+	union bpf_attr a = { .link_create = { .prog_fd = (uint32_t)(at_exit ? k->exit_fd : k->enter_fd), .target_fd = (uint32_t)event, .attach_type = BPF_PERF_EVENT,
+		.perf_event = { .bpf_cookie = cookie } } };
+	int fd = bpf(BPF_LINK_CREATE, &a, sizeof a), saved = errno;
+	close(event); /* the link holds it */
+	errno = saved;
+	return fd;
+}
+
+int kernel_attach(struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie, struct err *e)
+{
+	int fd = (k->multi ? attach_multi : attach_perf)(k, file, offset, at_exit, cookie);
+	if (fd >= 0)
+		return fd;
+	if (errno == ENOTSUPP_KERNEL || errno == EOPNOTSUPP || errno == EINVAL || errno == EIO)
+		return err_set(e, KLIEG_E_UNSUPPORTED, "the kernel puts no probe there: it cannot execute the first instruction on its own, or the file is not an ordinary one");
+	if (errno == ESRCH)
+		return err_set(e, KLIEG_E_NO_TARGET, "process %d is gone", k->pid);
+	return refused(e, k->multi ? "bpf(BPF_LINK_CREATE, uprobe_multi)" : "perf_event_open(uprobe)", errno);
+}
+
+bool kernel_next(struct kernel *k, struct kernel_event *ret_ev)
+{
+	uint64_t at = *k->taken; /* ours alone */
+	for (;;) {
+		if (at == __atomic_load_n(k->written, __ATOMIC_ACQUIRE)) /* pairs with the kernel's release: records below it have a header */
+			return false;
+		const uint8_t *p = k->data + (at & (RING_BYTES - 1));
+		uint32_t head = __atomic_load_n((const uint32_t *)(const void *)p, __ATOMIC_ACQUIRE); /* pairs with the submit's exchange: the record is whole */
+		if (head & BPF_RINGBUF_BUSY_BIT)
+			return false;
+		uint32_t n = head & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
+		bool ours = !(head & BPF_RINGBUF_DISCARD_BIT) && n == sizeof *ret_ev;
+		if (ours)
+			memcpy(ret_ev, p + BPF_RINGBUF_HDR_SZ, sizeof *ret_ev);
+		at += (n + BPF_RINGBUF_HDR_SZ + 7) & ~7ull;
+		__atomic_store_n(k->taken, at, __ATOMIC_RELEASE); /* pairs with the kernel's read before it reserves */
+		if (ours)
+			return true;
+	}
+}
+
+#else
+
+int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
+{
+	*k = (struct kernel){ .pid = pid, .ring_fd = -1, .lost_fd = -1, .enter_fd = -1, .exit_fd = -1 };
+	return err_set(e, KLIEG_E_UNSUPPORTED, "kernel uprobes are only used on x86-64");
+}
+void kernel_close(struct kernel *k) { (void)k; }
+int kernel_attach(struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie, struct err *e)
+{
+	return err_set(e, KLIEG_E_UNSUPPORTED, "kernel uprobes are only used on x86-64");
+}
+bool kernel_next(struct kernel *k, struct kernel_event *ret_ev) { return false; }
+
+#endif

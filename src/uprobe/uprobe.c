@@ -1,0 +1,379 @@
+/* Which functions of a process are probed, and the way of an event: kernel ring -> its probe -> record. Links go into the kernel in microseconds but
+ * need tens of milliseconds each to come out (it waits for every processor), so threads of our own close them; they share nothing with us but the list
+ * of what is left. Agent thread. */
+#include "uprobe/internal.h"
+#include "base/buf.h"
+#include "base/clock.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SECOND 1000000000ll
+#define SWEEP_NS SECOND
+#define LINGER_NS SECOND         /* exits of calls that were open when their function was removed are waited for */
+#define CLOSERS_MAX 16
+
+/* A probe's number is in the low bits of its cookie, the rest tells it from an earlier one of the same number. */
+enum { PLACE_BITS = 12, PLACE_MASK = (1 << PLACE_BITS) - 1 };
+_Static_assert(PROBES_MAX <= 1 << PLACE_BITS && KERNEL_LOST == 1 << PLACE_BITS, "a place each");
+
+struct probe {
+	enum { FREE, ON, LEAVING, CLOSING } state; /* LEAVING: no entries any more; CLOSING: its links are being closed */
+	uint32_t cookie, site;
+	bool root;
+	int enter_fd, exit_fd;       /* links; -1 = none */
+	const char *note;            /* why it has no exits */
+	uint8_t links;               /* still in the kernel */
+	int64_t left_at;
+	uint32_t lost[2];            /* the kernel's counters as last read */
+};
+
+struct link { int fd; uint32_t place; };
+struct closing;
+struct file { dev_t dev; ino_t ino; struct timespec changed; const char *why; };
+
+struct uprobe {
+	pid_t pid;
+	struct kernel k;
+	struct records *r;
+	struct probe *probes;
+	uint32_t n, leaving;         /* places ever used; of which LEAVING */
+	struct link *doomed; uint32_t ndoomed, doomed_cap; /* to be closed, together */
+	struct closing *closing;
+	uint32_t *place_of;          /* by site: place + 1 of its probe that is ON or LEAVING */
+	uint32_t generation;
+	struct file *files; uint32_t nfiles;
+	const char *process_why;     /* no return probes in this process */
+	int64_t swept_at;
+	struct uprobe_stats stats;
+};
+
+int uprobe_open(pid_t pid, const char *socket, struct uprobe **ret_u, struct err *e) { return uprobe_open_as(pid, socket, false, ret_u, e); }
+
+int uprobe_open_as(pid_t pid, const char *socket, bool perf_events, struct uprobe **ret_u, struct err *e)
+{
+	if (pid <= 0 || (kill(pid, 0) < 0 && errno == ESRCH))
+		return err_set(e, KLIEG_E_NO_TARGET, "there is no process %d", pid);
+	struct uprobe *u = base_calloc(1, sizeof *u);
+	u->pid = pid;
+	int rc = kernel_open(&u->k, pid, perf_events, e);
+	if (rc >= 0)
+		rc = records_open(pid, socket, &u->r, e);
+	if (rc < 0) {
+		uprobe_close(u);
+		return rc;
+	}
+	u->probes = base_calloc(PROBES_MAX, sizeof *u->probes);
+	u->place_of = base_calloc(KW_MAX_SITES, sizeof *u->place_of);
+	u->process_why = inspect_process(pid);
+	u->stats.mechanism = u->k.multi ? "uprobe_multi links" : "a perf event per function";
+	*ret_u = u;
+	return 0;
+}
+
+int uprobe_memfd(const struct uprobe *u) { return records_memfd(u->r); }
+int uprobe_fd(const struct uprobe *u) { return u->k.ring_fd; }
+
+/* ---- taking probes away ------------------------------------------------------------------------------------------------- */
+
+/* Links on their way out; the threads that close them and, until they are all closed, the struct uprobe hold it. */
+struct closing {
+	struct closing *next;
+	atomic_uint refs, taken, left;
+	uint32_t n;
+	struct link link[];
+};
+
+static void closing_release(struct closing *c)
+{
+	if (atomic_fetch_sub(&c->refs, 1) == 1)
+		free(c);
+}
+
+static void *close_links(void *arg)
+{
+	struct closing *c = arg;
+	for (uint32_t i; (i = atomic_fetch_add(&c->taken, 1)) < c->n;) {
+		close(c->link[i].fd);
+		atomic_fetch_sub(&c->left, 1); /* pairs with closing_reap(): the link is gone before its place is another's */
+	}
+	closing_release(c);
+	return NULL;
+}
+
+static void doom(struct uprobe *u, int *fd, uint32_t place)
+{
+	if (*fd < 0)
+		return;
+	if (u->ndoomed == u->doomed_cap)
+		u->doomed = base_realloc(u->doomed, (u->doomed_cap = u->doomed_cap ? 2 * u->doomed_cap : 64) * sizeof *u->doomed);
+	u->doomed[u->ndoomed++] = (struct link){ *fd, place };
+	*fd = -1;
+}
+
+static void closing_start(struct uprobe *u)
+{
+	if (!u->ndoomed)
+		return;
+	struct closing *c = base_alloc(sizeof *c + u->ndoomed * sizeof *c->link);
+	uint32_t threads = u->ndoomed < CLOSERS_MAX ? u->ndoomed : CLOSERS_MAX;
+	*c = (struct closing){ .next = u->closing, .n = u->ndoomed };
+	atomic_init(&c->refs, threads + 1);
+	atomic_init(&c->left, c->n);
+	memcpy(c->link, u->doomed, c->n * sizeof *c->link);
+	u->ndoomed = 0;
+	u->closing = c;
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_attr_t detached;
+	pthread_attr_init(&detached);
+	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&detached, 128 << 10);
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* the agent's signals are for its own threads */
+	for (uint32_t i = 0; i < threads; i++) {
+		pthread_t t;
+		if (pthread_create(&t, &detached, close_links, c))
+			close_links(c); /* no thread to be had: slowly, then, but away they go */
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&detached);
+}
+
+static void closing_reap(struct uprobe *u)
+{
+	for (struct closing **at = &u->closing, *c; (c = *at);) {
+		if (atomic_load(&c->left)) {
+			at = &c->next;
+			continue;
+		}
+		for (uint32_t i = 0; i < c->n; i++) {
+			struct probe *p = &u->probes[c->link[i].place];
+			if (--p->links == 0)
+				p->state = FREE;
+		}
+		*at = c->next;
+		closing_release(c);
+	}
+}
+
+/* Exits are waited for as long as calls are open that they could end. */
+static void end_removals(struct uprobe *u, bool all_read)
+{
+	for (uint32_t i = 0; i < u->n && u->leaving && all_read; i++) {
+		struct probe *p = &u->probes[i];
+		if (p->state != LEAVING || (clock_mono() - p->left_at < LINGER_NS && records_open_calls(u->r, p->site)))
+			continue;
+		p->state = CLOSING;
+		u->leaving--;
+		doom(u, &p->exit_fd, i);
+	}
+	closing_start(u);
+	closing_reap(u);
+}
+
+bool uprobe_remove(struct uprobe *u, uint32_t site)
+{
+	uint32_t place = site < KW_MAX_SITES ? u->place_of[site] : 0;
+	if (!place)
+		return false;
+	struct probe *p = &u->probes[--place];
+	u->place_of[site] = 0;
+	p->state = LEAVING;
+	p->left_at = clock_mono();
+	u->leaving++;
+	doom(u, &p->enter_fd, place); /* closed with the others of this tick, by the next uprobe_poll() */
+	return true;
+}
+
+uint32_t uprobe_pending(const struct uprobe *u)
+{
+	uint32_t n = u->ndoomed;
+	for (uint32_t i = 0; i < u->n; i++)
+		n += u->probes[i].state == LEAVING && u->probes[i].exit_fd >= 0;
+	for (const struct closing *c = u->closing; c; c = c->next)
+		n += atomic_load(&c->left);
+	return n;
+}
+
+void uprobe_close(struct uprobe *u)
+{
+	if (!u)
+		return;
+	for (uint32_t i = 0; i < u->n; i++) {
+		doom(u, &u->probes[i].enter_fd, i);
+		doom(u, &u->probes[i].exit_fd, i);
+	}
+	closing_start(u);
+	for (struct closing *c = u->closing, *next; c; c = next) {
+		next = c->next;
+		closing_release(c);
+	}
+	if (u->r)
+		records_sweep(u->r, true);
+	records_close(u->r);
+	kernel_close(&u->k);
+	free(u->doomed);
+	free(u->probes);
+	free(u->place_of);
+	free(u->files);
+	free(u);
+}
+
+/* ---- adding one ------------------------------------------------------------------------------------------------------------ */
+
+static int inspect_once(struct uprobe *u, int fd, const struct stat *st, const char **ret_why, struct err *e)
+{
+	for (uint32_t i = 0; i < u->nfiles; i++)
+		if (u->files[i].dev == st->st_dev && u->files[i].ino == st->st_ino && !memcmp(&u->files[i].changed, &st->st_mtim, sizeof st->st_mtim)) {
+			*ret_why = u->files[i].why;
+			return 0;
+		}
+	struct file f = { st->st_dev, st->st_ino, st->st_mtim, NULL };
+	int rc = inspect_file(fd, &f.why, e);
+	if (rc < 0)
+		return rc;
+	u->files = base_realloc(u->files, (u->nfiles + 1) * sizeof *u->files);
+	u->files[u->nfiles++] = f;
+	*ret_why = f.why;
+	return 0;
+}
+
+static int examine(struct uprobe *u, int fd, const char *file, uint64_t offset, const char **ret_why, struct err *e)
+{
+	struct stat st;
+	uint8_t bytes[16];
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return err_set(e, KLIEG_E_BAD_DATA, "%s is not an ordinary file", file);
+	ssize_t n = offset > INT64_MAX - sizeof bytes ? 0 : pread(fd, bytes, sizeof bytes, (off_t)offset);
+	if (n <= 0)
+		return err_set(e, KLIEG_E_BAD_DATA, "%s has nothing at offset 0x%llx", file, (unsigned long long)offset);
+	int rc = inspect_once(u, fd, &st, ret_why, e);
+	if (rc < 0)
+		return rc;
+	struct uprobe_cost cost = uprobe_cost(bytes, (size_t)n);
+	if (cost.refusal)
+		return err_set(e, KLIEG_E_UNSUPPORTED, "the function cannot be probed: %s", cost.refusal);
+	if (u->process_why)
+		*ret_why = u->process_why;
+	return inspect_mapped(u->pid, &st, offset, bytes, (size_t)n, e);
+}
+
+int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t site, bool root, struct err *e)
+{
+	uint32_t place = 0;
+	while (place < u->n && u->probes[place].state != FREE)
+		place++;
+	if (site >= KW_MAX_SITES)
+		return err_set(e, KLIEG_E_LIMIT, "site %u does not exist: there are %u", site, KW_MAX_SITES);
+	if (u->place_of[site])
+		return err_set(e, KLIEG_E_CONFLICT, "site %u is probed already", site);
+	if (place >= PROBES_MAX) {
+		err_set(e, KLIEG_E_LIMIT, "%u functions of process %d are probed: no more at a time", PROBES_MAX, u->pid);
+		return err_hint(e, "name fewer functions");
+	}
+	const char *why = NULL;
+	int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0) {
+		if (kill(u->pid, 0) < 0 && errno == ESRCH)
+			return err_set(e, KLIEG_E_NO_TARGET, "process %d is gone", u->pid);
+		return err_set(e, err_from_errno(errno), "%s: %s", file, strerror(errno));
+	}
+	int rc = examine(u, fd, file, offset, &why, e);
+	if (rc == 0) {
+		struct probe *p = &u->probes[place];
+		*p = (struct probe){ .state = CLOSING, .cookie = (++u->generation << PLACE_BITS | place) & ~KERNEL_EXIT, .site = site, .root = root, .enter_fd = -1, .exit_fd = -1,
+			.note = why, .lost = { u->k.lost ? u->k.lost[place] : 0, u->k.lost ? u->k.lost[KERNEL_LOST + place] : 0 } };
+		char path[64];
+		snprintf(path, sizeof path, "/proc/self/fd/%d", fd); /* the very file that was looked at */
+		/* Exits first: an entry that is seen has its exit seen. */
+		if (!why && (rc = kernel_attach(&u->k, path, offset, true, p->cookie, e)) >= 0)
+			p->exit_fd = rc;
+		if (rc >= 0 && (rc = kernel_attach(&u->k, path, offset, false, p->cookie, e)) >= 0)
+			p->enter_fd = rc;
+		p->links = (uint8_t)((p->exit_fd >= 0) + (p->enter_fd >= 0));
+		u->n += place == u->n;
+		if (rc >= 0) {
+			p->state = ON;
+			u->place_of[site] = place + 1;
+			rc = why != NULL;
+		} else if (p->links) {
+			doom(u, &p->exit_fd, place);
+		} else {
+			p->state = FREE;
+		}
+	}
+	close(fd);
+	return rc;
+}
+
+const char *uprobe_note(const struct uprobe *u, uint32_t site)
+{
+	uint32_t place = site < KW_MAX_SITES ? u->place_of[site] : 0;
+	return place ? u->probes[place - 1].note : NULL;
+}
+
+/* ---- events ------------------------------------------------------------------------------------------------------------------ */
+
+static void take(struct uprobe *u, const struct kernel_event *ev)
+{
+	struct probe *p = &u->probes[ev->what & PLACE_MASK];
+	if (p->state == FREE || p->cookie != (ev->what & ~KERNEL_EXIT))
+		return; /* of a probe that was taken away while this lay in the ring */
+	if (ev->what & KERNEL_EXIT) {
+		u->stats.exits++;
+		u->stats.unmatched += !records_exit(u->r, ev->tid, p->site, ev->cfa, ev->ns);
+	} else if (p->state == ON || (int64_t)ev->ns <= p->left_at) { /* it may have lain in the ring when its function was removed */
+		u->stats.entries++;
+		if (p->note)
+			records_call(u->r, ev->tid, p->site);
+		else
+			records_enter(u->r, ev->tid, p->site, ev->cfa, ev->ns, p->root);
+	}
+}
+
+/* What the kernel's ring had no room for, exactly. */
+static void take_losses(struct uprobe *u)
+{
+	for (uint32_t i = 0; i < u->n; i++) {
+		struct probe *p = &u->probes[i];
+		uint32_t now[2] = { __atomic_load_n(&u->k.lost[i], __ATOMIC_RELAXED), __atomic_load_n(&u->k.lost[KERNEL_LOST + i], __ATOMIC_RELAXED) };
+		uint32_t entries = now[0] - p->lost[0], exits = now[1] - p->lost[1];
+		if (p->state == FREE || !(entries | exits))
+			continue;
+		p->lost[0] = now[0], p->lost[1] = now[1];
+		u->stats.lost_entries += entries;
+		u->stats.lost_exits += exits;
+		records_lost(u->r, p->site, entries, exits);
+	}
+}
+
+uint32_t uprobe_poll(struct uprobe *u, uint32_t budget)
+{
+	struct kernel_event ev;
+	uint32_t n = 0;
+	while (n < budget && kernel_next(&u->k, &ev)) {
+		take(u, &ev);
+		n++;
+	}
+	take_losses(u);
+	records_clock(u->r);
+	if (n < budget && clock_mono() - u->swept_at >= SWEEP_NS) { /* the ring was empty just now */
+		u->swept_at = clock_mono();
+		records_sweep(u->r, false);
+	}
+	end_removals(u, n < budget);
+	return n;
+}
+
+void uprobe_stats(const struct uprobe *u, struct uprobe_stats *ret_s)
+{
+	*ret_s = u->stats;
+	ret_s->clock_error_ns = records_clock_error(u->r);
+}
