@@ -131,9 +131,9 @@ static void add_table(struct symbols *s, const struct table *t, uint8_t source)
 		uint16_t version = 0;
 		if (t->versions)
 			memcpy(&version, t->versions + 2 * i, 2);
-		uint8_t rank = (uint8_t)((bind == STB_GLOBAL || bind == STB_GNU_UNIQUE ? 0 : bind == STB_WEAK ? 1 : 2) + (version & 0x8000 || strstr(name, "@") ? 3 : 0));
-		if (strstr(name, "@@"))
-			rank = (uint8_t)(rank - 3);
+		const char *at = strchr(name, '@');
+		bool old = version & 0x8000 || (at && at[1] != '@');
+		uint8_t rank = (uint8_t)((bind == STB_GLOBAL || bind == STB_GNU_UNIQUE ? 0 : bind == STB_WEAK ? 1 : 2) + (old ? NAME_OLD : 0));
 		s->names[s->nnames++] = (struct name){ .addr = y.st_value, .size = y.st_size, .name = without_version(s, name), .source = source, .rank = rank,
 			.is_function = type == STT_FUNC, .is_ifunc = type == STT_GNU_IFUNC, .is_piece = is_piece(name) };
 	}

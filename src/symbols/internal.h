@@ -12,6 +12,8 @@
 
 struct segment { uint64_t addr, offset, size; const uint8_t *p; };
 
+#define NAME_OLD 3 /* added to the rank of a name of a version that is no longer linked to (memcpy@GLIBC_2.2.5) */
+
 /* A name at an address, before aliases are settled. */
 struct name {
 	uint64_t addr, size;
@@ -72,7 +74,7 @@ const struct symbols_function *symbols_exactly(const struct symbols *s, uint64_t
 uint32_t symbols_from(const struct symbols *s, uint64_t addr);        /* index of the first function at or after addr */
 
 /* prologue.c */
-void prologues_check(struct symbols *s);                              /* window and refusal of all functions */
+void prologues_check(struct symbols *s);                              /* window and refusal of all functions; drops pieces among them */
 
 /* move.c: what keeps this instruction of a window from being moved, NULL = nothing. at: its offset in the window */
 void decoder_start(ZydisDecoder *d, bool minimal);

@@ -129,14 +129,14 @@ int symbols_move(const uint8_t *bytes, uint32_t window, uint64_t from, uint64_t 
 	decoder_start(&d, false);
 	if (window < SYMBOLS_JUMP)
 		return err_set(e, KLIEG_E_UNSUPPORTED, "shorter than %u bytes", SYMBOLS_JUMP);
-	for (uint32_t at = 0; at < window;) {
+	for (uint32_t at = 0; at < window && !stopped;) { /* behind a stop is padding, which never runs */
 		ZydisDecodedInstruction in;
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&d, NULL, bytes + at, window - at, &in)))
 			return err_set(e, KLIEG_E_UNSUPPORTED, "its first bytes are not instructions");
-		const char *why = stopped ? NULL : move_obstacle(&in, at);
+		const char *why = move_obstacle(&in, at);
 		uint64_t target = 0;
 		bool branch = instruction_target(&in, from + at, &target), call = in.meta.category == ZYDIS_CATEGORY_CALL, fits = true;
-		if (!why && branch && !stopped && target - from < SYMBOLS_JUMP && !(call && target == from))
+		if (!why && branch && target - from < SYMBOLS_JUMP && !(call && target == from))
 			why = target == from ? "a loop back to its first instruction" : "a branch into its first 5 bytes";
 		if (why)
 			return err_set(e, KLIEG_E_UNSUPPORTED, "%s", why);
@@ -144,9 +144,7 @@ int symbols_move(const uint8_t *bytes, uint32_t window, uint64_t from, uint64_t 
 			return err_set(e, KLIEG_E_UNSUPPORTED, "its first instructions are too many");
 		m.at[m.n].from = (uint8_t)at;
 		m.at[m.n++].to = (uint8_t)(o.p - m.code);
-		if (stopped) {
-			put(&o, bytes + at, in.length); /* padding: never runs */
-		} else if (call) {
+		if (call) {
 			fits = put_call(&o, &in, bytes + at, from + at);
 		} else if (branch) {
 			uint8_t jcc[2] = { 0x0f, (uint8_t)(0x80 | (in.opcode & 15)) };
@@ -157,7 +155,7 @@ int symbols_move(const uint8_t *bytes, uint32_t window, uint64_t from, uint64_t 
 		}
 		if (!fits)
 			return err_set(e, KLIEG_E_UNSUPPORTED, "what its first instructions refer to is more than 2 GB away from the stub");
-		stopped |= is_stop(&in);
+		stopped = is_stop(&in);
 		at += in.length;
 	}
 	if (!put_jump(&o, from + window))

@@ -1,7 +1,9 @@
 /* Decides which functions can be intercepted by a jump over their first bytes, and how many bytes that displaces. First each start is looked
  * at by itself; then all code of the file is decoded once, to find what would land in the middle of such a jump: branches from anywhere,
  * entries of jump tables, labels whose address is taken. Runs once, while opening; the decoder's minimal mode makes it affordable.
- * What cannot be found: code that computes such an address. Compilers don't, and functions written by hand rarely do. */
+ * What cannot be found: code that computes such an address. Compilers don't, and functions written by hand rarely do.
+ * The same pass finds pieces (.cold) of functions that stripped programs do not tell from functions: nobody calls them, and they jump back
+ * into the middle of another. */
 #include "symbols/internal.h"
 #include "base/buf.h"
 #include <stdlib.h>
@@ -12,8 +14,9 @@
 #define TABLE_ENTRIES_MAX 1024u
 #define TABLE_ENTRIES_ALL (32u << 20) /* of a file: a hostile one could make the tables add up */
 
-/* One bit for every byte of a segment. */
-struct marks { uint8_t *start, *inner; };
+/* One bit for every byte of a segment: a function starts there; a jump would be written over it; it is called, or its address taken; the
+ * function that starts there jumps into the middle of another. */
+struct marks { uint8_t *start, *inner, *called, *piece; };
 struct scan {
 	struct symbols *s;
 	struct marks marks[SYMBOLS_SEGMENTS_MAX];
@@ -28,7 +31,7 @@ static const char too_short[] = "shorter than 5 bytes", into[] = "a branch into 
 /* p: size bytes of the function, and up to room those before the next one. */
 static const char *window_of(const ZydisDecoder *d, const uint8_t *p, uint64_t size, uint64_t room, uint8_t *ret_window)
 {
-	uint32_t n = 0;
+	uint32_t n = 0, stop = 0; /* where the instruction ends that nothing runs on behind */
 	bool stopped = false;
 	while (n < SYMBOLS_JUMP) {
 		ZydisDecodedInstruction in;
@@ -47,10 +50,19 @@ static const char *window_of(const ZydisDecoder *d, const uint8_t *p, uint64_t s
 		if (why)
 			return why;
 		n += in.length;
-		stopped |= is_stop(&in);
+		if (!stopped && is_stop(&in))
+			stop = n;
+		stopped = stop;
 	}
-	*ret_window = (uint8_t)n;
+	*ret_window = (uint8_t)(!stopped ? n : stop < SYMBOLS_JUMP ? SYMBOLS_JUMP : stop); /* padding never runs: part of it is enough */
 	return NULL;
+}
+
+/* `lock or $0, (%rsp)` is how compilers spell a memory barrier. */
+static bool is_barrier(const ZydisDecodedInstruction *in)
+{
+	return in->attributes & ZYDIS_ATTRIB_HAS_LOCK && (in->mnemonic == ZYDIS_MNEMONIC_ADD || in->mnemonic == ZYDIS_MNEMONIC_OR) &&
+		in->raw.imm[0].size && !in->raw.imm[0].value.u;
 }
 
 /* setjmp and the like read or take the address they return to. With a gate that is the gate's, and it is kept beyond this call. */
@@ -66,7 +78,7 @@ static bool uses_return_address(const ZydisDecoder *d, const uint8_t *p, uint64_
 		for (uint32_t k = 0; k < in.operand_count; k++) {
 			const ZydisDecodedOperand *o = &ops[k];
 			if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.type == ZYDIS_MEMOP_TYPE_MEM && o->mem.base == ZYDIS_REGISTER_RSP &&
-				o->mem.index == ZYDIS_REGISTER_NONE && o->mem.disp.value >= 0 && o->mem.disp.value < 8)
+				o->mem.index == ZYDIS_REGISTER_NONE && o->mem.disp.value >= 0 && o->mem.disp.value < 8 && !is_barrier(&in))
 				return true;
 			moves |= o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value == ZYDIS_REGISTER_RSP && o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 		}
@@ -114,7 +126,11 @@ static void landing(void *arg, uint64_t addr)
 	struct scan *c = arg;
 	uint64_t i;
 	const struct marks *m = marks_at(c, addr, &i);
-	if (!m || !bit(m->inner, i))
+	if (!m)
+		return;
+	if (bit(m->start, i))
+		set(m->called, i);
+	if (!bit(m->inner, i))
 		return;
 	uint32_t f = symbols_from(c->s, addr);
 	while (f-- && addr - c->s->functions[f].addr < SYMBOLS_JUMP)
@@ -152,15 +168,24 @@ static void look(struct scan *c, struct sweep *w, const ZydisDecodedInstruction 
 		const struct marks *m = marks_at(c, to, &i);
 		if (!m)
 			return;
-		if (bit(m->inner, i))
+		bool call = in->opcode == 0xe8 && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT, start = bit(m->start, i);
+		if (call || bit(m->inner, i))
 			landing(c, to);
-		if (in->opcode != 0xe8 && w->f && to == w->f->addr && bit(m->start, i))
-			refuse(&c->s->functions[w->f - c->s->functions], loop);
+		if (call || !w->f)
+			return;
+		struct symbols_function *f = &c->s->functions[w->f - c->s->functions];
+		if (start && to == f->addr && !f->refusal)
+			refuse(f, loop);
+		else if (!start && !f->name && to - f->addr >= f->size && symbols_at(c->s, to) && (m = marks_at(c, f->addr, &i)))
+			set(m->piece, i);
 	} else if (in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && w->f) {
-		if (in->opcode == 0x8d && in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5)
-			w->tables[w->ntables++ % TABLES_MAX] = at + in->length + (uint64_t)in->raw.disp.value;
-		else if (in->opcode == 0xff && in->raw.modrm.reg == 4 && w->ntables)
+		if (in->opcode == 0x8d && in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5) {
+			to = at + in->length + (uint64_t)in->raw.disp.value;
+			w->tables[w->ntables++ % TABLES_MAX] = to;
+			landing(c, to);
+		} else if (in->opcode == 0xff && in->raw.modrm.reg == 4 && w->ntables) {
 			jump_tables(c, w);
+		}
 	}
 }
 
@@ -213,6 +238,20 @@ static void sweep_data(struct scan *c)
 	}
 }
 
+/* Pieces are no functions, unless somebody calls them after all. */
+static void drop_pieces(struct scan *c)
+{
+	struct symbols *s = c->s;
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < s->n; i++) {
+		uint64_t k;
+		const struct marks *m = marks_at(c, s->functions[i].addr, &k);
+		if (!m || !bit(m->piece, k) || bit(m->called, k))
+			s->functions[n++] = s->functions[i];
+	}
+	s->n = n;
+}
+
 void prologues_check(struct symbols *s)
 {
 	struct scan c = { .s = s };
@@ -220,8 +259,9 @@ void prologues_check(struct symbols *s)
 	decoder_start(&full, false);
 	decoder_start(&minimal, true);
 	for (uint32_t i = 0; i < s->nsegments; i++) {
-		c.marks[i].start = base_calloc(s->segments[i].size / 8 + 1, 1);
-		c.marks[i].inner = base_calloc(s->segments[i].size / 8 + 1, 1);
+		size_t n = s->segments[i].size / 8 + 1;
+		uint8_t *bits = base_calloc(n, 4);
+		c.marks[i] = (struct marks){ bits, bits + n, bits + 2 * n, bits + 3 * n };
 	}
 	for (uint32_t i = 0; i < s->n; i++) {
 		struct symbols_function *f = &s->functions[i];
@@ -231,6 +271,8 @@ void prologues_check(struct symbols *s)
 			room = f[1].addr - f->addr;
 		if (!s->x86)
 			refuse(f, "functions can be intercepted on x86-64 only");
+		const struct marks *m = marks_at(&c, f->addr, &k);
+		set(m->start, k);
 		if (f->refusal)
 			continue;
 		f->refusal = window_of(&full, in->p + off, f->size, room, &f->window);
@@ -238,8 +280,6 @@ void prologues_check(struct symbols *s)
 			refuse(f, "it uses the address that it returns to");
 		if (f->refusal)
 			continue;
-		const struct marks *m = marks_at(&c, f->addr, &k);
-		set(m->start, k);
 		for (uint64_t n = 1; n < SYMBOLS_JUMP; n++)
 			set(m->inner, k + n);
 	}
@@ -247,8 +287,7 @@ void prologues_check(struct symbols *s)
 		sweep(&c, &minimal, &s->text[i]);
 	if (s->x86)
 		sweep_data(&c);
-	for (uint32_t i = 0; i < s->nsegments; i++) {
+	drop_pieces(&c);
+	for (uint32_t i = 0; i < s->nsegments; i++)
 		free(c.marks[i].start);
-		free(c.marks[i].inner);
-	}
 }

@@ -198,7 +198,7 @@ static void index_names(struct symbols *s)
 		const struct name *n = &s->names[i];
 		while (f < s->n && s->functions[f].addr < n->addr)
 			f++;
-		if (f == s->n || s->functions[f].addr != n->addr)
+		if (f == s->n || s->functions[f].addr != n->addr || (n->rank >= NAME_OLD && n->name != s->functions[f].name))
 			continue;
 		struct named *c = cell(s, n->name);
 		if (!c->name || n->rank < c->rank) /* several functions of a name: the exported one, then the first */
@@ -362,9 +362,9 @@ int symbols_open(int fd, const char *debug_file, struct symbols **ret_s, struct 
 	if (s->has_dwarf && !has_symtab(&s->image) && (debug < 0 || !has_symtab(&s->debug)))
 		dwarf_names(s);
 	build(s);
-	index_names(s);
 	slots_read(s);
 	prologues_check(s);
+	index_names(s);
 	*ret_s = s;
 	rc = 0;
 out:

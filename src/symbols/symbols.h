@@ -61,13 +61,14 @@ struct symbols_callee { uint64_t addr; const char *name; uint8_t kind; uint32_t 
 int symbols_callees(const struct symbols *s, const struct symbols_function *f, struct symbols_callee **ret_list, uint32_t *ret_n, uint32_t *ret_indirect);
 
 /* ---- arguments, from DWARF ---- */
+#define SYMBOLS_NOT_ON_STACK 255
 struct symbols_argument {
 	const char *name;        /* owned by s */
 	const char *type;        /* as in C: "const char *", "struct client *", "int" */
 	uint8_t size;            /* bytes, 1..8 */
 	bool is_signed, is_pointer, is_string /* (const) char* */, is_float, in_memory /* by value on the stack, not shown */;
 	int8_t reg;              /* 0..5 = rdi rsi rdx rcx r8 r9; -1 = on the stack or in a vector register */
-	uint8_t stack;           /* if on the stack: 8-byte slot above the return address, from 0 */
+	uint8_t stack;           /* if on the stack: 8-byte slot above the return address, from 0; else SYMBOLS_NOT_ON_STACK */
 };
 struct symbols_signature {
 	uint32_t n;
