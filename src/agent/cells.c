@@ -96,9 +96,9 @@ void cells_read(struct process *p)
 			x->errors += errors - base[1];
 			x->ticks += ticks - base[2];
 			x->value += (int64_t)(value - base[3]);
-			p->spent_ns += (double)(calls - base[0]) * cost_ns(p->agent, KW_COUNT, 1);
+			p->spent_ns += (double)(calls - base[0]) * cost_of(p, &p->sites[site], KW_COUNT, 1);
 			base[0] = calls, base[1] = errors, base[2] = ticks, base[3] = value;
-			if (s->kind != KW_SITE_SPAN)
+			if (s->kind != KW_SITE_SPAN && s->kind != KW_SITE_FUNCTION)
 				continue;
 			if (!th->cell_bucket[c])
 				th->cell_bucket[c] = base_calloc(KW_BUCKETS, sizeof(uint32_t));
@@ -174,7 +174,7 @@ json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns)
 					continue;
 				m->calls += x->calls, m->errors += x->errors, m->ticks += x->ticks, m->self += x->self, m->value += x->value;
 				m->cpu += x->cpu, m->cpu_calls += x->cpu_calls;
-				m->spent += (double)x->calls * cost_ns(a, s->level ? s->level : KW_SPAN, 1);
+				m->spent += (double)x->calls * cost_of(p, s, s->level ? s->level : KW_SPAN, 1);
 				m->has_self |= x->has_self;
 				m->max = x->max > m->max ? x->max : m->max;
 			}

@@ -177,7 +177,7 @@ static json_t *ls(struct agent *a, const struct traceql *q, const json_t *params
 	return o;
 }
 
-struct rate { double per_s; int64_t window, age; bool known; };
+struct rate { double per_s, besides; int64_t window, age; bool known; };
 
 /* Calls per second of all that matches: measured where it is on, remembered where it was. */
 static struct rate rate_of(struct agent *a, const struct traceql *q)
@@ -197,6 +197,7 @@ static struct rate rate_of(struct agent *a, const struct traceql *q)
 			double per_s = cost_rate(s, now, &window, &age);
 			r.known &= per_s >= 0 && age < stale;
 			r.per_s += per_s > 0 ? per_s : 0;
+			r.besides += per_s > 0 ? per_s * (cost_of(p, s, KW_SPAN, 1) - cost_ns(a, KW_SPAN, 1)) : 0;
 			r.age = age > r.age ? age : r.age;
 			r.window = window && (!r.window || window < r.window) ? window : r.window;
 		}
@@ -217,7 +218,7 @@ static json_t *predict(const struct agent *a, const struct toggle *t, const stru
 	else
 		snprintf(basis, sizeof basis, r->window < SECOND ? "measured %lld ms" : "measured %lld s",
 			(long long)(r->window / (r->window < SECOND ? 1000000 : SECOND)));
-	return cost_json(a, t->level, t->keep, r->known, r->known ? r->per_s : 0, basis);
+	return cost_json(a, t->level, t->keep, r->per_s > 0 ? r->besides / r->per_s : 0, r->known, r->known ? r->per_s : 0, basis);
 }
 
 static json_t *plan(struct agent *a, struct toggle *t)
@@ -353,6 +354,21 @@ static void on(struct agent *a, struct request *r)
 	r->peek_calls = peek_calls(a, t->q, r->peek_started);
 }
 
+/* What one hit of the dearest site that matches costs on top of its level: a prediction errs on that side. */
+static double dearest_besides(struct agent *a, const struct traceql *q)
+{
+	double most = 0;
+	for (uint32_t k = 0; k < a->nprocs; k++)
+		for (uint32_t i = 0; a->procs[k]->map && i < a->procs[k]->nsites; i++) {
+			const struct site *s = &a->procs[k]->sites[i];
+			if (!s->id || s->kind != KW_SITE_FUNCTION || !site_match(a->procs[k], i, q))
+				continue;
+			double ns = cost_of(a->procs[k], s, KW_SPAN, 1) - cost_ns(a, KW_SPAN, 1);
+			most = ns > most ? ns : most;
+		}
+	return most;
+}
+
 void control_waiting(struct agent *a)
 {
 	for (struct request **at = &a->waiting, *r; (r = *at);) {
@@ -362,13 +378,14 @@ void control_waiting(struct agent *a)
 			continue;
 		}
 		uint64_t calls = peek_calls(a, r->peek->q, r->peek_started) - r->peek_calls;
+		double besides = dearest_besides(a, r->peek->q);
 		*at = r->next;
 		struct toggle *t = r->peek;
 		r->peek = NULL;
 		toggles_apply(a);
 		char basis[64];
 		snprintf(basis, sizeof basis, "measured %lld ms", (long long)((now - r->peek_started) / 1000000));
-		on_finish(a, r, t, cost_json(a, t->level, t->keep, true, (double)calls * 1e9 / (double)(now - r->peek_started + 1), basis));
+		on_finish(a, r, t, cost_json(a, t->level, t->keep, besides, true, (double)calls * 1e9 / (double)(now - r->peek_started + 1), basis));
 		at = &a->waiting;
 	}
 }

@@ -42,6 +42,16 @@ double cost_ns(const struct agent *a, unsigned level, double keep)
 	return level < KW_SPAN ? whole : whole * keep + a->floor_ns * not_kept * (1 - keep);
 }
 
+/* A function costs the way through the gate besides (bench/RESULTS.md), or what the kernel takes. */
+double cost_of(const struct process *p, const struct site *s, unsigned level, double keep)
+{
+	const double gate = 1.0;
+	double ns = cost_ns(p->agent, level, keep);
+	if (s->kind != KW_SITE_FUNCTION)
+		return ns;
+	return ns + (p->uprobe ? s->probe_ns : p->agent->floor_ns * gate);
+}
+
 /* Calls per second of a site, recorded or not: as measured while it is on (*ret_age = 0), else when it was last on (*ret_age: ns ago);
  * negative: not known. Only of marked requests: those count. */
 double cost_rate(const struct site *s, int64_t now, int64_t *ret_window, int64_t *ret_age)
@@ -114,9 +124,9 @@ void cost_recall(struct process *p, struct site *s)
 	e->given = p;
 }
 
-json_t *cost_json(const struct agent *a, unsigned level, double keep, bool known, double per_s, const char *basis)
+json_t *cost_json(const struct agent *a, unsigned level, double keep, double besides_ns, bool known, double per_s, const char *basis)
 {
 	double spans = level >= KW_SPAN ? per_s * keep : 0;
 	return json_pack("{s:b,s:f,s:f,s:f,s:f,s:s}", "known", (int)known, "calls_per_s", per_s, "spans_per_s", spans, "bytes_per_s",
-		spans * (level >= KW_DETAIL ? 96 : 32), "cpu_percent", per_s * cost_ns(a, level, keep) * 1e-7, "basis", basis);
+		spans * (level >= KW_DETAIL ? 96 : 32), "cpu_percent", per_s * (cost_ns(a, level, keep) + besides_ns) * 1e-7, "basis", basis);
 }

@@ -327,7 +327,7 @@ static void span_record(struct process *p, struct thread *th, struct kw_thread *
 		p->c.corrupt++;
 		return;
 	}
-	p->spent_ns += cost_ns(p->agent, s->level < KW_SPAN ? KW_SPAN : s->level, 1);
+	p->spent_ns += cost_of(p, s, s->level < KW_SPAN ? KW_SPAN : s->level, 1);
 	stat_span(p, s, clock_mono() / SECOND, r.ticks, rec->r.flags & KW_REC_ERROR, self, true);
 	add_row(p, th, slot, rec, &r);
 }
@@ -379,7 +379,7 @@ static uint32_t drain_slot(struct process *p, uint32_t i, uint32_t budget)
 			break;
 		case KW_REC_EVENT: {
 			struct site *s = &p->sites[rec.r.site];
-			p->spent_ns += cost_ns(p->agent, s->level < KW_SPAN ? KW_SPAN : s->level, 1);
+			p->spent_ns += cost_of(p, s, s->level < KW_SPAN ? KW_SPAN : s->level, 1);
 			if (s->id)
 				stat_span(p, s, clock_mono() / SECOND, 0, false, 0, false);
 			if (!s->id) {

@@ -335,6 +335,10 @@ static void uprobes_apply(struct process *p)
 					rc = uprobe_add(p->uprobe, file, s->addr - m->file.bias - addr + off, i, s->root, &e);
 					break;
 				}
+			const struct symbols_function *f = function_of(p, i);
+			uint32_t bytes = f->size < 16 ? f->size : 16;
+			const uint8_t *text = symbols_text(m->file.symbols, f->addr, bytes);
+			s->probe_ns = text ? uprobe_cost(text, bytes).both_ns : 10000;
 			if (rc < 0) {
 				struct str name = strtab_get(&p->strs, s->name);
 				problem(p, "%.*s cannot be probed: %s", (int)name.n, name.p, e.msg);

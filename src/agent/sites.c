@@ -297,7 +297,7 @@ void site_source_get(void *ctx, const struct tq_field *f, struct tq_value *v)
 			give(v, strtab_get(&p->strs, s->name));
 		else if (f->intrinsic == TQ_SCOPE_NAME)
 			give(v, strtab_get(&p->strs, s->component));
-		else if (f->intrinsic == TQ_KIND_ && s->kind == KW_SITE_SPAN)
+		else if (f->intrinsic == TQ_KIND_ && (s->kind == KW_SITE_SPAN || s->kind == KW_SITE_FUNCTION))
 			v->type = TQ_KIND, v->i = span_kinds[(s->flags & KW_SITE_KIND_MASK) >> 1 < 5 ? (s->flags & KW_SITE_KIND_MASK) >> 1 : 0];
 		return;
 	}

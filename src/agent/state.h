@@ -54,6 +54,7 @@ struct site {
 	bool root;                /* a function that begins a request */
 	uint64_t plugin;          /* a function that a plugin knows: address of its struct klieg_plugin_hook in the process */
 	uint64_t min_ns;          /* shorter spans are only counted */
+	uint32_t probe_ns;        /* what the kernel's probe costs a call, where it is one */
 	uint8_t nwhere;           /* conditions on arguments, evaluated in the process (function sites) */
 	struct kw_where arg_where[KW_HOOK_WHERE];
 };
@@ -273,7 +274,9 @@ json_t *switches_health(const struct agent *a);
 void cost_calibrate(struct agent *a);
 double cost_ns(const struct agent *a, unsigned level, double keep); /* of one hit; keep: share of the traces that are kept */
 /* What recording so many calls per second costs, as the protocol's `cost`. */
-json_t *cost_json(const struct agent *a, unsigned level, double keep, bool known, double calls_per_s, const char *basis);
+double cost_of(const struct process *p, const struct site *s, unsigned level, double keep); /* of one hit of this site */
+/* besides_ns: what the sites cost on top of the level, on average. */
+json_t *cost_json(const struct agent *a, unsigned level, double keep, double besides_ns, bool known, double calls_per_s, const char *basis);
 double cost_rate(const struct site *s, int64_t now, int64_t *ret_window, int64_t *ret_age);
 void cost_seen(struct process *p, uint32_t site); /* it is about to be switched off */
 void cost_recall(struct process *p, struct site *s); /* it has just been found */

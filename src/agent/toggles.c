@@ -99,7 +99,7 @@ static json_t *maybe(const char *s) { return s ? json_string(s) : json_null(); }
 json_t *toggle_json(struct agent *a, struct toggle *t)
 {
 	int64_t now = clock_mono(), window = 0, w, age;
-	double per_s = 0;
+	double per_s = 0, besides = 0; /* what functions cost on top: by their calls */
 	bool known = true;
 	t->sites = t->instances = t->processes = 0;
 	uint64_t *ids = NULL;
@@ -115,6 +115,7 @@ json_t *toggle_json(struct agent *a, struct toggle *t)
 			double rate = cost_rate(s, now, &w, &age);
 			known &= rate >= 0 && !age;
 			per_s += rate > 0 && !age ? rate : 0;
+			besides += rate > 0 && !age ? rate * (cost_of(p, s, t->level, t->keep) - cost_ns(a, t->level, t->keep)) : 0;
 			window = w && (!window || w < window) ? w : window;
 			if (t->sites == cap)
 				ids = base_realloc(ids, (cap = cap ? 2 * cap : 64) * sizeof *ids);
@@ -139,7 +140,7 @@ json_t *toggle_json(struct agent *a, struct toggle *t)
 		"level", level_name(t->level), "keep", t->keep, "scope", t->marked ? "marked" : "all", "where", maybe(t->where_text),
 		"expires_unix_nano", (json_int_t)t->expires_ns, "owner", maybe(t->owner), "reason", maybe(t->reason), "sites", (int)t->sites,
 		"instances", (int)t->instances, "processes", (int)t->processes,
-		"measured", cost_json(a, t->level, t->keep, known && window, known ? per_s : 0, basis), "predicted", t->predicted);
+		"measured", cost_json(a, t->level, t->keep, per_s > 0 ? besides / per_s : 0, known && window, known ? per_s : 0, basis), "predicted", t->predicted);
 	if (t->level == KW_DEEP) {
 		json_object_set_new(o, "depth", json_integer(t->depth ? t->depth : 1));
 		json_object_set_new(o, "dropped", json_integer(t->ndropped));
@@ -226,7 +227,7 @@ static bool narrow(struct agent *a, struct process *p, struct toggle *t)
 	uint8_t *mark = meaning(p, t);
 	int64_t sec = clock_mono() / SECOND;
 	uint64_t whole = 0, ticks, calls, dearest_calls = 0;
-	double cost = 0, each = cost_ns(a, KW_SPAN, t->keep);
+	double cost = 0;
 	uint32_t before = t->ndropped, dearest = 0;
 	for (uint32_t i = 0; i < p->nsites; i++)
 		if (mark[i] == MATCHED) {
@@ -242,7 +243,7 @@ static bool narrow(struct agent *a, struct process *p, struct toggle *t)
 			drop_callee(t, s->id);
 			continue;
 		}
-		cost += (double)calls * each / NARROW_SECONDS;
+		cost += (double)calls * cost_of(p, s, KW_SPAN, t->keep) / NARROW_SECONDS;
 		if (calls > dearest_calls)
 			dearest = i, dearest_calls = calls;
 	}
