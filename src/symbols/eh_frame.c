@@ -153,6 +153,17 @@ static struct cie read_cie(struct reader r, uint64_t off)
 	return c;
 }
 
+static struct cie cie_at(const uint8_t *start, uint64_t n, uint64_t off)
+{
+	uint32_t size;
+	if (n < 8 || off > n - 8)
+		return (struct cie){ .off = off };
+	memcpy(&size, start + off, 4);
+	if (size < 4 || size > COMMON_MAX || size > n - off - 4)
+		return (struct cie){ .off = off };
+	return read_cie((struct reader){ start + off + 8, start + off + 4 + size, 0, false }, off);
+}
+
 static void read_fde(struct symbols *s, struct reader r, const struct cie *c)
 {
 	uint64_t addr = pointer(&r, c->encoding), size = pointer(&r, c->encoding & 0x0f);
@@ -223,14 +234,8 @@ void ranges_read(struct symbols *s)
 		uint64_t back = take(&r, 4);
 		if (back && back <= here) { /* a range, and how far back what it has in common with others is */
 			uint64_t off = here - back;
-			if (off != cie.off) {
-				uint32_t size;
-				cie = (struct cie){ .off = off };
-				if (off + 8 <= (uint64_t)(all.end - start) && (memcpy(&size, start + off, 4), size >= 4 && size <= COMMON_MAX && size <= (uint64_t)(all.end - start) - off - 4)) {
-					struct reader c = { start + off + 8, start + off + 4 + size, 0, false };
-					cie = read_cie(c, off);
-				}
-			}
+			if (off != cie.off)
+				cie = cie_at(start, (uint64_t)(all.end - start), off);
 			if (cie.valid)
 				read_fde(s, r, &cie);
 		}
