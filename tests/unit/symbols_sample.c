@@ -77,7 +77,8 @@ __asm__(
 	"begin hand_getpc\n mov (%rsp), %rax\n and $0, %eax\n ret\n end hand_getpc\n"
 	"begin hand_barrier\n lock orl $0, (%rsp)\n xor %eax, %eax\n ret\n end hand_barrier\n"
 	"begin hand_jrcxz\n mov %rdi, %rcx\n jrcxz 5f\n mov $1, %eax\n5: ret\n end hand_jrcxz\n"
-	"begin hand_outer\n push %rbx\n nop\n nop\n nop\n nop\n nop\n nop\n .globl hand_inner\n .type hand_inner, @function\n hand_inner:\n pop %rbx\n xor %eax, %eax\n nop\n nop\n nop\n ret\n"
+	"begin hand_outer\n push %rbx\n nop\n nop\n nop\n nop\n nop\n nop\n .globl hand_inner\n .type hand_inner, @function\n hand_inner:\n pop %rbx\n"
+	" xor %eax, %eax\n nop\n nop\n nop\n ret\n"
 	" .size hand_inner, . - hand_inner\n end hand_outer\n"
 	"begin hand_last_call\n call hand_padded\n ret\n end hand_last_call\n"
 	/* A label behind the first instruction whose address is in a table that the dynamic linker fills. */
