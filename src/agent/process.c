@@ -388,9 +388,10 @@ void process_exited(struct process *p)
 	pending_clear(p);
 	uprobe_close(p->uprobe);
 	p->uprobe = NULL;
-	munmap(p->map, p->map_bytes);
+	void *map = p->map;
 	p->map = NULL;
-	agent_wake_words(a);
+	agent_wake_words(a); /* after this the waker looks at no word of it any more */
+	munmap(map, p->map_bytes);
 	if (p->pidfd >= 0)
 		close(p->pidfd); /* leaves epoll with it */
 	if (p->mem >= 0)
