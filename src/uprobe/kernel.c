@@ -20,7 +20,8 @@
 
 #if defined(__x86_64__)
 
-enum { RING_BYTES = 2 << 20, PAGE = 4096, SP_AT = 152 /* of rsp in struct pt_regs */, ENTRY_TO_CFA = 8 };
+enum { RING_BYTES = 2 << 20, PAGE = 4096, SP_AT = 152 /* of rsp in struct pt_regs */, ENTRY_TO_CFA = 8,
+	RECORD_BYTES = sizeof(struct kernel_event) + BPF_RINGBUF_HDR_SZ };
 enum { UPROBE_MULTI = 48, UPROBE_SESSION = 57 };   /* attach types newer than some headers */
 #define INIT_PID_NS 0xEFFFFFFCu                    /* PROC_PID_INIT_INO: the inode of the first pid namespace */
 #define ENOTSUPP_KERNEL 524
@@ -61,7 +62,7 @@ static void here(struct program *p, unsigned from) { p->in[from].off = (int16_t)
 static void assemble(struct program *p, const struct kernel *k, bool at_exit, const struct stat *ns)
 {
 	enum { R0, R1, R2, R3, R4, CTX = 6, ID = 7, WHAT = 8, TIME = 9, STACK = 10, REC = CTX };
-	unsigned out[3], lost, full;
+	unsigned out[3], awake, full;
 	int nout = 0;
 	*p = (struct program){ .n = 0 };
 	mov(p, CTX, R1);
@@ -105,10 +106,11 @@ static void assemble(struct program *p, const struct kernel *k, bool at_exit, co
 	wide(p, R1, BPF_PSEUDO_MAP_FD, (uint32_t)k->ring_fd, 0);
 	set(p, R2, BPF_RB_AVAIL_DATA);
 	call(p, BPF_FUNC_ringbuf_query);
-	set(p, WHAT, BPF_RB_NO_WAKEUP); /* waking us at every event would cost the process more than the event */
-	lost = branch(p, BPF_JLT, R0, RING_BYTES / 8);
+	set(p, WHAT, BPF_RB_NO_WAKEUP);
+	op(p, BPF_AND, R0, RING_BYTES / 8 - 1);
+	awake = branch(p, BPF_JGE, R0, RECORD_BYTES); /* a wake-up costs the process three times what the event does: one for each eighth of the ring */
 	set(p, WHAT, BPF_RB_FORCE_WAKEUP);
-	here(p, lost);
+	here(p, awake);
 	if (!at_exit) {
 		call(p, BPF_FUNC_ktime_get_ns);
 		mov(p, TIME, R0);

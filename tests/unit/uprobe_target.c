@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FUNCTION __attribute__((noinline, noclone, used))
+#define FUNCTION static __attribute__((noinline, noclone, used))
 #define KEEP __asm__ volatile("" ::: "rbx", "memory") /* a callee-saved register in use: the function begins with a push */
 
 volatile long sink;
@@ -18,7 +18,7 @@ FUNCTION void leaf(void) { KEEP; }
 FUNCTION void parent(void) { KEEP; leaf(); leaf(); KEEP; }
 FUNCTION long down(long n) { KEEP; long v = n > 1 ? down(n - 1) : 0; KEEP; return v + 1; }
 FUNCTION void never(void) { KEEP; sink++; }
-FUNCTION __attribute__((optimize("O2", "no-optimize-sibling-calls"))) void inner(void) { KEEP; sink++; }
+FUNCTION void inner(void) { KEEP; sink++; KEEP; }
 __asm__(".text\n.globl tail\n.type tail,@function\ntail: push %rbx\n pop %rbx\n jmp inner\n.size tail,.-tail\n"
 	".globl nop5\n.type nop5,@function\nnop5: .byte 0x0f,0x1f,0x44,0,0\n ret\n.size nop5,.-nop5\n");
 void tail(void), nop5(void);
@@ -75,8 +75,8 @@ static int print_offset(struct dl_phdr_info *info, size_t size, void *arg)
 	return 1;
 }
 
-#ifdef WITH_SIGN
-static const char volatile sign[] __attribute__((used)) = WITH_SIGN;
+#ifdef AS_GO
+static const char volatile sign[] __attribute__((used)) = "\xff Go buildinf:"; /* as the Go linker marks its programs */
 #endif
 
 int main(void)
