@@ -32,6 +32,18 @@ static void problem(struct process *p, const char *fmt, ...)
 	log_warn("agent", "process %d: %s", p->pid, p->fns->problem);
 }
 
+/* A thread that has no processor to stop on uses the budget up: then all go on, and it is tried again. */
+static int stop(struct process *p, int64_t budget, unsigned tries, struct world **ret_w, struct err *e)
+{
+	int rc;
+	do
+		rc = world_stop(p->pid, budget, ret_w, e);
+	while (rc == KLIEG_E_LIMIT && --tries);
+	return rc;
+}
+#define TRIES 3
+#define TRIES_LEAVING 20 /* to go away matters more */
+
 /* ---- pools ------------------------------------------------------------------------------------------------------------- */
 
 static bool near(uint64_t a, uint64_t b) { return (a > b ? a - b : b - a) < (uint64_t)REACH; }
@@ -84,7 +96,7 @@ static int pool_make(struct process *p, uint64_t function)
 	}
 	struct err e = { 0 };
 	struct world *w;
-	int rc = world_stop(p->pid, p->fns->max_pause_ns, &w, &e);
+	int rc = stop(p, p->fns->max_pause_ns, TRIES, &w, &e);
 	uint64_t got = 0;
 	if (rc >= 0) {
 		/* Never writable there: we write through /proc/PID/mem. */
@@ -282,11 +294,11 @@ static void write_changes(struct process *p, struct change *c, uint32_t n)
 	}
 }
 
-static int change_all(struct process *p, struct change *c, uint32_t n, int64_t budget, struct err *e)
+static int change_all(struct process *p, struct change *c, uint32_t n, unsigned tries, struct err *e)
 {
 	struct world *w;
 	qsort(c, n, sizeof *c, by_addr);
-	int rc = world_stop(p->pid, budget, &w, e);
+	int rc = stop(p, p->fns->max_pause_ns, tries, &w, e);
 	if (rc < 0)
 		return rc;
 	move_threads(p, w, c, n);
@@ -395,8 +407,10 @@ void hooks_apply(struct process *p)
 		}
 	if (n) {
 		struct err e = { 0 };
-		if (change_all(p, c, n, fns->max_pause_ns, &e) < 0)
+		if (change_all(p, c, n, TRIES, &e) < 0) {
 			problem(p, "%s", e.msg);
+			fns->retry = true; /* in a second: a toggle that ends must end */
+		}
 		for (uint32_t i = 0; i < n; i++)
 			if (c[i].refused && !fns->retry && !fns->problem[0])
 				problem(p, "a function's bytes have been changed by somebody else");
@@ -491,7 +505,7 @@ int hooks_remove(struct process *p, int64_t *ret_pause_ns, struct err *e)
 					c = base_realloc(c, (cap = cap ? 2 * cap : 64) * sizeof *c);
 				c[n++] = (struct change){ .addr = p->sites[i].addr, .site = i };
 			}
-	int rc = n ? change_all(p, c, n, fns->max_pause_ns, e) : 0;
+	int rc = n ? change_all(p, c, n, TRIES_LEAVING, e) : 0;
 	for (uint32_t i = 0; i < n; i++)
 		left += c[i].refused;
 	free(c);
@@ -506,7 +520,7 @@ int hooks_remove(struct process *p, int64_t *ret_pause_ns, struct err *e)
 	if (!any)
 		return 0;
 	struct world *w;
-	rc = world_stop(p->pid, fns->max_pause_ns, &w, e);
+	rc = stop(p, fns->max_pause_ns, TRIES_LEAVING, &w, e);
 	if (rc < 0)
 		return rc;
 	uint32_t back = return_addresses(p, p->reg.gate_thunks);

@@ -4,6 +4,7 @@
  * Frames are found by where the return address was (the CFA), never by their order alone: longjmp, exceptions, coroutines and signal handlers
  * leave frames behind or come between. A call that cannot be followed to its end is let through and counted. Nothing here allocates, waits or
  * touches a vector register; what may (a thread's first record, reading strings, plugins) runs inside klieg__call_saved(). */
+#include "probe/fast.h"
 #include "probe/hook_internal.h"
 #include "probe/plugin_internal.h"
 #include <pthread.h>
@@ -322,7 +323,9 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 	}
 	if (klieg__unlikely(h->data) && !klieg__plugin_enter(h, regs, slot, f->user, level))
 		goto no;
-	int got = klieg__begin((const struct klieg__slot *)&h->site1, span_of(f));
+	int got = begin_fast(me, h->site1 - 1, span_of(f));
+	if (klieg__unlikely(!got))
+		got = klieg__begin((const struct klieg__slot *)&h->site1, span_of(f));
 	if (klieg__likely(span_of(f)->open)) {
 		if (klieg__unlikely(h->data)) {
 			f->flags |= FRAME_PLUGIN;
@@ -370,8 +373,9 @@ void klieg__hook_leave(uint64_t *slot, uint64_t rax)
 			struct capture c = { h, NULL, slot, f, rax, true };
 			klieg__call_saved(capture_saved, &c);
 		}
-		if (klieg__likely(s->open))
-			klieg__end_frame(s, h->min_ticks);
+		if (klieg__unlikely(!s->open || h->min_ticks) || klieg__unlikely(!end_fast(me, s)))
+			if (s->open)
+				klieg__end_frame(s, h->min_ticks);
 		if (klieg__unlikely(f->flags & FRAME_ROOT))
 			root_over(me, g);
 		pop(g, f);

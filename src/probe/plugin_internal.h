@@ -2,6 +2,7 @@
 #pragma once
 #include "probe/hook_internal.h"
 #include "klieg/plugin.h"
+#include "probe/plugin_sql.h"
 
 /* hook.c calls these around the span of a call whose kw_hook.data is the address of a struct klieg_plugin_hook. ra_slot: where the return address is.
  * enter: before the span begins; 0: not to be traced. It zeroes user. begun: the span is open and recorded at level span or deeper. leave: before it ends. */
@@ -41,6 +42,3 @@ int klieg__request_open(struct klieg_call *call, const void *key);
 int klieg__request_find(struct klieg_call *call, const void *key);
 int klieg__request_resume(struct klieg_call *call, const void *key);
 int klieg__request_close(struct klieg_call *call, const void *key);
-/* plugin_sql.c: sql[0..n) with its literals replaced and its comments gone, NUL-terminated, at most size - 1 bytes; returns the length. ret_verb: its first word,
- * in capitals, "" if there is none. */
-size_t klieg__sql_normalise(const char *sql, size_t n, char *ret_text, size_t size, char ret_verb[24]);

@@ -1,7 +1,9 @@
 /* Takes what may be secret out of a statement and leaves what makes it the same statement as another: literals become ?, comments go, white space is one space,
  * `IN (1, 2, 3)` is `IN (?)`. Reads the SQL of PostgreSQL and SQLite (dollar quotes, E'' strings, nested comments, parameters). A literal that does not end
  * is one to the end. Bounded, no allocation; pure. */
-#include "probe/plugin_internal.h"
+#include "probe/plugin_sql.h"
+#include <stdbool.h>
+#include <string.h>
 
 struct out { char *to; size_t n, size; };
 

@@ -2,6 +2,7 @@
  * from outside) -> end -> one 32-byte record in the thread's ring. The clock is the floor; everything else must hide behind it.
  *
  * Each entry point brackets its work with me->busy, so that a probe in a signal handler that interrupted one keeps out. */
+#include "probe/fast.h"
 #include "probe/hook_internal.h"
 #include <errno.h>
 
@@ -45,12 +46,6 @@ static inline uint8_t *reserve(struct klieg__thread *me, uint64_t bytes)
 	if (klieg__likely(me->head + bytes <= me->limit)) /* quarters divide the ring, so a record below the limit never wraps */
 		return me->ring + (me->head & (klieg__process.ring_bytes - 1));
 	return reserve_slow(me, bytes);
-}
-
-static inline void commit(struct klieg__thread *me, uint64_t bytes)
-{
-	me->head += bytes;
-	klieg__store(&me->t->head, me->head, RELEASE); /* pairs with the agent's acquire: the record before its head */
 }
 
 /* The records that follow belong to the current trace; says so once. */
@@ -101,14 +96,6 @@ static inline struct klieg__thread *enter(void)
 	return NULL;
 }
 
-static inline void leave(struct klieg__thread *me)
-{
-	atomic_signal_fence(memory_order_seq_cst);
-	me->busy = false;
-}
-
-static inline uint32_t site_of(const struct klieg__slot *slot) { return slot->index - 1; }
-
 /* The level at which a site records now, in this thread's request; 0 = not at all. */
 static inline unsigned level_of(const struct klieg__thread *me, const struct kw_site_state *st)
 {
@@ -120,8 +107,6 @@ static inline unsigned level_of(const struct klieg__thread *me, const struct kw_
 	}
 	return level;
 }
-
-static inline bool lease_over(uint64_t now) { return now > klieg__load(&klieg__process.control->lease_tsc, RELAXED); }
 
 /* ---- count ------------------------------------------------------------------------------------------------------- */
 
@@ -396,59 +381,11 @@ no:
 
 static __attribute__((noinline)) int begin_slow(const struct klieg__slot *slot, klieg_span *s) { return begin(slot, s, false); }
 
-/* This thread has a slot in this process's region and is not inside a probe: what nearly every call finds. */
-static inline bool at_ease(const struct klieg__thread *me)
-{
-	return !me->busy & (me->t != NULL) && klieg__load(klieg__process.epoch, RELAXED) == me->epoch;
-}
-
-/* The common case of begin(), and nothing else: no call, so no register to save. Whatever is unusual goes the long way, with nothing done yet. */
 KLIEG_PUBLIC int klieg__begin(const struct klieg__slot *slot, klieg_span *s)
 {
 	struct klieg__thread *me = &klieg__thread;
-	uint32_t site = site_of(slot);
-	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!at_ease(me)))
-		return begin_slow(slot, s);
-	struct kw_thread *t = me->t;
-	const struct kw_site_state *st = klieg__process.sites + site;
-	unsigned level = klieg__load(&st->level, RELAXED);
-	uint32_t depth = t->depth;
-	if (klieg__unlikely(depth - 1 >= KW_OPEN_MAX - 1)) /* none open, or no place left */
-		return begin_slow(slot, s);
-	struct kw_open *o = &t->open[depth];
-	if (klieg__unlikely(o[-1].cookie == (uint64_t)(uintptr_t)s) || klieg__unlikely(klieg__load(&o[-1].flags, ACQUIRE) & OPEN_ENDED) ||
-		klieg__unlikely(level == 0) || klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_GATED))
-		return begin_slow(slot, s);
-	bool counts = level == KW_COUNT;
-	if (!counts && klieg__unlikely((me->ctx_flags & (KW_CTX_SAMPLED | CTX_UNDECIDED)) != KW_CTX_SAMPLED || !(me->trace_hi | me->trace_lo)))
-		return begin_slow(slot, s);
-	me->busy = true;
-	atomic_signal_fence(memory_order_seq_cst);
-	uint64_t now = klieg__ticks();
-	if (klieg__unlikely(lease_over(now))) {
-		leave(me);
-		return begin_slow(slot, s);
-	}
-	uint32_t seq = 0, flags = OPEN_COUNT;
-	if (!counts) {
-		seq = t->seq + 1;
-		klieg__store(&t->seq, seq, RELAXED);
-		flags = level >= KW_DETAIL ? OPEN_DETAIL : 0;
-	}
-	o->site = site;
-	klieg__store(&o->cookie, (uint64_t)(uintptr_t)s, RELAXED);
-	o->parent_seq = me->seq;
-	o->seq = seq;
-	klieg__store(&o->flags, flags, RELAXED);
-	klieg__store(&o->start_tsc, now, RELAXED);
-	t->generation[depth] = me->generation;
-	klieg__store(&t->depth, depth + 1, RELEASE);
-	if (!counts)
-		me->seq = seq;
-	s->open = depth + 1;
-	s->seq = seq;
-	leave(me);
-	return (int)level;
+	int level = begin_fast(me, site_of(slot), s);
+	return klieg__likely(level > 0) ? level : begin_slow(slot, s);
 }
 KLIEG_PUBLIC int klieg__begin_explicit(const struct klieg__slot *slot, klieg_span *s) { return begin(slot, s, true); }
 
@@ -554,56 +491,10 @@ static __attribute__((noinline)) void end_slow(klieg_span *s)
 	leave(me);
 }
 
-/* The common case of an end: the innermost open span of this thread, in the context it was begun in, with room in the ring (or a cell). */
 KLIEG_PUBLIC void klieg__end(klieg_span *s)
 {
-	struct klieg__thread *me = &klieg__thread;
-	uint32_t i = s->open - 1;
-	if (klieg__unlikely(!at_ease(me)) || klieg__unlikely(i + 1 != me->t->depth) || klieg__unlikely(i - 1 >= KW_OPEN_MAX - 1))
-		return end_slow(s);
-	struct kw_thread *t = me->t;
-	struct kw_open *o = &t->open[i];
-	uint32_t flags = klieg__load(&o->flags, RELAXED);
-	if (klieg__unlikely(o->cookie != (uint64_t)(uintptr_t)s || o->seq != s->seq) || klieg__unlikely(flags & (OPEN_UNSAMPLED | OPEN_ENDED | OPEN_EXPLICIT)) ||
-		klieg__unlikely(klieg__load(&o[-1].flags, RELAXED) & OPEN_ENDED) || klieg__unlikely(me->root_depth == i + 1))
-		return end_slow(s);
-	uint64_t start = o->start_tsc;
-	if (flags & OPEN_COUNT) {
-		uint16_t k = me->cellmap[o->site];
-		if (klieg__unlikely(!k))
-			return end_slow(s);
-		me->busy = true;
-		atomic_signal_fence(memory_order_seq_cst);
-		uint64_t ticks = klieg__ticks() - start;
-		struct kw_cell *c = me->cells + k;
-		c->bucket[kw_bucket(ticks)]++;
-		c->sum_ticks += ticks;
-		if (klieg__unlikely(ticks > c->max_ticks))
-			c->max_ticks = ticks;
-		if (klieg__unlikely(flags & KW_REC_ERROR))
-			c->errors++;
-		klieg__store(&c->calls, c->calls + 1, RELEASE); /* pairs with the agent's acquire: the rest before the number of calls */
-	} else {
-		me->busy = true; /* before the head is read: a signal's handler may write records of its own until now */
-		atomic_signal_fence(memory_order_seq_cst);
-		uint64_t head = me->head;
-		if (klieg__unlikely(me->ctx_dirty) || klieg__unlikely(t->generation[i] != me->generation) || klieg__unlikely(head + sizeof(struct kw_rec_span) > me->limit)) {
-			leave(me);
-			return end_slow(s);
-		}
-		struct kw_rec_span *r = (struct kw_rec_span *)(me->ring + (head & (klieg__process.ring_bytes - 1)));
-		r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)(flags & 0xff) };
-		r->start_tsc = start;
-		r->seq = o->seq;
-		r->parent_seq = o->parent_seq;
-		r->ticks = klieg__ticks() - start;
-		commit(me, sizeof *r);
-		if (klieg__likely(me->seq == o->seq))
-			me->seq = o->parent_seq;
-	}
-	klieg__store(&t->depth, i, RELEASE);
-	s->open = 0;
-	leave(me);
+	if (klieg__unlikely(!end_fast(&klieg__thread, s)))
+		end_slow(s);
 }
 
 /* ---- spans of intercepted functions: their ends are known by frame --------------------------------------------------- */

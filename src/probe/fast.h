@@ -1,0 +1,125 @@
+/* The way nearly every span goes: no call, no lock, no register to save. For span.c, and for hook.c, which has one call less to make with it. */
+#pragma once
+#include "probe/internal.h"
+
+static inline void commit(struct klieg__thread *me, uint64_t bytes)
+{
+	me->head += bytes;
+	klieg__store(&me->t->head, me->head, RELEASE); /* pairs with the agent's acquire: the record before its head */
+}
+
+static inline void leave(struct klieg__thread *me)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	me->busy = false;
+}
+
+static inline uint32_t site_of(const struct klieg__slot *slot) { return slot->index - 1; }
+
+static inline bool lease_over(uint64_t now) { return now > klieg__load(&klieg__process.control->lease_tsc, RELAXED); }
+
+/* This thread has a slot in this process's region and is not inside a probe: what nearly every call finds. */
+static inline bool at_ease(const struct klieg__thread *me)
+{
+	return !me->busy & (me->t != NULL) && klieg__load(klieg__process.epoch, RELAXED) == me->epoch;
+}
+
+/* The common case of begin(), and nothing else: no call, so no register to save. Returns 0, with nothing done, when anything is unusual:
+ * then the long way it is. */
+static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread *me, uint32_t site, klieg_span *s)
+{
+	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!at_ease(me)))
+		return 0;
+	struct kw_thread *t = me->t;
+	const struct kw_site_state *st = klieg__process.sites + site;
+	unsigned level = klieg__load(&st->level, RELAXED);
+	uint32_t depth = t->depth;
+	if (klieg__unlikely(depth - 1 >= KW_OPEN_MAX - 1)) /* none open, or no place left */
+		return 0;
+	struct kw_open *o = &t->open[depth];
+	if (klieg__unlikely(o[-1].cookie == (uint64_t)(uintptr_t)s) || klieg__unlikely(klieg__load(&o[-1].flags, ACQUIRE) & OPEN_ENDED) ||
+		klieg__unlikely(level == 0) || klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_GATED))
+		return 0;
+	bool counts = level == KW_COUNT;
+	if (!counts && klieg__unlikely((me->ctx_flags & (KW_CTX_SAMPLED | CTX_UNDECIDED)) != KW_CTX_SAMPLED || !(me->trace_hi | me->trace_lo)))
+		return 0;
+	me->busy = true;
+	atomic_signal_fence(memory_order_seq_cst);
+	uint64_t now = klieg__ticks();
+	if (klieg__unlikely(lease_over(now))) {
+		leave(me);
+		return 0;
+	}
+	uint32_t seq = 0, flags = OPEN_COUNT;
+	if (!counts) {
+		seq = t->seq + 1;
+		klieg__store(&t->seq, seq, RELAXED);
+		flags = level >= KW_DETAIL ? OPEN_DETAIL : 0;
+	}
+	o->site = site;
+	klieg__store(&o->cookie, (uint64_t)(uintptr_t)s, RELAXED);
+	o->parent_seq = me->seq;
+	o->seq = seq;
+	klieg__store(&o->flags, flags, RELAXED);
+	klieg__store(&o->start_tsc, now, RELAXED);
+	t->generation[depth] = me->generation;
+	klieg__store(&t->depth, depth + 1, RELEASE);
+	if (!counts)
+		me->seq = seq;
+	s->open = depth + 1;
+	s->seq = seq;
+	leave(me);
+	return (int)level;
+}
+/* The common case of an end: the innermost open span of this thread, in the context it was begun in, with room in the ring (or a cell).
+ * false, with nothing done: anything else. */
+static inline __attribute__((always_inline)) bool end_fast(struct klieg__thread *me, klieg_span *s)
+{
+	uint32_t i = s->open - 1;
+	if (klieg__unlikely(!at_ease(me)) || klieg__unlikely(i + 1 != me->t->depth) || klieg__unlikely(i - 1 >= KW_OPEN_MAX - 1))
+		return false;
+	struct kw_thread *t = me->t;
+	struct kw_open *o = &t->open[i];
+	uint32_t flags = klieg__load(&o->flags, RELAXED);
+	if (klieg__unlikely(o->cookie != (uint64_t)(uintptr_t)s || o->seq != s->seq) || klieg__unlikely(flags & (OPEN_UNSAMPLED | OPEN_ENDED | OPEN_EXPLICIT)) ||
+		klieg__unlikely(klieg__load(&o[-1].flags, RELAXED) & OPEN_ENDED) || klieg__unlikely(me->root_depth == i + 1))
+		return false;
+	uint64_t start = o->start_tsc;
+	if (flags & OPEN_COUNT) {
+		uint16_t k = me->cellmap[o->site];
+		if (klieg__unlikely(!k))
+			return false;
+		me->busy = true;
+		atomic_signal_fence(memory_order_seq_cst);
+		uint64_t ticks = klieg__ticks() - start;
+		struct kw_cell *c = me->cells + k;
+		c->bucket[kw_bucket(ticks)]++;
+		c->sum_ticks += ticks;
+		if (klieg__unlikely(ticks > c->max_ticks))
+			c->max_ticks = ticks;
+		if (klieg__unlikely(flags & KW_REC_ERROR))
+			c->errors++;
+		klieg__store(&c->calls, c->calls + 1, RELEASE); /* pairs with the agent's acquire: the rest before the number of calls */
+	} else {
+		me->busy = true; /* before the head is read: a signal's handler may write records of its own until now */
+		atomic_signal_fence(memory_order_seq_cst);
+		uint64_t head = me->head;
+		if (klieg__unlikely(me->ctx_dirty) || klieg__unlikely(t->generation[i] != me->generation) || klieg__unlikely(head + sizeof(struct kw_rec_span) > me->limit)) {
+			leave(me);
+			return false;
+		}
+		struct kw_rec_span *r = (struct kw_rec_span *)(me->ring + (head & (klieg__process.ring_bytes - 1)));
+		r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)(flags & 0xff) };
+		r->start_tsc = start;
+		r->seq = o->seq;
+		r->parent_seq = o->parent_seq;
+		r->ticks = klieg__ticks() - start;
+		commit(me, sizeof *r);
+		if (klieg__likely(me->seq == o->seq))
+			me->seq = o->parent_seq;
+	}
+	klieg__store(&t->depth, i, RELEASE);
+	s->open = 0;
+	leave(me);
+	return true;
+}
