@@ -102,7 +102,8 @@ size_t klieg__sql_normalise(const char *s, size_t n, char *ret_text, size_t size
 	ret_verb[0] = 0;
 	if (!size)
 		return 0;
-	for (size_t i = 0; i < n && s[i] && o.n + 1 < size;) {
+	n = strnlen(s, n);
+	for (size_t i = 0; i < n && o.n + 1 < size;) {
 		char c = s[i], next = i + 1 < n ? s[i + 1] : 0;
 		if (space(c)) {
 			gap = true;
