@@ -1,311 +1,295 @@
-/* Arguments, return types and lines from DWARF, through libdw, which is opened when somebody first asks: most attached programs never need it.
- * libdw reads with pread() (never maps), is not thread-safe, and so everything here runs under the lock of the symbols. Types are followed to
- * a depth only, since a damaged file can make them loop. */
-#include "symbols/dwarf_abi.h"
+/* Arguments and lines from DWARF. The file may be damaged on purpose and libdw believes it in places, so the reading (dwarf_reader.c) is done by a
+ * process of its own: forked when somebody first asks (most attached programs never need it), without privileges and without our descriptors,
+ * gone after a minute without questions. When it dies or hangs, signatures are unknown and nothing else happens. Its answers are not
+ * believed either. One question at a time, under the lock of the symbols. */
+#include "symbols/dwarf_reader.h"
 #include "symbols/internal.h"
 #include "base/buf.h"
-#include <dwarf.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
-#define INDEX_MAX 8000000u
+#define ANSWER_MAX (256u << 20)
+#define ANSWER_SECONDS 60       /* the first answer takes as long as reading all units does */
+#define IDLE_MS 60000
+#define ARGS_MAX (sizeof ((struct symbols_signature *)0)->args / sizeof *((struct symbols_signature *)0)->args)
 
-struct entry { uint64_t addr, size; Dwarf_Off die; };
+enum ask { ASK_SIGNATURE = 1, ASK_LINE, ASK_NAMES };
+struct question { uint32_t ask, clone; uint64_t addr; };
+struct head { uint32_t n, idle; };       /* n bytes follow; idle: it goes, ask another */
+
+/* Texts in an answer are offsets into the bytes behind its fixed part, 0 = none. */
+enum { SIGNED = 1, POINTER = 2, STRING = 4, FLOAT = 8, MEMORY = 16 };
+struct told_argument { uint32_t name, type; uint8_t size, flags, stack; int8_t reg; };
+struct told { uint32_t known, n, file, line; struct told_argument args[ARGS_MAX], ret; };
+struct told_name { uint64_t addr, size; uint32_t name, external; };
 
 struct symbols_dwarf {
-	Elf *elf;
-	Dwarf *dbg;               /* NULL: it could not be opened; not tried again */
-	struct entry *index;      /* functions with code, sorted by address */
-	uint32_t n;
-	struct strtab kept;       /* names of types, NUL included */
+	pid_t pid;               /* 0: not running */
+	int fd;
+	bool broken;             /* it died or hung: not asked again */
+	struct strtab kept;      /* texts of answers, NUL included */
 };
 
-static int entry_order(const void *a, const void *b)
+/* ---- the process that reads ---------------------------------------------------------------------------------------------------- */
+
+static uint32_t text(struct buf *texts, const char *s)
 {
-	const struct entry *x = a, *y = b;
-	return x->addr < y->addr ? -1 : x->addr > y->addr;
+	if (!s)
+		return 0;
+	uint32_t at = (uint32_t)texts->n;
+	buf_add(texts, s, strlen(s) + 1);
+	return at;
 }
 
-static int add_function(Dwarf_Die *die, void *arg)
+static struct told_argument tell(struct buf *texts, const struct symbols_argument *a)
 {
-	struct symbols_dwarf *d = arg;
-	Dwarf_Addr base, start, end, high;
-	if (d->n == INDEX_MAX)
-		return DWARF_CB_ABORT;
-	if (dwarf_lowpc(die, &start) == 0) {
-		if (dwarf_highpc(die, &high) != 0 || high < start)
-			high = start;
-	} else if (dwarf_ranges(die, 0, &base, &start, &end) > 0) { /* split into hot and cold: the hot one is first */
-		high = end;
+	return (struct told_argument){ .name = text(texts, a->name), .type = text(texts, a->type), .size = a->size, .stack = a->stack, .reg = a->reg,
+		.flags = (uint8_t)(a->is_signed * SIGNED | a->is_pointer * POINTER | a->is_string * STRING | a->is_float * FLOAT | a->in_memory * MEMORY) };
+}
+
+struct names { struct buf fixed, texts; };
+
+static void tell_name(void *arg, const struct dwarf_name *n)
+{
+	struct names *all = arg;
+	struct told_name t = { n->addr, n->size, text(&all->texts, n->name), n->external };
+	if (all->fixed.n + all->texts.n < ANSWER_MAX / 2)
+		buf_add(&all->fixed, &t, sizeof t);
+}
+
+static bool send_all(int fd, const void *bytes, size_t n)
+{
+	const uint8_t *p = bytes;
+	while (n) {
+		ssize_t sent = send(fd, p, n, MSG_NOSIGNAL);
+		if (sent < 0 && errno == EINTR)
+			continue;
+		if (sent <= 0)
+			return false;
+		p += sent;
+		n -= (size_t)sent;
+	}
+	return true;
+}
+
+static bool answer(int fd, struct dwarf_reader *d, const struct question *q)
+{
+	struct names all = { 0 };
+	struct told t = { 0 };
+	buf_byte(&all.texts, 0);
+	if (q->ask == ASK_NAMES) {
+		uint32_t n = 0;
+		buf_add(&all.fixed, &n, sizeof n);
+		buf_add(&all.fixed, &n, sizeof n);
+		dwarf_reader_names(d, tell_name, &all);
+		n = (uint32_t)((all.fixed.n - 8) / sizeof(struct told_name));
+		memcpy(all.fixed.p, &n, sizeof n);
 	} else {
-		return DWARF_CB_OK;
-	}
-	if (!start)
-		return DWARF_CB_OK; /* dropped by the linker */
-	if (!(d->n & (d->n + 1)))
-		d->index = base_realloc(d->index, (2ull * d->n + 2) * sizeof *d->index);
-	d->index[d->n++] = (struct entry){ start, high - start, dwarf_dieoffset(die) };
-	return DWARF_CB_OK;
-}
-
-/* The opened DWARF, NULL if there is none. */
-static struct symbols_dwarf *dwarf_of(struct symbols *s)
-{
-	struct symbols_dwarf *d = s->dwarf;
-	if (!d && s->dwarf_fd >= 0) {
-		d = s->dwarf = base_calloc(1, sizeof *d);
-		strtab_init(&d->kept);
-		elf_version(EV_CURRENT);
-		d->elf = elf_begin(s->dwarf_fd, ELF_C_READ, NULL);
-		d->dbg = d->elf ? dwarf_begin_elf(d->elf, DWARF_C_READ, NULL) : NULL;
-		Dwarf_CU *cu = NULL;
-		Dwarf_Die unit, sub;
-		uint8_t type;
-		while (d->dbg && dwarf_get_units(d->dbg, cu, &cu, NULL, &type, &unit, &sub) == 0)
-			if (type == DW_UT_compile || type == DW_UT_skeleton)
-				dwarf_getfuncs(type == DW_UT_skeleton && dwarf_tag(&sub) != DW_TAG_invalid ? &sub : &unit, add_function, d, 0);
-		if (d->n)
-			qsort(d->index, d->n, sizeof *d->index, entry_order);
-	}
-	return d && d->dbg ? d : NULL;
-}
-
-/* The last function that starts at or before addr. */
-static const struct entry *entry_before(const struct symbols_dwarf *d, uint64_t addr)
-{
-	uint32_t lo = 0, hi = d->n;
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-		if (d->index[mid].addr <= addr)
-			lo = mid + 1;
+		struct symbols_signature sig = { 0 };
+		if (q->ask == ASK_SIGNATURE)
+			dwarf_reader_signature(d, q->addr, q->clone, &sig);
 		else
-			hi = mid;
+			sig.known = dwarf_reader_line(d, q->addr, &sig.file, &sig.line);
+		t = (struct told){ .known = sig.known, .n = sig.n, .file = text(&all.texts, sig.file), .line = sig.line, .ret = tell(&all.texts, &sig.ret) };
+		for (uint32_t i = 0; i < sig.n; i++)
+			t.args[i] = tell(&all.texts, &sig.args[i]);
+		buf_add(&all.fixed, &t, sizeof t);
 	}
-	return lo ? &d->index[lo - 1] : NULL;
+	struct head h = { .n = (uint32_t)(all.fixed.n + all.texts.n) };
+	bool sent = send_all(fd, &h, sizeof h) && send_all(fd, all.fixed.p, all.fixed.n) && send_all(fd, all.texts.p, all.texts.n);
+	buf_finish(&all.fixed);
+	buf_finish(&all.texts);
+	return sent;
 }
 
-static const char *keep(struct symbols_dwarf *d, const struct buf *b)
+/* Nothing of the agent but its memory is left to what a damaged file can do. */
+static void retire(int fd, int dwarf_fd)
 {
-	return strtab_get(&d->kept, strtab_add(&d->kept, (struct str){ (const char *)b->p, b->n })).p;
+	unsigned lo = (unsigned)(fd < dwarf_fd ? fd : dwarf_fd), hi = (unsigned)(fd < dwarf_fd ? dwarf_fd : fd);
+	int null = open("/dev/null", O_RDWR);
+	for (int i = 0; i < 3 && null >= 0; i++)
+		dup2(null, i);
+	if (lo > 3)
+		close_range(3, lo - 1, 0);
+	if (hi - lo > 1)
+		close_range(lo + 1, hi - 1, 0);
+	close_range(hi + 1, ~0u, 0);
+	sigset_t none;
+	for (int i = 1; i < NSIG; i++)
+		signal(i, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	setsid(); /* a terminal's ^C is for the agent */
+	prctl(PR_SET_NAME, "klieg-dwarf");
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+	const uid_t nobody = 65534;
+	if (!geteuid() && (setgroups(0, NULL) < 0 || setresgid(nobody, nobody, nobody) < 0 || setresuid(nobody, nobody, nobody) < 0))
+		_exit(1);
 }
 
-/* ---- how types are written ------------------------------------------------------------------------------------------------- */
-
-static void write_type(struct buf *b, Dwarf_Die *type, bool cpp, uint32_t depth);
-
-static void write_target(struct buf *b, Dwarf_Die *type, bool cpp, uint32_t depth)
+static _Noreturn void serve(int fd, int dwarf_fd)
 {
-	Dwarf_Die to;
-	if (depth && abi_type_of(type, &to))
-		write_type(b, &to, cpp, depth - 1);
-	else
-		buf_add_str(b, "void");
-}
-
-static void write_type(struct buf *b, Dwarf_Die *type, bool cpp, uint32_t depth)
-{
-	const char *name = dwarf_diename(type), *word = "struct";
-	Dwarf_Die to, function;
-	int tag = dwarf_tag(type);
-	switch (tag) {
-	case DW_TAG_pointer_type:
-	case DW_TAG_reference_type:
-	case DW_TAG_rvalue_reference_type:
-		if (abi_type_of(type, &to) && dwarf_tag(&to) == DW_TAG_subroutine_type) {
-			function = to;
-			write_target(b, &function, cpp, depth);
-			buf_add_str(b, " (*)()");
-			return;
+	struct dwarf_reader *d = NULL;
+	struct question q;
+	retire(fd, dwarf_fd);
+	for (;;) {
+		struct pollfd p = { fd, POLLIN, 0 };
+		if (poll(&p, 1, IDLE_MS) == 0) {
+			struct head idle = { .idle = 1 };
+			send_all(fd, &idle, sizeof idle);
+			_exit(0);
 		}
-		write_target(b, type, cpp, depth);
-		if (b->n && b->p[b->n - 1] != '*')
-			buf_byte(b, ' ');
-		buf_add_str(b, tag == DW_TAG_pointer_type ? "*" : tag == DW_TAG_reference_type ? "&" : "&&");
-		return;
-	case DW_TAG_const_type:
-	case DW_TAG_volatile_type:
-		if (abi_type_of(type, &to) && dwarf_tag(&to) == DW_TAG_pointer_type) {
-			write_target(b, type, cpp, depth);
-			buf_add_str(b, tag == DW_TAG_const_type ? "const" : "volatile");
-		} else {
-			buf_add_str(b, tag == DW_TAG_const_type ? "const " : "volatile ");
-			write_target(b, type, cpp, depth);
-		}
-		return;
-	case DW_TAG_restrict_type:
-	case DW_TAG_atomic_type:
-		write_target(b, type, cpp, depth);
-		return;
-	case DW_TAG_array_type:
-		write_target(b, type, cpp, depth);
-		buf_add_str(b, "[]");
-		return;
-	case DW_TAG_subroutine_type:
-		write_target(b, type, cpp, depth);
-		buf_add_str(b, " ()");
-		return;
-	case DW_TAG_ptr_to_member_type:
-		buf_add_str(b, "pointer to member");
-		return;
-	case DW_TAG_union_type:
-		word = "union";
-		break;
-	case DW_TAG_enumeration_type:
-		word = "enum";
-		break;
-	case DW_TAG_class_type:
-	case DW_TAG_structure_type:
-		break;
-	default:
-		buf_add_str(b, name ? name : "?");
-		return;
+		if (recv(fd, &q, sizeof q, MSG_WAITALL) != sizeof q)
+			_exit(0); /* nobody is left to ask */
+		if (!d)
+			d = dwarf_reader_open(dwarf_fd);
+		if (!answer(fd, d, &q))
+			_exit(0);
 	}
-	if (!cpp || !name)
-		buf_add_str(b, word);
-	if (!cpp && name)
-		buf_byte(b, ' ');
-	if (name)
-		buf_add_str(b, name);
 }
 
-/* What is said of the type at the far end of a value: type NULL = void. */
-static struct symbols_argument describe(struct symbols_dwarf *d, Dwarf_Die *type, const struct abi_class *c, bool cpp)
+/* ---- asking it ------------------------------------------------------------------------------------------------------------------- */
+
+static bool start(struct symbols *s, struct symbols_dwarf *d)
 {
-	struct symbols_argument a = { .reg = -1, .stack = SYMBOLS_NOT_ON_STACK };
-	struct buf b = { 0 };
-	Dwarf_Die plain, to;
-	if (type)
-		write_type(&b, type, cpp, ABI_DEPTH);
-	else
-		buf_add_str(&b, "void");
-	buf_byte(&b, 0);
-	a.type = keep(d, &b);
-	buf_finish(&b);
-	if (!type)
-		return a;
-	a.is_pointer = c->is_pointer;
-	a.is_signed = c->is_signed;
-	a.is_float = !c->aggregate && c->vectors && !c->in_memory;
-	a.in_memory = c->aggregate || c->in_memory || c->size > 8 || !c->size;
-	a.size = (uint8_t)(c->size <= 8 ? c->size : 8);
-	if (c->is_pointer && abi_plain(type, &plain) && dwarf_tag(&plain) == DW_TAG_pointer_type && abi_type_of(&plain, &to) && abi_plain(&to, &plain)) {
-		const char *name = dwarf_diename(&plain);
-		a.is_string = dwarf_tag(&plain) == DW_TAG_base_type && name && !strcmp(name, "char");
+	int pair[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return false;
+	int theirs = fcntl(pair[1], F_DUPFD_CLOEXEC, 3); /* never one of the standard three, which they lose */
+	close(pair[1]);
+	pid_t pid = theirs < 0 ? -1 : fork();
+	if (!pid)
+		serve(theirs, s->dwarf_fd);
+	if (theirs >= 0)
+		close(theirs);
+	if (pid < 0) {
+		close(pair[0]);
+		return false;
 	}
-	return a;
+	d->pid = pid;
+	d->fd = pair[0];
+	return true;
 }
 
-/* ---- signatures --------------------------------------------------------------------------------------------------------------- */
+static void stop(struct symbols_dwarf *d)
+{
+	if (!d->pid)
+		return;
+	kill(d->pid, SIGKILL);
+	while (waitpid(d->pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	close(d->fd);
+	d->pid = 0;
+}
 
-/* The optimiser made it from a function of another signature: only what DWARF says of its very start can be believed. */
+static bool receive(int fd, void *to, size_t n, int64_t deadline)
+{
+	uint8_t *p = to;
+	while (n) {
+		struct pollfd w = { fd, POLLIN, 0 };
+		int64_t left = (deadline - clock_mono()) / 1000000;
+		int ready = left > 0 ? poll(&w, 1, (int)left + 1) : 0;
+		if (ready < 0 && errno == EINTR)
+			continue;
+		ssize_t got = ready > 0 ? recv(fd, p, n, 0) : 0;
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return false;
+		p += got;
+		n -= (size_t)got;
+	}
+	return true;
+}
+
+/* False: no answer. Else *ret_answer is the caller's to finish. */
+static bool ask(struct symbols *s, struct question q, struct buf *ret_answer)
+{
+	if (!s->dwarf && s->dwarf_fd >= 0) {
+		s->dwarf = base_calloc(1, sizeof *s->dwarf);
+		strtab_init(&s->dwarf->kept);
+	}
+	struct symbols_dwarf *d = s->dwarf;
+	for (int attempt = 0; d && !d->broken && attempt < 2; attempt++) {
+		struct head h = { 0 };
+		struct buf b = { 0 };
+		int64_t deadline = clock_mono() + ANSWER_SECONDS * 1000000000ll;
+		if (!d->pid && !start(s, d))
+			return false;
+		bool sent = send_all(d->fd, &q, sizeof q), got = receive(d->fd, &h, sizeof h, deadline);
+		if (got && !h.idle && sent && h.n && h.n <= ANSWER_MAX) {
+			buf_reserve(&b, h.n);
+			b.n = h.n;
+			if (receive(d->fd, b.p, h.n, deadline)) {
+				*ret_answer = b;
+				return true;
+			}
+			buf_finish(&b);
+			h.idle = 0;
+		}
+		stop(d);
+		if (!h.idle) {
+			d->broken = true;
+			log_warn("symbols", "the debug information of %s cannot be read: its reader died or hung; arguments and lines stay unknown",
+				*s->build_id ? s->build_id : "a file");
+		}
+	}
+	return false;
+}
+
+/* A text of an answer, kept. */
+static const char *heard(struct symbols_dwarf *d, const struct buf *b, size_t fixed, uint32_t off)
+{
+	const char *s = off ? image_string(b->p + fixed, b->n - fixed, off) : NULL;
+	return s ? strtab_get(&d->kept, strtab_add(&d->kept, (struct str){ s, strlen(s) + 1 })).p : NULL;
+}
+
+static struct symbols_argument hear(struct symbols_dwarf *d, const struct buf *b, const struct told_argument *t)
+{
+	const char *type = heard(d, b, sizeof(struct told), t->type);
+	return (struct symbols_argument){ .name = heard(d, b, sizeof(struct told), t->name), .type = type ? type : "?", .size = t->size <= 8 ? t->size : 8,
+		.is_signed = t->flags & SIGNED, .is_pointer = t->flags & POINTER, .is_string = t->flags & STRING, .is_float = t->flags & FLOAT,
+		.in_memory = t->flags & MEMORY, .reg = t->reg >= 0 && t->reg <= 5 ? t->reg : -1, .stack = t->stack };
+}
+
+/* The optimiser made it from a function of another signature. */
 static bool is_clone(const char *name)
 {
 	return name && (strstr(name, ".isra.") || strstr(name, ".constprop.") || strstr(name, ".part."));
 }
 
-/* Which argument register holds it at the function's first instruction, -1 if DWARF does not say so. */
-static int register_at(Dwarf_Die *parameter, uint64_t addr)
-{
-	static const int8_t by_dwarf[10] = { -1, 2, 3, -1, 1, 0, -1, -1, 4, 5 }; /* rax rdx rcx rbx rsi rdi rbp rsp r8 r9 */
-	Dwarf_Attribute attr;
-	Dwarf_Op *ops;
-	size_t n;
-	if (!dwarf_attr_integrate(parameter, DW_AT_location, &attr) || dwarf_getlocation_addr(&attr, addr, &ops, &n, 1) != 1 || n != 1)
-		return -1;
-	return ops[0].atom >= DW_OP_reg0 && ops[0].atom < DW_OP_reg0 + 10 ? by_dwarf[ops[0].atom - DW_OP_reg0] : -1;
-}
-
-static void arguments(struct symbols_dwarf *d, const struct symbols_function *f, Dwarf_Die *die, bool cpp, struct abi_state *abi, struct symbols_signature *sig)
-{
-	enum { MAX = sizeof sig->args / sizeof *sig->args };
-	Dwarf_Die p, type;
-	bool clone = is_clone(f->name), certain[MAX] = { false };
-	uint32_t n = 0;
-	for (int more = dwarf_child(die, &p); more == 0 && n < MAX; more = dwarf_siblingof(&p, &p)) {
-		struct abi_class c = { 0 };
-		if (dwarf_tag(&p) != DW_TAG_formal_parameter)
-			continue;
-		if (!abi_type_of(&p, &type) || !abi_classify(&type, &c))
-			break; /* where those behind it are cannot be known */
-		struct symbols_argument a = describe(d, &type, &c, cpp);
-		abi_next(abi, &c, &a.reg, &a.stack);
-		int reg = c.aggregate ? -1 : register_at(&p, f->addr);
-		if (reg >= 0) {
-			clone |= reg != a.reg; /* clang removes arguments without a word */
-			a.reg = (int8_t)reg;
-			a.stack = SYMBOLS_NOT_ON_STACK;
-			certain[n] = true;
-		}
-		a.name = dwarf_diename(&p);
-		sig->args[n++] = a;
-	}
-	for (uint32_t i = 0; i < n; i++)
-		if (!clone || certain[i]) /* else removed, or a constant now */
-			sig->args[sig->n++] = sig->args[i];
-}
-
-static int language(Dwarf_Die *die)
-{
-	Dwarf_Die cu;
-	return dwarf_diecu(die, &cu, NULL, NULL) ? dwarf_srclang(&cu) : -1;
-}
-
-static bool is_cpp(int lang)
-{
-	return lang == DW_LANG_C_plus_plus || lang == DW_LANG_C_plus_plus_03 || lang == DW_LANG_C_plus_plus_11 || lang == DW_LANG_C_plus_plus_14;
-}
-
-/* die: the function that addr is in. */
-static bool line_of(Dwarf_Die *die, uint64_t addr, const char **ret_file, uint32_t *ret_line)
-{
-	Dwarf_Die cu;
-	Dwarf_Line *line = dwarf_diecu(die, &cu, NULL, NULL) ? dwarf_getsrc_die(&cu, addr) : NULL;
-	const char *file = line ? dwarf_linesrc(line, NULL, NULL) : NULL;
-	int n = 0;
-	if (!file || dwarf_lineno(line, &n) != 0 || n <= 0)
-		return false;
-	*ret_file = file;
-	*ret_line = (uint32_t)n;
-	return true;
-}
-
-static void read_signature(struct symbols_dwarf *d, const struct symbols_function *f, Dwarf_Die *die, struct symbols_signature *sig)
-{
-	Dwarf_Die type;
-	struct abi_class c = { 0 };
-	struct abi_state abi = { 0 };
-	int lang = language(die), line = 0;
-	bool cpp = is_cpp(lang), some = abi_type_of(die, &type);
-	sig->file = dwarf_decl_file(die);
-	sig->line = dwarf_decl_line(die, &line) == 0 && line > 0 ? (uint32_t)line : 0;
-	uint32_t row;
-	if (!sig->file) /* clang's file 0 is not known to every libdw */
-		line_of(die, f->addr, &sig->file, sig->line ? &row : &sig->line);
-	sig->known = lang != DW_LANG_Mips_Assembler;
-	if (!sig->known)
-		return; /* written by hand: there is a line, and no types */
-	if (some && !abi_classify(&type, &c))
-		c = (struct abi_class){ .aggregate = true, .in_memory = true, .size = 16 };
-	sig->ret = describe(d, some ? &type : NULL, &c, cpp);
-	sig->ret.reg = -1;
-	if (some && (c.in_memory || c.by_reference) && !c.x87)
-		abi.integers = 1; /* the caller passes where to put it */
-	if (c.by_reference)
-		sig->ret.in_memory = true;
-	arguments(d, f, die, cpp, &abi, sig);
-}
-
 int symbols_signature(const struct symbols *s, const struct symbols_function *f, struct symbols_signature *ret_sig)
 {
-	struct symbols *mine = (struct symbols *)s; /* what is opened lazily is under the lock */
+	struct symbols *mine = (struct symbols *)s; /* what changes is under the lock */
 	struct symbols_signature sig = { .known = false };
-	Dwarf_Die die;
+	struct buf b = { 0 };
+	struct told t;
 	pthread_mutex_lock(&mine->dwarf_lock);
-	struct symbols_dwarf *d = s->x86 ? dwarf_of(mine) : NULL;
-	const struct entry *at = d ? entry_before(d, f->addr) : NULL;
-	if (at && at->addr == f->addr && dwarf_offdie(d->dbg, at->die, &die))
-		read_signature(d, f, &die, &sig);
+	if (s->x86 && ask(mine, (struct question){ ASK_SIGNATURE, is_clone(f->name), f->addr }, &b) && b.n >= sizeof t) {
+		memcpy(&t, b.p, sizeof t);
+		sig.known = t.known != 0;
+		sig.n = t.n <= ARGS_MAX ? t.n : 0;
+		sig.file = heard(s->dwarf, &b, sizeof t, t.file);
+		sig.line = t.line;
+		sig.ret = hear(s->dwarf, &b, &t.ret);
+		for (uint32_t i = 0; i < sig.n; i++)
+			sig.args[i] = hear(s->dwarf, &b, &t.args[i]);
+	}
 	pthread_mutex_unlock(&mine->dwarf_lock);
+	buf_finish(&b);
 	*ret_sig = sig;
 	return 0;
 }
@@ -313,43 +297,51 @@ int symbols_signature(const struct symbols *s, const struct symbols_function *f,
 bool symbols_line(const struct symbols *s, uint64_t addr, const char **ret_file, uint32_t *ret_line)
 {
 	struct symbols *mine = (struct symbols *)s;
-	Dwarf_Die die;
-	bool found = false;
+	struct buf b = { 0 };
+	struct told t = { 0 };
+	const char *file = NULL;
 	pthread_mutex_lock(&mine->dwarf_lock);
-	struct symbols_dwarf *d = dwarf_of(mine);
-	const struct entry *at = d ? entry_before(d, addr) : NULL;
-	if (at && addr - at->addr < (at->size ? at->size : 1) && dwarf_offdie(d->dbg, at->die, &die))
-		found = line_of(&die, addr, ret_file, ret_line);
+	if (ask(mine, (struct question){ ASK_LINE, 0, addr }, &b) && b.n >= sizeof t) {
+		memcpy(&t, b.p, sizeof t);
+		file = t.known ? heard(s->dwarf, &b, sizeof t, t.file) : NULL;
+	}
 	pthread_mutex_unlock(&mine->dwarf_lock);
-	return found;
+	buf_finish(&b);
+	if (!file)
+		return false;
+	*ret_file = file;
+	*ret_line = t.line;
+	return true;
 }
 
 void dwarf_names(struct symbols *s)
 {
-	struct symbols_dwarf *d = dwarf_of(s);
-	s->names = d ? base_realloc(s->names, ((size_t)s->nnames + d->n + 1) * sizeof *s->names) : s->names;
-	for (uint32_t i = 0; d && i < d->n; i++) {
-		Dwarf_Die die;
-		Dwarf_Attribute attr;
-		if (!dwarf_offdie(d->dbg, d->index[i].die, &die) || !symbols_in_text(s, d->index[i].addr))
-			continue;
-		bool external = dwarf_attr_integrate(&die, DW_AT_external, &attr) != NULL;
-		const char *name = dwarf_attr_integrate(&die, DW_AT_linkage_name, &attr) ? dwarf_formstring(&attr) : dwarf_diename(&die);
-		if (name && *name)
-			s->names[s->nnames++] = (struct name){ .addr = d->index[i].addr, .size = d->index[i].size, .name = name, .source = SYMBOLS_DWARF,
-				.rank = external ? 0 : 2, .is_function = true };
+	struct buf b = { 0 };
+	uint32_t n = 0;
+	if (!ask(s, (struct question){ .ask = ASK_NAMES }, &b))
+		return;
+	if (b.n >= 8)
+		memcpy(&n, b.p, sizeof n);
+	size_t fixed = 8 + (size_t)n * sizeof(struct told_name);
+	if (fixed <= b.n)
+		s->names = base_realloc(s->names, ((size_t)s->nnames + n + 1) * sizeof *s->names);
+	for (uint32_t i = 0; i < n && fixed <= b.n; i++) {
+		struct told_name t;
+		memcpy(&t, b.p + 8 + i * sizeof t, sizeof t);
+		const char *name = symbols_in_text(s, t.addr) ? heard(s->dwarf, &b, fixed, t.name) : NULL;
+		if (name)
+			s->names[s->nnames++] = (struct name){ .addr = t.addr, .size = t.size, .name = name, .source = SYMBOLS_DWARF, .rank = t.external ? 0 : 2,
+				.is_function = true };
 	}
+	buf_finish(&b);
 }
 
 void dwarf_finish(struct symbols *s)
 {
-	struct symbols_dwarf *d = s->dwarf;
-	if (!d)
+	if (!s->dwarf)
 		return;
-	dwarf_end(d->dbg);
-	elf_end(d->elf);
-	strtab_finish(&d->kept);
-	free(d->index);
-	free(d);
+	stop(s->dwarf);
+	strtab_finish(&s->dwarf->kept);
+	free(s->dwarf);
 	s->dwarf = NULL;
 }

@@ -53,7 +53,7 @@ struct symbols {
 	char build_id[2 * 64 + 1];
 	bool x86, has_dwarf;
 	int dwarf_fd;                /* a copy of our own, of the file that has it; -1 = none */
-	pthread_mutex_t dwarf_lock;  /* libdw is not thread-safe, and opened when first asked */
+	pthread_mutex_t dwarf_lock;  /* one question at a time */
 	struct symbols_dwarf *dwarf;
 };
 
