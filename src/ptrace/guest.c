@@ -2,6 +2,7 @@
  * block, no compiler's helper (see meson.build). Runs in the target's threads: guest_spawn in one that was borrowed for microseconds,
  * guest_load in a thread of its own, which has every signal blocked that could run a handler of the program. */
 #include "ptrace/guest.h"
+#include "ptrace/remote.h"
 #include <stdint.h>
 #include <sys/syscall.h>
 
@@ -15,6 +16,22 @@ static inline __attribute__((always_inline)) long call(long nr, long a, long b, 
 	return result;
 }
 
+/* The area is mapped executable, so there is no stack to push to yet. */
+__asm__(".pushsection guest, \"ax\", @progbits\n"
+	".globl guest_enter\n.hidden guest_enter\n.type guest_enter, @function\n"
+	"guest_enter:\n"
+	"	mov %rdi, %rbx\n"
+	"	mov 64(%rbx), %rdi\n"   /* b->stack */
+	"	mov 80(%rbx), %rsi\n"   /* b->data_n */
+	"	mov $3, %edx\n"         /* PROT_READ | PROT_WRITE */
+	"	mov $10, %eax\n"        /* SYS_mprotect */
+	"	syscall\n"
+	"	mov %rbx, %rdi\n"
+	"	jmp guest_spawn\n"
+	".size guest_enter, . - guest_enter\n"
+	".popsection\n");
+_Static_assert(offsetof(struct guest_block, stack) == 64 && offsetof(struct guest_block, data_n) == 80 && SYS_mprotect == 10, "as written above");
+
 GUEST void guest_spawn(struct guest_block *b)
 {
 	enum { DETACHED = 1 };
@@ -27,6 +44,7 @@ GUEST void guest_spawn(struct guest_block *b)
 	if (!b->created)
 		b->created = b->create(&b->thread, b->attr, b->main, b);
 	*number = before;
+	call(SYS_tgkill, call(SYS_getpid, 0, 0, 0, 0), call(SYS_gettid, 0, 0, 0, 0), REMOTE_MARK, 0);
 	__asm__ volatile("mov %0, %%rsp; syscall; ud2" : : "r"(b->frame + 8), "a"((long)SYS_rt_sigreturn) : "memory");
 	__builtin_unreachable();
 }
@@ -38,6 +56,18 @@ static inline __attribute__((always_inline)) void set_signals(void)
 	call(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, (long)&blocked, 0, 8);
 }
 
+/* Executable, not executable, or as older kernels have it: what the system's vm.memfd_noexec lets through. It can be mapped executable either way. */
+static inline __attribute__((always_inline)) int make_memfd(const char *label)
+{
+	enum { CLOSE_ON_EXEC = 1, NOT_EXECUTABLE = 8, EXECUTABLE = 16 };
+	long fd = call(SYS_memfd_create, (long)label, CLOSE_ON_EXEC | EXECUTABLE, 0, 0);
+	if (fd < 0)
+		fd = call(SYS_memfd_create, (long)label, CLOSE_ON_EXEC | NOT_EXECUTABLE, 0, 0);
+	if (fd < 0)
+		fd = call(SYS_memfd_create, (long)label, CLOSE_ON_EXEC, 0, 0);
+	return (int)fd;
+}
+
 GUEST void *guest_load(void *block)
 {
 	enum { NOW = 2 };
@@ -47,6 +77,15 @@ GUEST void *guest_load(void *block)
 		return 0;
 	uint64_t entry = b->entry;
 	if (!entry) {
+		if (!b->path[0])
+			b->fd = make_memfd(b->label);
+		call(GUEST_READY, b->fd, 0, 0, 0); /* the tracer sees this, and fills it */
+		if (!((volatile char *)b->path)[0]) { /* nobody is there */
+			if (b->fd >= 0)
+				call(SYS_close, b->fd, 0, 0, 0);
+			b->fd = -1;
+			return 0;
+		}
 		__atomic_store_n(&b->stage, GUEST_LOADING, __ATOMIC_RELEASE);
 		void *library = b->open(b->path, NOW);
 		const char *why = library ? 0 : b->error();

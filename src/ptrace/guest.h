@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 enum guest_stage { GUEST_NOT_RUN, GUEST_LOADING, GUEST_NOT_LOADED, GUEST_NO_SYMBOL, GUEST_CALLING, GUEST_DONE };
-enum { GUEST_ARGUMENT_MAX = 4096 };
+enum { GUEST_ARGUMENT_MAX = 4096, GUEST_READY = 39 /* getpid: what guest_load calls when its memfd is there */ };
 struct guest_block {
 	/* The target's C library. */
 	int (*attr_init)(void *attr);
@@ -17,8 +17,8 @@ struct guest_block {
 	int *(*errno_at)(void);
 
 	/* guest_spawn */
-	void *stack;
-	uint64_t stack_n;
+	void *stack;                     /* from here to the end of the area only data: made writable first, and no longer executable */
+	uint64_t stack_n, data_n;
 	void *(*main)(void *);           /* guest_load, where it lies in the target */
 	uint64_t frame;                  /* the borrowed thread's way back */
 	uint64_t attr[16];               /* pthread_attr_t: 56 bytes */
@@ -26,17 +26,20 @@ struct guest_block {
 	int32_t created;                 /* what pthread_create said, an errno */
 
 	/* guest_load */
-	int32_t fd;                      /* closed once it is loaded; -1 = none */
+	int32_t fd;                      /* the memfd that it made, -errno if it could not; closed once it is loaded */
 	uint32_t stage, cancelled;       /* cancelled: nobody waits any more, do not call */
 	uint64_t entry;                  /* the function's address if the library is there already, else 0 */
 	uint64_t arg, value;
 	void *home[5];                   /* __builtin_setjmp: where guest_escape goes to */
-	char path[256], symbol[256], text[256];
+	char path[256];                  /* filled in when the memfd has its content; before, without a memfd */
+	char label[160], symbol[256], text[256];
 	uint8_t argument[GUEST_ARGUMENT_MAX] __attribute__((aligned(16)));
 };
 
-/* In a borrowed thread: starts a thread in guest_load, then goes back into b->frame. */
-void guest_spawn(struct guest_block *b) __attribute__((noreturn));
+/* In a borrowed thread, with no stack yet: makes the area's data writable, then guest_spawn. */
+void guest_enter(struct guest_block *b) __attribute__((noreturn));
+/* Starts a thread in guest_load, says so with REMOTE_MARK, then would go back into b->frame. */
+void guest_spawn(struct guest_block *b) __attribute__((noreturn, used));
 /* The thread that loads. */
 void *guest_load(void *block);
 /* Where a loading thread that crashed is sent: guest_load returns. */

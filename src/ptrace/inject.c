@@ -1,15 +1,14 @@
 /* Loads a library into a target, in these steps:
- *   1. a waiting thread is borrowed (place.c): memory for a stack, the code of guest.c and its block; a memfd
- *   2. the file is copied into the memfd, while the target runs
- *   3. a thread is borrowed again: pthread_create(guest_load)
- *   4. that thread, traced from its birth, runs dlopen and the function, and ends. Being traced it needs no polling, no seccomp filter sees its calls, and
- *      a crash in a constructor stops at us instead of killing the process
- *   5. a thread is borrowed a last time: the memory goes, and the descriptor if it is still there
- * All of it on a tracer thread of its own, whose end lets go of whatever is still traced.
+ *   1. a thread is borrowed (place.c): memory for a stack, the code of guest.c and its block; pthread_create(guest_load)
+ *   2. that thread, traced from its birth, makes a memfd; the file is copied into it; it runs dlopen and the function, and ends. Being traced it needs no
+ *      polling, no seccomp filter sees its calls, and a crash in a constructor stops at us instead of killing the process
+ *   3. a thread is borrowed again: the memory goes
+ * All of it on a tracer thread of its own, whose end lets go of whatever is still traced. Only 1 and 3 pause a thread of the program, for four and three
+ * stops of it.
  *
- * What is left if we are killed: during a step that borrows, nothing of ours runs on and the thread goes back by itself (remote.h); what was mapped stays
- * (about 1.1 MiB of address space, and a memfd if before 4). In step 4 the thread finishes its work untraced. Only under a seccomp filter that
- * kills for what dlopen calls, step 4 (some 10 ms) is then fatal to the target.
+ * What is left if we are killed: in 1 and 3 the borrowed thread goes back by itself (remote.h); in 2 the loading thread goes on untraced: without
+ * the file it ends, with it it does its work. 1.1 MiB of address space stay. Only under a seccomp filter that kills for what dlopen calls is our
+ * death in 2, some 10 ms, fatal to the target.
  *
  * A library's name in the target carries a hash of its content. So the same content is never loaded twice, its function is called again; and a new
  * version never meets an old one by having the same name (dlopen compares names, and descriptors' numbers recur). */
@@ -59,16 +58,18 @@ struct job {
 	uint64_t entry;                  /* of the function, if the library is there already */
 
 	/* in the target */
-	uint64_t area, area_n, text;     /* guard page, the thread's stack, scratch stack, block; code */
-	int fd;
+	uint64_t area, area_n;           /* guard page, the thread's stack, scratch stack, block; a page of code */
+	int fed;                         /* 1: the loading thread has its file; KLIEG_E_*: it will not get it */
 
 	struct inject_report report;
 	struct err *e;
 	int result;
 };
 
-static uint64_t block_at(const struct job *j) { return j->area + j->area_n - BLOCK; }
-static uint64_t in_target(const struct job *j, const void *guest) { return j->text + (uint64_t)((const char *)guest - __start_guest); }
+static uint64_t text_at(const struct job *j) { return j->area + j->area_n - PAGE; }
+static uint64_t block_at(const struct job *j) { return text_at(j) - BLOCK; }
+static uint64_t in_target(const struct job *j, const void *guest) { return text_at(j) + (uint64_t)((const char *)guest - __start_guest); }
+static size_t text_size(void) { return (size_t)(__stop_guest - __start_guest); }
 
 /* ---- with a borrowed thread ---- */
 
@@ -82,91 +83,18 @@ static int borrow(struct job *j, int64_t *ret_since)
 
 static void give_back(struct job *j, int64_t since)
 {
-	j->report.pause_ns += place_return(&j->remote, since);
-}
-
-/* what: for the message. Returns KLIEG_E_* too if the call itself failed. */
-static int call(struct job *j, const char *what, long nr, const uint64_t args[6], uint64_t *ret_value)
-{
-	uint64_t value;
-	int code = remote_syscall(&j->remote, nr, args, &value, j->e);
-	if (code < 0)
-		return code;
-	if ((int64_t)value < 0 && (int64_t)value >= -4095)
-		return err_set(j->e, (int64_t)value == -ENOMEM ? KLIEG_E_NOMEM : err_from_errno((int)-(int64_t)value), "process %d: %s failed there: %s", j->pid, what,
-			strerror((int)-(int64_t)value));
-	if (ret_value)
-		*ret_value = value;
-	return 0;
-}
-
-static int make_memfd(struct job *j)
-{
-	/* Executable, not executable, older kernels: what vm.memfd_noexec lets through. Mapping it executable works with each. */
-	static const uint64_t flags[] = { 0x1 | 0x10, 0x1 | 0x8, 0x1 };
-	uint64_t fd = 0;
-	int code = remote_write(j->mem, block_at(j), j->label, strlen(j->label) + 1);
-	for (unsigned i = 0; i < sizeof flags / sizeof *flags && !code; i++) {
-		code = call(j, "memfd_create", SYS_memfd_create, (uint64_t[6]){ block_at(j), flags[i] }, &fd);
-		if (!code)
-			j->fd = (int)fd;
-		if (!code || code == KLIEG_E_NO_TARGET)
-			break;
-		code = i + 1 < sizeof flags / sizeof *flags ? 0 : code;
-	}
-	return code;
-}
-
-static int make_room(struct job *j, uint64_t stack_n)
-{
-	j->area_n = PAGE + stack_n + SCRATCH + BLOCK;
-	int code = call(j, "mmap", SYS_mmap, (uint64_t[6]){ 0, j->area_n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0 },
-		&j->area);
-	if (!code)
-		code = call(j, "mprotect", SYS_mprotect, (uint64_t[6]){ j->area, PAGE, PROT_NONE }, NULL);
-	if (!code)
-		code = call(j, "mmap", SYS_mmap, (uint64_t[6]){ 0, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0 }, &j->text);
-	if (!code && remote_write(j->mem, j->text, __start_guest, (size_t)(__stop_guest - __start_guest))) /* while traced: hardened kernels ask for that */
-		code = err_set(j->e, KLIEG_E_DENIED, "process %d: writing its memory: %s", j->pid, strerror(errno));
-	return code;
-}
-
-static void take_room(struct job *j)
-{
-	struct err *e = j->e;
-	j->e = NULL; /* what went wrong before is what is told */
-	if (j->area)
-		call(j, "munmap", SYS_munmap, (uint64_t[6]){ j->area, j->area_n }, NULL);
-	if (j->text)
-		call(j, "munmap", SYS_munmap, (uint64_t[6]){ j->text, PAGE }, NULL);
-	if (j->fd >= 0)
-		call(j, "close", SYS_close, (uint64_t[6]){ (uint64_t)j->fd }, NULL);
-	j->e = e;
-	j->area = j->text = 0;
-	j->fd = -1;
+	int64_t pause = place_return(&j->remote, since);
+	j->report.pauses_ns += pause;
+	if (pause > j->report.pause_ns)
+		j->report.pause_ns = pause;
 }
 
 /* ---- the steps ---- */
 
-static int prepare(struct job *j, uint64_t stack_n)
-{
-	int64_t since;
-	int code = borrow(j, &since);
-	if (code < 0)
-		return code;
-	code = make_room(j, stack_n);
-	if (!code && !j->entry)
-		code = make_memfd(j);
-	if (code < 0 && code != KLIEG_E_NO_TARGET)
-		take_room(j);
-	give_back(j, since);
-	return code;
-}
-
-static int copy_file(struct job *j)
+static int copy_file(struct job *j, int in_target_fd)
 {
 	char path[64], link[512] = "", want[192];
-	snprintf(path, sizeof path, "/proc/%d/fd/%d", j->pid, j->fd);
+	snprintf(path, sizeof path, "/proc/%d/fd/%d", j->pid, in_target_fd);
 	snprintf(want, sizeof want, "/memfd:%s", j->label);
 	if (readlink(path, link, sizeof link - 1) < 0 || strncmp(link, want, strlen(want)))
 		return err_set(j->e, KLIEG_E_BUSY, "process %d closed the descriptor that was made in it", j->pid);
@@ -182,58 +110,74 @@ static int copy_file(struct job *j)
 }
 
 /* A path that only this content has: "/." and "/" lead nowhere, so they can spell the hash. */
-static void spell_path(const struct job *j, char *ret_path, size_t n)
+static void spell_path(const struct job *j, int fd, char *ret_path, size_t n)
 {
 	struct buf b = { 0 };
 	buf_add_str(&b, "/proc/self");
 	for (int bit = 0; bit < 24; bit++)
 		buf_add_str(&b, j->hash >> bit & 1 ? "/." : "/");
-	buf_printf(&b, "/fd/%d", j->fd);
+	buf_printf(&b, "/fd/%d", fd);
 	buf_byte(&b, 0);
 	memcpy(ret_path, b.p, b.n < n ? b.n : n);
 	buf_finish(&b);
 }
 
-static int fill_block(struct job *j, uint64_t stack_n)
+static void fill_block(const struct job *j, uint64_t stack_n, struct guest_block *b)
 {
-	struct guest_block b = { .fd = j->fd, .entry = j->entry, .stack_n = stack_n };
+	*b = (struct guest_block){ .fd = -1, .entry = j->entry, .stack_n = stack_n, .data_n = stack_n + SCRATCH + BLOCK, .frame = j->remote.frame };
 	const struct libc *l = &j->libc;
-	memcpy(&b.attr_init, &l->attr_init, 8);
-	memcpy(&b.attr_setdetachstate, &l->attr_setdetachstate, 8);
-	memcpy(&b.attr_setstack, &l->attr_setstack, 8);
-	memcpy(&b.create, &l->create, 8);
-	memcpy(&b.open, &l->open, 8);
-	memcpy(&b.symbol_in, &l->symbol_in, 8);
-	memcpy(&b.error, &l->error, 8);
-	memcpy(&b.errno_at, &l->errno_at, 8);
 	uint64_t main = in_target(j, (const void *)guest_load);
-	memcpy(&b.main, &main, 8);
-	b.stack = (void *)(j->area + PAGE);
+	memcpy(&b->attr_init, &l->attr_init, 8);
+	memcpy(&b->attr_setdetachstate, &l->attr_setdetachstate, 8);
+	memcpy(&b->attr_setstack, &l->attr_setstack, 8);
+	memcpy(&b->create, &l->create, 8);
+	memcpy(&b->open, &l->open, 8);
+	memcpy(&b->symbol_in, &l->symbol_in, 8);
+	memcpy(&b->error, &l->error, 8);
+	memcpy(&b->errno_at, &l->errno_at, 8);
+	memcpy(&b->main, &main, 8);
+	b->stack = (void *)(j->area + PAGE);
 	if (j->arg_n == SIZE_MAX) {
-		b.arg = (uint64_t)j->arg;
+		b->arg = (uint64_t)j->arg;
 	} else if (j->arg_n) {
-		b.arg = block_at(j) + offsetof(struct guest_block, argument);
-		memcpy(b.argument, j->arg, j->arg_n);
+		b->arg = block_at(j) + offsetof(struct guest_block, argument);
+		memcpy(b->argument, j->arg, j->arg_n);
 	}
-	if (j->fd >= 0)
-		spell_path(j, b.path, sizeof b.path);
-	snprintf(b.symbol, sizeof b.symbol, "%s", j->symbol);
-	return remote_write(j->mem, block_at(j), &b, sizeof b) ? err_set(j->e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", j->pid) : 0;
+	snprintf(b->label, sizeof b->label, "%s", j->label);
+	snprintf(b->symbol, sizeof b->symbol, "%s", j->symbol);
+}
+
+static int make_room(struct job *j, uint64_t stack_n)
+{
+	uint64_t n = PAGE + stack_n + SCRATCH + BLOCK + PAGE, at;
+	int code = remote_syscall(&j->remote, SYS_mmap, (uint64_t[6]){ 0, n, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0 },
+		&at, j->e);
+	if (code < 0)
+		return code;
+	if ((int64_t)at < 0 && (int64_t)at >= -4095)
+		return err_set(j->e, (int64_t)at == -ENOMEM ? KLIEG_E_NOMEM : err_from_errno((int)-(int64_t)at), "process %d: mapping %lu bytes there: %s", j->pid,
+			(unsigned long)n, strerror((int)-(int64_t)at));
+	j->area = at;
+	j->area_n = n;
+	struct guest_block b;
+	fill_block(j, stack_n, &b);
+	if (remote_write(j->mem, text_at(j), __start_guest, text_size()) || remote_write(j->mem, block_at(j), &b, sizeof b))
+		return err_set(j->e, KLIEG_E_DENIED, "process %d: writing its memory: %s", j->pid, strerror(errno));
+	return 0;
 }
 
 /* ret_child: the new thread, traced, before its first instruction; 0 with *ret_error = errno of pthread_create. */
-static int spawn(struct job *j, pid_t *ret_child, int *ret_error)
+static int spawn(struct job *j, uint64_t stack_n, pid_t *ret_child, int *ret_error)
 {
 	int64_t since;
 	int32_t created = -1;
 	int code = borrow(j, &since);
 	if (code < 0)
 		return code;
-	if (remote_write(j->mem, block_at(j) + offsetof(struct guest_block, frame), &j->remote.frame, 8))
-		code = KLIEG_E_NO_TARGET;
+	code = make_room(j, stack_n);
 	if (!code)
-		code = remote_run(&j->remote, in_target(j, (const void *)guest_spawn), block_at(j), j->area + j->area_n - BLOCK,
-			since + SPAWN_MS * 1000000ll, j->e);
+		code = remote_run(&j->remote, text_at(j), text_size(), in_target(j, (const void *)guest_enter), block_at(j), block_at(j), since + SPAWN_MS * 1000000ll,
+			j->e);
 	give_back(j, since);
 	if (!code && remote_read(j->mem, block_at(j) + offsetof(struct guest_block, created), &created, sizeof created))
 		code = err_set(j->e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", j->pid);
@@ -242,41 +186,68 @@ static int spawn(struct job *j, pid_t *ret_child, int *ret_error)
 	return code;
 }
 
+/* The loading thread has made its memfd and waits: fills it and says where it is. */
+static int feed(struct job *j)
+{
+	int32_t fd;
+	char path[sizeof ((struct guest_block *)0)->path] = "";
+	uint64_t at = block_at(j);
+	if (remote_read(j->mem, at + offsetof(struct guest_block, fd), &fd, sizeof fd))
+		return err_set(j->e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", j->pid);
+	if (fd < 0)
+		return err_set(j->e, err_from_errno(-fd), "process %d: making a memory file there: %s", j->pid, strerror(-fd));
+	int code = copy_file(j, fd);
+	if (code < 0)
+		return code;
+	spell_path(j, fd, path, sizeof path);
+	return remote_write(j->mem, at + offsetof(struct guest_block, path), path, sizeof path) ?
+		err_set(j->e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", j->pid) : 1;
+}
+
 static bool is_fault(int sig)
 {
 	return sig == SIGSEGV || sig == SIGBUS || sig == SIGILL || sig == SIGFPE || sig == SIGTRAP || sig == SIGSYS || sig == SIGABRT;
 }
 
-/* Lets the loading thread run to its end. 0, KLIEG_E_NO_TARGET; KLIEG_E_BUSY: still at it, it is let go; KLIEG_E_PARTIAL: it crashed by *ret_signal. */
+static void send_to_escape(struct job *j, pid_t tid)
+{
+	struct user_regs_struct g;
+	if (ptrace(PTRACE_GETREGS, tid, 0, &g) < 0)
+		return;
+	g.rip = in_target(j, (const void *)guest_escape);
+	g.rdi = block_at(j);
+	g.rsp = block_at(j) - 8; /* the scratch stack: its own may be what overflowed */
+	g.orig_rax = (uint64_t)-1;
+	ptrace(PTRACE_SETREGS, tid, 0, &g);
+}
+
+/* Lets the loading thread run to its end. 0, KLIEG_E_BUSY: still at it, it is let go; KLIEG_E_PARTIAL: it crashed by *ret_signal. */
 static int follow(struct job *j, pid_t tid, int *ret_signal)
 {
 	int64_t since = clock_mono();
-	bool settled = false, escaped = false;
+	bool settled = false;
 	*ret_signal = 0;
 	for (;;) {
 		int stop = 0;
 		bool dead;
 		if (remote_stopped(tid, &stop, &dead)) {
-			int sig = stop >> 8 || stop == (SIGTRAP | 0x80) ? 0 : stop;
+			bool at_call = stop == (SIGTRAP | 0x80);
+			int sig = stop >> 8 || at_call ? 0 : stop;
+			struct user_regs_struct g;
 			if (!settled) { /* threads that the library starts are not ours to stop */
 				long options = PTRACE_O_TRACESYSGOOD;
-				if (ptrace(PTRACE_SETOPTIONS, tid, 0, (void *)(options | 1 << 21)) < 0)
+				if (ptrace(PTRACE_SETOPTIONS, tid, 0, (void *)(options | PTRACE_O_SUSPEND_SECCOMP)) < 0)
 					ptrace(PTRACE_SETOPTIONS, tid, 0, (void *)options);
 				settled = true;
 			}
-			if (is_fault(sig) && !escaped) {
-				struct user_regs_struct g;
-				ptrace(PTRACE_GETREGS, tid, 0, &g);
-				g.rip = in_target(j, (const void *)guest_escape);
-				g.rdi = block_at(j);
-				g.rsp = block_at(j) - 8; /* the scratch stack */
-				g.orig_rax = (uint64_t)-1;
-				ptrace(PTRACE_SETREGS, tid, 0, &g);
+			if (at_call && !j->fed && ptrace(PTRACE_GETREGS, tid, 0, &g) == 0 && g.orig_rax == GUEST_READY && g.rip - text_at(j) < text_size())
+				j->fed = feed(j);
+			if (is_fault(sig) && !*ret_signal) {
+				send_to_escape(j, tid);
 				*ret_signal = sig;
-				escaped = true;
 				sig = 0;
 			}
-			ptrace(PTRACE_CONT, tid, 0, (void *)(long)sig);
+			ptrace(j->fed || j->entry ? PTRACE_CONT : PTRACE_SYSCALL, tid, 0, (void *)(long)sig);
 			continue;
 		}
 		if (dead) {
@@ -301,8 +272,8 @@ static int judge(struct job *j, int followed, int signal)
 	struct guest_block b;
 	if (remote_read(j->mem, block_at(j), &b, sizeof b))
 		return err_set(j->e, KLIEG_E_NO_TARGET, "process %d ended while the library was being loaded", j->pid);
-	if (b.stage != GUEST_NOT_RUN)
-		j->fd = b.fd;
+	if (j->fed < 0)
+		return j->fed;
 	b.text[sizeof b.text - 1] = 0;
 	if (followed == KLIEG_E_PARTIAL) {
 		err_set(j->e, KLIEG_E_BAD_DATA, "process %d: %s %s in %s: %s; the thread that loaded it was ended, the process goes on", j->pid, j->label,
@@ -329,10 +300,14 @@ static int judge(struct job *j, int followed, int signal)
 static void clean_up(struct job *j)
 {
 	int64_t since;
-	struct err *e = j->e, ignored;
+	uint64_t ignored_value;
+	struct err *e = j->e, ignored; /* what went wrong before is what is told */
+	if (!j->area)
+		return;
 	j->e = &ignored;
 	if (borrow(j, &since) == 0) {
-		take_room(j);
+		if (remote_syscall(&j->remote, SYS_munmap, (uint64_t[6]){ j->area, j->area_n }, &ignored_value, j->e) == 0)
+			j->area = 0;
 		give_back(j, since);
 	}
 	j->e = e;
@@ -340,22 +315,12 @@ static void clean_up(struct job *j)
 
 static int load(struct job *j)
 {
-	uint64_t stack_n = STACK;
-	for (;;) {
+	for (uint64_t stack_n = STACK;; stack_n = STACK_LARGE) {
 		pid_t child = 0;
-		int error, signal = 0;
-		int code = prepare(j, stack_n);
-		if (code < 0)
-			return code;
-		if (!j->entry)
-			code = copy_file(j);
-		if (!code)
-			code = fill_block(j, stack_n);
-		if (!code)
-			code = spawn(j, &child, &error);
+		int error = 0, signal = 0;
+		int code = spawn(j, stack_n, &child, &error);
 		if (!code && !child && error == EINVAL && stack_n < STACK_LARGE) { /* the program's thread-local variables are larger than that stack */
 			clean_up(j);
-			stack_n = STACK_LARGE;
 			continue;
 		}
 		if (!code && !child)
@@ -376,7 +341,7 @@ static int load(struct job *j)
 static void *tracer_main(void *arg)
 {
 	struct job *j = arg;
-	pthread_setname_np(pthread_self(), "klieg-inject");
+	remote_tracer("klieg-inject");
 	j->result = load(j);
 	return NULL;
 }
@@ -459,7 +424,7 @@ int inject_load(pid_t pid, const char *file, const char *symbol, const void *arg
 	if (strlen(symbol) >= sizeof ((struct guest_block *)0)->symbol)
 		return err_set(e, KLIEG_E_USAGE, "the name of the function is too long");
 	struct job *j = base_calloc(1, sizeof *j);
-	*j = (struct job){ .pid = pid, .symbol = symbol, .arg = arg, .arg_n = arg_n, .mem = -1, .fd = -1, .e = e };
+	*j = (struct job){ .pid = pid, .symbol = symbol, .arg = arg, .arg_n = arg_n, .mem = -1, .e = e };
 	int code = read_file(j, file);
 	if (!code)
 		code = open_target(j);

@@ -23,7 +23,7 @@ int inject_preflight(pid_t pid, struct inject_preflight *ret_p, struct err *e);
 int inject_refusal(const struct inject_preflight *p, struct err *e);
 
 struct inject_report {
-	int64_t pause_ns;               /* of the one thread that was borrowed, all its pauses together */
+	int64_t pause_ns, pauses_ns;    /* the longest pause of the thread that was borrowed; all (two) together */
 	int64_t load_ns;                /* from the first touch to the end */
 	pid_t tid;                      /* the thread that was borrowed */
 	uint64_t value;

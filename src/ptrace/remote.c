@@ -11,11 +11,14 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -28,9 +31,6 @@ enum {
 	RED_ZONE = 128,
 };
 #define OPTIONS PTRACE_O_TRACESYSGOOD
-#ifndef PTRACE_O_SUSPEND_SECCOMP
-#define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
-#endif
 _Static_assert(ERESTARTNOHAND == 514, "numbers of the kernel");
 
 static int gone(const struct remote *r, struct err *e)
@@ -147,15 +147,25 @@ void remote_interrupt(pid_t tid)
 
 void remote_detach(pid_t tid)
 {
+	/* The kernel restarts a system call on its way through signal handling; this makes sure that the thread goes that way from wherever it stands. */
+	ptrace(PTRACE_INTERRUPT, tid, 0, 0);
 	ptrace(PTRACE_DETACH, tid, 0, 0);
+}
+
+void remote_tracer(const char *name)
+{
+	pthread_setname_np(pthread_self(), name);
+	prctl(PR_SET_TIMERSLACK, 1);
+	setpriority(PRIO_PROCESS, 0, -20);
 }
 
 void remote_pause(int64_t since)
 {
-	if (clock_mono() - since < 2000000)
+	int64_t waited = clock_mono() - since;
+	if (waited < 50000)
 		sched_yield(); /* the thread that is waited for may need this processor */
 	else
-		nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
+		nanosleep(&(struct timespec){ .tv_nsec = waited < 2000000 ? 2000 : 100000 }, NULL);
 }
 
 int remote_park_poll(pid_t tid)
@@ -327,12 +337,12 @@ static bool is_fault(int sig)
 	return sig > 0 && sig <= 64 && fault_signals() >> (sig - 1) & 1;
 }
 
-/* Goes on to the next system call entry or exit. */
-static int step(struct remote *r, int64_t deadline, struct err *e)
+/* Goes on, by PTRACE_SYSCALL to the next entry or exit of a system call, by PTRACE_CONT to the mark of remote_run. */
+static int go(struct remote *r, enum __ptrace_request how, int64_t deadline, struct err *e)
 {
 	int64_t since = clock_mono();
 	for (int sig = 0;;) {
-		if (ptrace(PTRACE_SYSCALL, r->tid, 0, (void *)(long)sig) < 0)
+		if (ptrace(how, r->tid, 0, (void *)(long)sig) < 0)
 			return gone(r, e);
 		int stop = 0;
 		bool dead;
@@ -343,18 +353,22 @@ static int step(struct remote *r, int64_t deadline, struct err *e)
 				return err_set(e, KLIEG_E_BUSY, "thread %d of process %d blocks in what it was to do: a lock that it needs is held", r->tid, r->pid);
 			remote_pause(since);
 		}
-		if (stop == SYSCALL_STOP)
-			return 0;
 		sig = 0;
-		if (stop == CLONE_STOP) {
+		struct user_regs_struct g;
+		if (stop == SYSCALL_STOP) {
+			return 0;
+		} else if (stop == CLONE_STOP) {
 			unsigned long child = 0;
 			ptrace(PTRACE_GETEVENTMSG, r->tid, 0, &child);
 			r->child = (pid_t)child;
-		} else if (is_fault(stop)) {
+		} else if (stop == REMOTE_MARK && how == PTRACE_CONT && ptrace(PTRACE_GETREGS, r->tid, 0, &g) == 0 && g.orig_rax == SYS_tgkill &&
+			   g.rip - r->run_code < r->run_n) {
+			return 0;
+		} else if (stop == REMOTE_MARK || is_fault(stop)) {
 			siginfo_t si;
 			if (ptrace(PTRACE_GETSIGINFO, r->tid, 0, &si) < 0)
 				return gone(r, e);
-			if (si.si_code > 0) /* by the processor; what kill(2) sent is 0 or less, and waits */
+			if (is_fault(stop) && si.si_code > 0) /* by the processor; what kill(2) sent is 0 or less, and waits */
 				return err_set(e, KLIEG_E_INTERNAL, "process %d: the code run for Klieg in thread %d raised %s; undone", r->pid, r->tid, strsignal(stop));
 			r->deferred[stop] = true;
 		} else if (!(stop >> 8)) {
@@ -384,7 +398,7 @@ int remote_borrow(struct remote *r, bool at_entry, struct err *e)
 	if (at_entry) {
 		struct user_regs_struct skip = r->regs;
 		skip.orig_rax = (uint64_t)-1;
-		if (ptrace(PTRACE_SETREGS, r->tid, 0, &skip) < 0 || step(r, clock_mono() + 1000000000, e) < 0)
+		if (ptrace(PTRACE_SETREGS, r->tid, 0, &skip) < 0 || go(r, PTRACE_SYSCALL, clock_mono() + 1000000000, e) < 0)
 			return gone(r, e);
 		r->regs.rax = r->regs.orig_rax;
 		r->regs.rip -= 2;
@@ -420,7 +434,7 @@ int remote_borrow(struct remote *r, bool at_entry, struct err *e)
 	away.rip = r->code->sigreturn;
 	away.rsp = r->frame + 8;
 	away.orig_rax = (uint64_t)-1;
-	uint64_t all = ~fault_signals();
+	uint64_t all = ~(fault_signals() | 1ull << (REMOTE_MARK - 1));
 	if (ptrace(PTRACE_SETREGS, r->tid, 0, &away) < 0)
 		return gone(r, e);
 	r->borrowed = true;
@@ -453,9 +467,9 @@ int remote_syscall(struct remote *r, long nr, const uint64_t args[6], uint64_t *
 	if (ptrace(PTRACE_SETREGS, r->tid, 0, &g) < 0)
 		return gone(r, e);
 	int64_t deadline = clock_mono() + 5000000000;
-	int code = step(r, deadline, e); /* its entry */
+	int code = go(r, PTRACE_SYSCALL, deadline, e); /* its entry */
 	if (!code)
-		code = step(r, deadline, e);
+		code = go(r, PTRACE_SYSCALL, deadline, e);
 	if (code < 0)
 		return code;
 	if (ptrace(PTRACE_GETREGS, r->tid, 0, &g) < 0)
@@ -464,34 +478,24 @@ int remote_syscall(struct remote *r, long nr, const uint64_t args[6], uint64_t *
 	return 0;
 }
 
-int remote_run(struct remote *r, uint64_t code, uint64_t arg, uint64_t stack_end, int64_t deadline, struct err *e)
+int remote_run(struct remote *r, uint64_t code, uint64_t code_n, uint64_t start, uint64_t arg, uint64_t stack_end, int64_t deadline, struct err *e)
 {
-	struct user_regs_struct g = foreign(r, code, (stack_end & ~15ull) - 8); /* as after a call */
+	struct user_regs_struct g = foreign(r, start, (stack_end & ~15ull) - 8); /* as after a call */
 	g.rdi = arg;
+	r->run_code = code;
+	r->run_n = code_n;
 	long options = OPTIONS | PTRACE_O_TRACECLONE;
 	if (ptrace(PTRACE_SETOPTIONS, r->tid, 0, (void *)(options | PTRACE_O_SUSPEND_SECCOMP)) < 0)
 		ptrace(PTRACE_SETOPTIONS, r->tid, 0, (void *)options);
 	if (ptrace(PTRACE_SETREGS, r->tid, 0, &g) < 0)
 		return gone(r, e);
-	for (bool exit = false;; exit = !exit) {
-		int result = step(r, deadline, e);
-		if (result < 0)
-			return result;
-		if (exit)
-			continue;
-		if (ptrace(PTRACE_GETREGS, r->tid, 0, &g) < 0)
-			return gone(r, e);
-		if (g.orig_rax == SYS_rt_sigreturn) {
-			g.orig_rax = (uint64_t)-1; /* not made: remote_return does better, the interrupted call goes on as if nothing had been */
-			return ptrace(PTRACE_SETREGS, r->tid, 0, &g) < 0 ? gone(r, e) : step(r, deadline, e);
-		}
-	}
+	return go(r, PTRACE_CONT, deadline, e);
 }
 
-int remote_return(struct remote *r)
+void remote_return(struct remote *r)
 {
 	if (!r->borrowed)
-		return 0;
+		return;
 	r->borrowed = false;
 	int64_t deadline = clock_mono() + 1000000000;
 	int stop;
@@ -499,20 +503,15 @@ int remote_return(struct remote *r)
 	if (!remote_stopped(r->tid, &stop, &dead)) { /* it blocks in what it was to do */
 		remote_interrupt(r->tid);
 		if (remote_park(r->pid, r->tid, deadline, NULL) < 0)
-			return KLIEG_E_NO_TARGET;
+			return;
 	}
 	struct iovec x = { r->xstate, r->xstate_n };
 	ptrace(PTRACE_SETREGSET, r->tid, r->xstate_n > 512 ? NT_X86_XSTATE : NT_PRFPREG, &x);
 	ptrace(PTRACE_SETSIGMASK, r->tid, 8, &r->mask);
-	if (ptrace(PTRACE_SETREGS, r->tid, 0, &r->regs) < 0)
-		return KLIEG_E_NO_TARGET;
+	ptrace(PTRACE_SETREGS, r->tid, 0, &r->regs);
 	ptrace(PTRACE_SETOPTIONS, r->tid, 0, (void *)(long)OPTIONS);
 	for (int sig = 1; sig <= 64; sig++) {
 		if (r->deferred[sig])
 			syscall(SYS_tgkill, r->pid, r->tid, sig);
 	}
-	/* Parked again, without an instruction of its own: only from there does the kernel restart the call that was interrupted. */
-	remote_interrupt(r->tid);
-	ptrace(PTRACE_CONT, r->tid, 0, 0);
-	return remote_park(r->pid, r->tid, deadline, NULL);
 }

@@ -16,7 +16,7 @@
 struct remote_code { uint64_t syscall_ret, sigreturn; };
 int remote_code_find(pid_t pid, int mem, struct remote_code *ret_c, struct err *e);
 
-enum { REMOTE_XSTATE_MAX = 16384, REMOTE_FRAME_MAX = REMOTE_XSTATE_MAX + 1024 };
+enum { REMOTE_MARK = 23 /* SIGURG */, REMOTE_XSTATE_MAX = 16384, REMOTE_FRAME_MAX = REMOTE_XSTATE_MAX + 1024 };
 struct remote {
 	pid_t pid, tid;
 	int mem;                         /* /proc/PID/mem, borrowed */
@@ -26,6 +26,7 @@ struct remote {
 	uint64_t frame;                  /* in the target: the way back */
 	bool borrowed;
 	bool deferred[65];               /* fault signals that somebody sent meanwhile */
+	uint64_t run_code, run_n;        /* of remote_run */
 	pid_t child;                     /* the thread that it started meanwhile, traced and stopped; 0 = none */
 	uint32_t xstate_n;
 	uint8_t xstate[REMOTE_XSTATE_MAX];
@@ -39,6 +40,9 @@ void remote_interrupt(pid_t tid);
 /* One look at a thread that was interrupted: 1 parked, 0 not yet, KLIEG_E_NO_TARGET. */
 int remote_park_poll(pid_t tid);
 int remote_park(pid_t pid, pid_t tid, int64_t deadline, struct err *e);   /* KLIEG_E_BUSY: it did not stop */
+/* Makes the calling thread a good tracer: what it waits for takes microseconds, and a whole program may be standing still meanwhile. Both settings end
+ * with the thread. */
+void remote_tracer(const char *name);
 void remote_pause(int64_t since);                                         /* gives the processor to others for a moment */
 void remote_detach(pid_t tid);
 
@@ -51,11 +55,13 @@ bool remote_in_syscall(int mem, const struct user_regs_struct *regs);     /* sto
 int remote_borrow(struct remote *r, bool at_entry, struct err *e);
 /* ret_value: what the call returned, -errno on its failure. */
 int remote_syscall(struct remote *r, long nr, const uint64_t args[6], uint64_t *ret_value, struct err *e);
-/* Runs code that ends with rt_sigreturn on r->frame, with rdi = arg, on the stack that ends at stack_end. Each system call in it is seen.
- * KLIEG_E_BUSY: not done by the deadline. */
-int remote_run(struct remote *r, uint64_t code, uint64_t arg, uint64_t stack_end, int64_t deadline, struct err *e);
-/* Its own registers, state and signal mask; parked again. Errors (it died) need no handling. Does nothing if it is not borrowed. */
-int remote_return(struct remote *r);
+/* Runs the code at start, which lies in code..code + code_n, with rdi = arg, on the stack that ends at stack_end, until it sends itself REMOTE_MARK by
+ * tgkill; it must go on from there with rt_sigreturn on r->frame, for the case that nobody is there any more. The mark is a signal that is ignored by
+ * default; it never reaches the program. KLIEG_E_BUSY: not done by the deadline. */
+int remote_run(struct remote *r, uint64_t code, uint64_t code_n, uint64_t start, uint64_t arg, uint64_t stack_end, int64_t deadline, struct err *e);
+/* Its own registers, state and signal mask; it stands still, and goes on as if nothing had been when it is let go. Errors (it died) need no handling.
+ * Does nothing if it is not borrowed. */
+void remote_return(struct remote *r);
 
 int remote_read(int mem, uint64_t at, void *ret_p, size_t n);
 int remote_write(int mem, uint64_t at, const void *p, size_t n);

@@ -238,7 +238,7 @@ static void release(struct world *w)
 static void *tracer_main(void *arg)
 {
 	struct world *w = arg;
-	pthread_setname_np(pthread_self(), "klieg-world");
+	remote_tracer("klieg-world");
 	w->result = gather(w);
 	if (!w->result)
 		w->result = look(w);
