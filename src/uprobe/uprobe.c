@@ -18,7 +18,7 @@
 #define SECOND 1000000000ll
 #define SWEEP_NS SECOND
 #define LINGER_NS SECOND         /* exits of calls that were open when their function was removed are waited for */
-#define CLOSERS_MAX 16
+#define CLOSERS_MAX 64           /* the waits of many overlap: 300 functions are gone after 0.6 s, with 16 after 2.5 */
 
 /* A probe's number is in the low bits of its cookie, the rest tells it from an earlier one of the same number. */
 enum { PLACE_BITS = 12, PLACE_MASK = (1 << PLACE_BITS) - 1 };

@@ -2,10 +2,13 @@
 #include <link.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -52,6 +55,22 @@ static void *deep(void *arg) { down(100); return NULL; }
 static void *exits(void *arg) { quit(); return NULL; }
 static void *forever(void *arg) { for (;;) parent(); return NULL; }
 
+#ifdef WITH_ALTSTACK
+/* A handler on a stack above the thread's calls probed functions while others are open below. */
+FUNCTION void interrupted(void) { KEEP; raise(SIGUSR1); KEEP; }
+static void handler(int s) { leaf(); }
+static void *signals(void *high)
+{
+	stack_t st = { .ss_sp = high, .ss_size = 1 << 18 };
+	sigaltstack(&st, NULL);
+	for (long i = 0; i < n; i++)
+		interrupted();
+	return NULL;
+}
+#else
+FUNCTION void interrupted(void) { KEEP; }
+#endif
+
 static void threads(void *(*fn)(void *), int k, int join)
 {
 	pthread_t t[16];
@@ -65,7 +84,8 @@ static void threads(void *(*fn)(void *), int k, int join)
 static int print_offset(struct dl_phdr_info *info, size_t size, void *arg)
 {
 	static const struct { const char *name; void *at; } f[] = { { "leaf", leaf }, { "parent", parent }, { "down", down }, { "never", never }, { "inner", inner },
-		{ "tail", tail }, { "nop5", nop5 }, { "leave", leave }, { "stamped", stamped }, { "quit", quit }, { "wait_here", wait_here } };
+		{ "tail", tail }, { "nop5", nop5 }, { "leave", leave }, { "stamped", stamped }, { "quit", quit }, { "wait_here", wait_here },
+		{ "interrupted", interrupted } };
 	for (int i = 0; i < info->dlpi_phnum; i++)
 		for (size_t k = 0; k < sizeof f / sizeof *f && info->dlpi_phdr[i].p_type == PT_LOAD; k++) {
 			uint64_t at = (uint64_t)f[k].at - info->dlpi_addr - info->dlpi_phdr[i].p_vaddr;
@@ -104,7 +124,25 @@ int main(void)
 			threads(exits, (int)n, 1);
 		else if (!strcmp(what, "forever"))
 			threads(forever, (int)n, 0);
-		else if (!strcmp(what, "stamped")) {
+		else if (!strcmp(what, "fork")) {
+			pid_t child = fork();
+			if (!child) {
+				calls(NULL);
+				_exit(0);
+			}
+			int status = -1;
+			waitpid(child, &status, 0);
+			printf("status %d\n", status);
+#ifdef WITH_ALTSTACK
+		} else if (!strcmp(what, "signals")) {
+			void *high = mmap(NULL, 1 << 18, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); /* before the thread's: so above it */
+			struct sigaction sa = { .sa_handler = handler, .sa_flags = SA_ONSTACK };
+			sigaction(SIGUSR1, &sa, NULL);
+			pthread_t t;
+			if (pthread_create(&t, NULL, signals, high) || pthread_join(t, NULL))
+				exit(3);
+#endif
+		} else if (!strcmp(what, "stamped")) {
 			stamped(n);
 			printf("stamps %lu %lu\n", stamps[0], stamps[1]);
 		} else if (!strcmp(what, "wait"))

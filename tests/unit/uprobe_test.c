@@ -619,7 +619,7 @@ static void test_refusals(void **state)
 static void test_entries_only(void **state)
 {
 	NEED();
-	struct target t = start(TARGET_SIGN);
+	struct target t = start(TARGET "_go");
 	struct agent a = watch(t.pid);
 	struct err e = { 0 };
 	a.state[1].level = KW_SPAN;
@@ -635,6 +635,92 @@ static void test_entries_only(void **state)
 	assert_true(uprobe_remove(a.u, 1));
 	await_removed(&a);
 	unwatch(&a);
+	stop(&t);
+}
+
+/* With the kernel's return addresses in place this would be killed: the calls below the handler would seem to have ended. */
+static void test_signal_stack(void **state)
+{
+	NEED();
+	struct target t = start(TARGET "_alt");
+	struct agent a = watch(t.pid);
+	struct err e = { 0 };
+	a.state[1].level = a.state[2].level = KW_SPAN;
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "leaf"), 1, false, &e), 1);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "interrupted"), 2, false, &e), 1);
+	assert_non_null(strstr(uprobe_note(a.u, 2), "signal"));
+	ask(&t, "signals", 100);
+	poll_all(&a);
+	assert_int_equal(sum_cells(&a, 1).calls, 100);
+	assert_int_equal(sum_cells(&a, 2).calls, 100);
+	unwatch(&a);
+	stop(&t);
+}
+
+/* A child made by fork() has the breakpoints in its memory, but it is not the process that was asked for. */
+static void test_fork(void **state)
+{
+	NEED();
+	for (int perf = 0; perf < 2; perf++) {
+		struct target t = start(TARGET);
+		struct agent a = watch_as(t.pid, perf);
+		probe(&a, &t, "parent", 1, KW_SPAN);
+		ask(&t, "fork", 100);
+		assert_string_equal(t.line, "status 0\n");
+		ask(&t, "calls", 10);
+		poll_all(&a);
+		assert_int_equal(a.site[1].spans, 30);
+		count_up(&a);
+		assert_int_equal(a.made, 30);
+		unwatch(&a);
+		stop(&t);
+	}
+}
+
+/* A function that begins requests: a trace of its own, although something around it is open. */
+static void test_root(void **state)
+{
+	NEED();
+	struct target t = start(TARGET);
+	struct agent a = watch(t.pid);
+	struct err e = { 0 };
+	a.state[1].level = KW_SPAN;
+	probe(&a, &t, "parent", 2, KW_SPAN);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "leaf"), 1, true, &e), 0);
+	ask(&t, "calls", 100);
+	poll_all(&a);
+	assert_int_equal(a.site[1].spans, 600);
+	assert_int_equal(a.site[1].roots, 600);
+	assert_int_equal(a.site[2].roots, 300);
+	assert_int_equal(a.traces, 900);
+	unwatch(&a);
+	stop(&t);
+}
+
+/* The agent is killed: the kernel takes its probes away, the program goes on. */
+static void test_killed(void **state)
+{
+	NEED();
+	struct target t = start(TARGET);
+	int p[2];
+	char c;
+	assert_int_equal(pipe(p), 0);
+	pid_t pid = fork();
+	if (!pid) {
+		struct agent a = watch(t.pid);
+		probe(&a, &t, "leaf", 1, KW_SPAN);
+		(void)!write(p[1], "x", 1);
+		for (;;)
+			pause();
+	}
+	assert_int_equal(read(p[0], &c, 1), 1);
+	assert_true(is_probed(&t, "leaf"));
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_false(is_probed(&t, "leaf"));
+	ask(&t, "calls", 10);
+	close(p[0]);
+	close(p[1]);
 	stop(&t);
 }
 
@@ -748,7 +834,7 @@ static void test_measure(void **state)
 		poll_all(&a);
 	}
 	unwatch(&a);
-	struct target g = start(TARGET_SIGN); /* only entries, there */
+	struct target g = start(TARGET "_go"); /* only entries, there */
 	struct err e = { 0 };
 	a = watch(g.pid);
 	a.state[1].level = KW_COUNT;
@@ -773,7 +859,8 @@ int main(void)
 		cmocka_unit_test(test_spans), cmocka_unit_test(test_spans_perf), cmocka_unit_test(test_count), cmocka_unit_test(test_threshold),
 		cmocka_unit_test(test_jumps), cmocka_unit_test(test_deep), cmocka_unit_test(test_thread_exit), cmocka_unit_test(test_remove_open),
 		cmocka_unit_test(test_dying), cmocka_unit_test(test_losses), cmocka_unit_test(test_clock), cmocka_unit_test(test_refusals),
-		cmocka_unit_test(test_entries_only), cmocka_unit_test(test_measure),
+		cmocka_unit_test(test_entries_only), cmocka_unit_test(test_signal_stack), cmocka_unit_test(test_fork), cmocka_unit_test(test_root),
+		cmocka_unit_test(test_killed), cmocka_unit_test(test_measure),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
