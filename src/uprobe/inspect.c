@@ -1,6 +1,7 @@
-/* What a file and a process allow. The kernel executes the probed instruction by itself and, to see a function's end, replaces its return address:
- * programs that walk, copy or switch their stacks do not survive that everywhere. What is found here decides between entries and exits, entries
- * only, and no. Files are read, not mapped: their owner may truncate them meanwhile. */
+/* What a file and a process allow. The kernel executes the probed instruction by itself and, to see a function's end,
+ * replaces its return address: programs that walk, copy or switch their stacks do not survive that everywhere. What is found
+ * here decides between entries and exits, entries only, and no. Files are read, not mapped: their owner may truncate them
+ * meanwhile. */
 #include "uprobe/internal.h"
 #include <elf.h>
 #include <errno.h>
@@ -12,7 +13,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-/* ---- files ------------------------------------------------------------------------------------------------------------ */
+/* ---- files --------------------------------------------------------------------------------------------------------- */
 
 #define GO "Go moves its stacks, and what it finds as a return address there must be its own"
 #define CXX "C++ exceptions cannot pass a function whose return address the kernel has replaced"
@@ -31,7 +32,8 @@ static const struct { const char *bytes; uint8_t n; const char *why; } signs[] =
 };
 enum { SIGNS = sizeof signs / sizeof *signs, LONGEST = 32, CHUNK = 1 << 16 };
 
-/* mov $131 (sigaltstack), %eax and soon after it syscall: what is left of a static C library's call when the symbols are stripped. */
+/* mov $131 (sigaltstack), %eax and soon after it syscall: what is left of a static C library's call when the symbols are
+ * stripped. */
 static bool is_sigaltstack(const uint8_t *p, size_t n)
 {
 	static const uint8_t mov[] = { 0xb8, 131, 0, 0, 0 };
@@ -81,7 +83,7 @@ int inspect_file(int fd, const char **ret_why, struct err *e)
 	return 0;
 }
 
-/* ---- processes -------------------------------------------------------------------------------------------------------- */
+/* ---- processes ----------------------------------------------------------------------------------------------------- */
 
 static long status_of(pid_t pid, const char *key)
 {
@@ -101,7 +103,8 @@ const char *inspect_process(pid_t pid)
 {
 	struct utsname u;
 	unsigned major = 0, minor = 0;
-	if (uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 && major == 6 && minor >= 11 && minor < 14 && status_of(pid, "Seccomp:") > 0)
+	if (uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 && major == 6 && minor >= 11 && minor < 14 &&
+		status_of(pid, "Seccomp:") > 0)
 		return "it has a seccomp filter, and in Linux 6.11 to 6.13 such a filter may kill a process whose functions have return probes";
 	return NULL;
 }
@@ -128,8 +131,8 @@ static int same_bytes(pid_t pid, uint64_t addr, const uint8_t *bytes, size_t n, 
 	if (fd >= 0)
 		close(fd);
 	if (got != (ssize_t)n) {
-		err_set(e, saved == EACCES || saved == EPERM ? KLIEG_E_DENIED : KLIEG_E_NO_TARGET, "the memory of process %d cannot be read: %s", pid,
-			got < 0 ? strerror(saved) : "not mapped any more");
+		err_set(e, saved == EACCES || saved == EPERM ? KLIEG_E_DENIED : KLIEG_E_NO_TARGET,
+			"the memory of process %d cannot be read: %s", pid, got < 0 ? strerror(saved) : "not mapped any more");
 		return err_hint(e, "run the agent as root or with CAP_SYS_PTRACE");
 	}
 	if (!memcmp(there, bytes, n))
@@ -140,7 +143,8 @@ static int same_bytes(pid_t pid, uint64_t addr, const uint8_t *bytes, size_t n, 
 			return 0;
 		return err_set(e, KLIEG_E_CONFLICT, "process %ld has a breakpoint on the function", tracer);
 	}
-	return err_set(e, KLIEG_E_CONFLICT, "the function's first bytes in memory are not those of the file: somebody else has patched it, or the file is another one by now");
+	return err_set(e, KLIEG_E_CONFLICT, "the function's first bytes in memory are not those of the file: "
+		"somebody else has patched it, or the file is another one by now");
 }
 
 int inspect_mapped(pid_t pid, const struct stat *st, uint64_t offset, const uint8_t *bytes, size_t n, struct err *e)
@@ -168,14 +172,15 @@ int inspect_mapped(pid_t pid, const struct stat *st, uint64_t offset, const uint
 	}
 	fclose(f);
 	if (!rc && !found)
-		return err_set(e, KLIEG_E_NOT_FOUND, "process %d has no code mapped from offset 0x%llx of that file", pid, (unsigned long long)offset);
+		return err_set(e, KLIEG_E_NOT_FOUND, "process %d has no code mapped from offset 0x%llx of that file", pid,
+			(unsigned long long)offset);
 	return rc;
 }
 
-/* ---- instructions ------------------------------------------------------------------------------------------------------ */
+/* ---- instructions -------------------------------------------------------------------------------------------------- */
 
 /* As measured on Linux 6.18 in a virtual machine; what the kernel executes itself costs one trap, what it does not, two. */
-enum { ENTRY_NS = 700, BOTH_NS = 1200, STEPPED_ENTRY_NS = 12000, STEPPED_BOTH_NS = 12500 };
+enum { ENTRY_NS = 700, BOTH_NS = 1100, STEPPED_ENTRY_NS = 12000, STEPPED_BOTH_NS = 12500 };
 
 #define SLOW "single-stepped by the kernel: about 12 us a call in a virtual machine, 1 to 2 us elsewhere"
 
@@ -240,7 +245,8 @@ struct uprobe_cost uprobe_cost(const uint8_t *bytes, size_t n)
 	else if (plain && p[0] == 0xcc)
 		c.refusal = "it begins with a breakpoint instruction";
 	bool push = p[0] >= 0x50 && p[0] <= 0x57 && (i == 0 || (i == 1 && rex == 0x41));
-	bool jump = plain && (p[0] == 0xe8 || p[0] == 0xe9 || p[0] == 0xeb || (p[0] & 0xf0) == 0x70 || (left > 1 && p[0] == 0x0f && (p[1] & 0xf0) == 0x80));
+	bool jump = plain && (p[0] == 0xe8 || p[0] == 0xe9 || p[0] == 0xeb || (p[0] & 0xf0) == 0x70 ||
+		(left > 1 && p[0] == 0x0f && (p[1] & 0xf0) == 0x80));
 	if (push || jump || (nop && p[0] == 0x90))
 		c = (struct uprobe_cost){ .entry_ns = ENTRY_NS, .both_ns = BOTH_NS, .refusal = c.refusal, .text = "" };
 	return c;

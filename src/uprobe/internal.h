@@ -1,4 +1,5 @@
-/* Between uprobe.c (which functions), kernel.c (the kernel's events), records.c (what they become) and inspect.c (what a file allows). */
+/* Between uprobe.c (which functions), kernel.c (the kernel's events), records.c (what they become) and inspect.c (what a
+ * file allows). */
 #pragma once
 #include "uprobe/uprobe.h"
 #include "wire/wire.h"
@@ -6,7 +7,7 @@
 
 #define PROBES_MAX 2048u         /* functions of one process at a time: two descriptors each */
 
-/* ---- kernel.c: BPF programs at uprobes write into one ring ---------------------------------------------------------- */
+/* ---- kernel.c: BPF programs at uprobes write into one ring --------------------------------------------------------- */
 
 struct kernel_event {
 	uint64_t ns;                 /* CLOCK_MONOTONIC */
@@ -38,7 +39,7 @@ bool kernel_next(struct kernel *k, struct kernel_event *ret_ev);
 /* uprobe.c: uprobe_open() that attaches as old kernels have to, if perf_events. */
 int uprobe_open_as(pid_t pid, const char *socket, bool perf_events, struct uprobe **ret_u, struct err *e);
 
-/* ---- records.c: the producer in the process's place ------------------------------------------------------------------ */
+/* ---- records.c: the producer in the process's place ---------------------------------------------------------------- */
 
 struct records;
 int records_open(pid_t pid, const char *socket, struct records **ret_r, struct err *e);
@@ -53,9 +54,10 @@ void records_sweep(struct records *r, bool all); /* threads that ended; called w
 void records_clock(struct records *r);           /* compares the clocks, once a second */
 int64_t records_clock_error(const struct records *r);
 
-/* ---- inspect.c: files of others -------------------------------------------------------------------------------------- */
+/* ---- inspect.c: files of others ------------------------------------------------------------------------------------ */
 
-/* Why return probes would endanger a program that runs this code; NULL = they would not. ret_text: static. KLIEG_E_* if it is no such ELF file. */
+/* Why return probes would endanger a program that runs this code; NULL = they would not. ret_text: static. KLIEG_E_* if it
+ * is no such ELF file. */
 int inspect_file(int fd, const char **ret_why, struct err *e);
 /* The same of the process itself: its kernel and its filters. */
 const char *inspect_process(pid_t pid);

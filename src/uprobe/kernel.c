@@ -1,10 +1,11 @@
-/* The kernel's side: two small BPF programs, one at entries and one at exits, that note time, thread and stack pointer in a ring which we read.
- * They are assembled here, so that neither a compiler nor libbpf is needed. Why BPF and not plain perf samples: perf counts an event per thread,
- * so each thread would need descriptors of its own and new ones would be missed; a BPF program sees all threads of the process, in one ring whose
- * order is the order in each thread, and counts exactly what the ring could not take.
+/* The kernel's side: two small BPF programs, one at entries and one at exits, that note time, thread and stack pointer in a
+ * ring which we read. They are assembled here, so that neither a compiler nor libbpf is needed. Why BPF and not plain perf
+ * samples: perf counts an event per thread, so each thread would need descriptors of its own and new ones would be missed; a
+ * BPF program sees all threads of the process, in one ring whose order is the order in each thread, and counts exactly what
+ * the ring could not take.
  *
- * Attached by uprobe_multi links where the kernel has those that filter by process correctly (6.13: it has session probes too), else by a perf
- * event of the uprobe PMU each. Either is undone by closing its descriptor. */
+ * Attached by uprobe_multi links where the kernel has those that filter by process correctly (6.13: it has session probes
+ * too), else by a perf event of the uprobe PMU each. Either is undone by closing its descriptor. */
 #include "uprobe/internal.h"
 #include <errno.h>
 #include <linux/bpf.h>
@@ -38,8 +39,14 @@ static void add(struct program *p, uint8_t code, uint8_t dst, uint8_t src, int16
 }
 static void mov(struct program *p, int dst, int src) { add(p, BPF_ALU64 | BPF_MOV | BPF_X, (uint8_t)dst, (uint8_t)src, 0, 0); }
 static void set(struct program *p, int dst, int32_t v) { add(p, BPF_ALU64 | BPF_MOV | BPF_K, (uint8_t)dst, 0, 0, v); }
-static void op(struct program *p, int what, int dst, int32_t v) { add(p, (uint8_t)(BPF_ALU64 | what | BPF_K), (uint8_t)dst, 0, 0, v); }
-static void load(struct program *p, int dst, int src, int off) { add(p, BPF_LDX | BPF_MEM | BPF_DW, (uint8_t)dst, (uint8_t)src, (int16_t)off, 0); }
+static void op(struct program *p, int what, int dst, int32_t v)
+{
+	add(p, (uint8_t)(BPF_ALU64 | what | BPF_K), (uint8_t)dst, 0, 0, v);
+}
+static void load(struct program *p, int dst, int src, int off)
+{
+	add(p, BPF_LDX | BPF_MEM | BPF_DW, (uint8_t)dst, (uint8_t)src, (int16_t)off, 0);
+}
 static void store(struct program *p, int size, int dst, int off, int src)
 {
 	add(p, (uint8_t)(BPF_STX | BPF_MEM | size), (uint8_t)dst, (uint8_t)src, (int16_t)off, 0);
@@ -108,7 +115,7 @@ static void assemble(struct program *p, const struct kernel *k, bool at_exit, co
 	call(p, BPF_FUNC_ringbuf_query);
 	set(p, WHAT, BPF_RB_NO_WAKEUP);
 	op(p, BPF_AND, R0, RING_BYTES / 8 - 1);
-	awake = branch(p, BPF_JGE, R0, RECORD_BYTES); /* a wake-up costs the process three times what the event does: one for each eighth of the ring */
+	awake = branch(p, BPF_JGE, R0, RECORD_BYTES); /* one wake-up for each eighth of the ring: it costs more than the event does */
 	set(p, WHAT, BPF_RB_FORCE_WAKEUP);
 	here(p, awake);
 	if (!at_exit) {
@@ -136,8 +143,8 @@ static void assemble(struct program *p, const struct kernel *k, bool at_exit, co
 
 static int load_program(const struct program *p, uint32_t attach_type, char *ret_log, size_t log_size)
 {
-	union bpf_attr a = { .prog_type = BPF_PROG_TYPE_KPROBE, .insn_cnt = p->n, .insns = (uintptr_t)p->in, .license = (uintptr_t)"Apache-2.0",
-		.expected_attach_type = attach_type, .prog_name = "klieg_uprobe" };
+	union bpf_attr a = { .prog_type = BPF_PROG_TYPE_KPROBE, .insn_cnt = p->n, .insns = (uintptr_t)p->in,
+		.license = (uintptr_t)"Apache-2.0", .expected_attach_type = attach_type, .prog_name = "klieg_uprobe" };
 	int fd = bpf(BPF_PROG_LOAD, &a, sizeof a), saved = errno;
 	if (fd < 0 && ret_log) { /* once more, for the verifier's words */
 		a.log_level = 1;
@@ -150,21 +157,23 @@ static int load_program(const struct program *p, uint32_t attach_type, char *ret
 	return fd;
 }
 
-/* ---- opening -------------------------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------------------- */
 
 static int refused(struct err *e, const char *what, int errnum)
 {
 	if (errnum == EPERM || errnum == EACCES) {
-		err_set(e, KLIEG_E_DENIED, "kernel uprobes are not permitted here: %s: %s; they need CAP_BPF and CAP_PERFMON", what, strerror(errnum));
-		return err_hint(e, "run the agent as root, or give it both capabilities; a kernel in lockdown (confidentiality) or a container's seccomp filter forbids them too");
+		err_set(e, KLIEG_E_DENIED, "kernel uprobes are not permitted here: %s: %s; they need CAP_BPF and CAP_PERFMON", what,
+			strerror(errnum));
+		return err_hint(e, "run the agent as root, or give it both capabilities; a kernel in lockdown (confidentiality) or a "
+			"container's seccomp filter forbids them too");
 	}
 	if (errnum == EMFILE || errnum == ENFILE) {
 		err_set(e, KLIEG_E_LIMIT, "%s: %s: each probed function takes two descriptors", what, strerror(errnum));
 		return err_hint(e, "probe fewer functions, or raise the agent's limit (ulimit -n)");
 	}
 	if (errnum == ENOSYS || errnum == EINVAL)
-		return err_set(e, KLIEG_E_UNSUPPORTED, "this kernel cannot do it: %s: %s; Linux 5.15 or later with CONFIG_BPF_EVENTS and CONFIG_UPROBE_EVENTS is needed", what,
-			strerror(errnum));
+		return err_set(e, KLIEG_E_UNSUPPORTED, "this kernel cannot do it: %s: %s; Linux 5.15 or later with CONFIG_BPF_EVENTS and "
+			"CONFIG_UPROBE_EVENTS is needed", what, strerror(errnum));
 	return err_set(e, err_from_errno(errnum), "%s: %s", what, strerror(errnum));
 }
 
@@ -181,7 +190,8 @@ static int find_pmu(struct kernel *k, struct err *e)
 {
 	char text[64];
 	if (!read_line("/sys/bus/event_source/devices/uprobe/type", text, sizeof text))
-		return err_set(e, KLIEG_E_UNSUPPORTED, "this kernel shows no uprobe PMU (/sys/bus/event_source/devices/uprobe): CONFIG_UPROBE_EVENTS is off, or /sys is not mounted");
+		return err_set(e, KLIEG_E_UNSUPPORTED, "this kernel shows no uprobe PMU (/sys/bus/event_source/devices/uprobe): "
+			"CONFIG_UPROBE_EVENTS is off, or /sys is not mounted");
 	k->perf_type = (uint32_t)strtoul(text, NULL, 10);
 	unsigned bit = 0;
 	if (read_line("/sys/bus/event_source/devices/uprobe/format/retprobe", text, sizeof text))
@@ -218,8 +228,8 @@ int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 	if (rc < 0)
 		return rc;
 	union bpf_attr ring = { .map_type = BPF_MAP_TYPE_RINGBUF, .max_entries = RING_BYTES, .map_name = "klieg_uprobe" };
-	union bpf_attr lost = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 2 * KERNEL_LOST * 4, .max_entries = 1, .map_flags = BPF_F_MMAPABLE,
-		.map_name = "klieg_lost" };
+	union bpf_attr lost = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 2 * KERNEL_LOST * 4, .max_entries = 1,
+		.map_flags = BPF_F_MMAPABLE, .map_name = "klieg_lost" };
 	k->ring_fd = bpf(BPF_MAP_CREATE, &ring, sizeof ring);
 	k->lost_fd = k->ring_fd < 0 ? -1 : bpf(BPF_MAP_CREATE, &lost, sizeof lost);
 	if (k->lost_fd < 0) {
@@ -251,7 +261,9 @@ int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 		assemble(&p, k, at_exit, ns);
 		int fd = load_program(&p, k->multi ? UPROBE_MULTI : 0, log, sizeof log);
 		if (fd < 0) {
-			rc = *log ? err_set(e, KLIEG_E_UNSUPPORTED, "the kernel refused our program: %s: %.300s", strerror(errno), log) : refused(e, "bpf(BPF_PROG_LOAD)", errno);
+			rc = refused(e, "bpf(BPF_PROG_LOAD)", errno);
+			if (*log)
+				rc = err_set(e, KLIEG_E_UNSUPPORTED, "the kernel refused our program: %.300s", log);
 			goto fail;
 		}
 		*(at_exit ? &k->exit_fd : &k->enter_fd) = fd;
@@ -281,7 +293,7 @@ void kernel_close(struct kernel *k)
 	k->lost = NULL;
 }
 
-/* ---- probes --------------------------------------------------------------------------------------------------------- */
+/* ---- probes -------------------------------------------------------------------------------------------------------- */
 
 static int attach_multi(const struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie)
 {
@@ -290,19 +302,21 @@ static int attach_multi(const struct kernel *k, const char *file, uint64_t offse
 		uint32_t prog_fd, target_fd, attach_type, flags;
 		uint64_t path, offsets, ref_ctr_offsets, cookies;
 		uint32_t cnt, uprobe_flags, pid, pad;
-	} a = { .prog_fd = (uint32_t)(at_exit ? k->exit_fd : k->enter_fd), .attach_type = UPROBE_MULTI, .path = (uintptr_t)file, .offsets = (uintptr_t)&offset,
-		.cookies = (uintptr_t)&cookies, .cnt = 1, .uprobe_flags = at_exit /* BPF_F_UPROBE_MULTI_RETURN */, .pid = (uint32_t)k->pid };
+	} a = { .prog_fd = (uint32_t)(at_exit ? k->exit_fd : k->enter_fd), .attach_type = UPROBE_MULTI, .path = (uintptr_t)file,
+		.offsets = (uintptr_t)&offset, .cookies = (uintptr_t)&cookies, .cnt = 1, .pid = (uint32_t)k->pid,
+		.uprobe_flags = at_exit /* BPF_F_UPROBE_MULTI_RETURN */ };
 	return bpf(BPF_LINK_CREATE, &a, sizeof a);
 }
 
 static int attach_perf(const struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie)
 {
-	struct perf_event_attr at = { .size = sizeof at, .type = k->perf_type, .config = at_exit ? k->perf_exit : 0, .uprobe_path = (uintptr_t)file, .probe_offset = offset };
+	struct perf_event_attr at = { .size = sizeof at, .type = k->perf_type, .config = at_exit ? k->perf_exit : 0,
+		.uprobe_path = (uintptr_t)file, .probe_offset = offset };
 	int event = (int)syscall(SYS_perf_event_open, &at, k->pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
 	if (event < 0)
 		return -1;
-	union bpf_attr a = { .link_create = { .prog_fd = (uint32_t)(at_exit ? k->exit_fd : k->enter_fd), .target_fd = (uint32_t)event, .attach_type = BPF_PERF_EVENT,
-		.perf_event = { .bpf_cookie = cookie } } };
+	union bpf_attr a = { .link_create = { .prog_fd = (uint32_t)(at_exit ? k->exit_fd : k->enter_fd), .target_fd = (uint32_t)event,
+		.attach_type = BPF_PERF_EVENT, .perf_event = { .bpf_cookie = cookie } } };
 	int fd = bpf(BPF_LINK_CREATE, &a, sizeof a), saved = errno;
 	close(event); /* the link holds it */
 	errno = saved;
@@ -315,7 +329,8 @@ int kernel_attach(struct kernel *k, const char *file, uint64_t offset, bool at_e
 	if (fd >= 0)
 		return fd;
 	if (errno == ENOTSUPP_KERNEL || errno == EOPNOTSUPP || errno == EINVAL || errno == EIO)
-		return err_set(e, KLIEG_E_UNSUPPORTED, "the kernel puts no probe there: it cannot execute the first instruction on its own, or the file is not an ordinary one");
+		return err_set(e, KLIEG_E_UNSUPPORTED, "the kernel puts no probe there: it cannot execute the first instruction on its own, "
+			"or the file is not an ordinary one");
 	if (errno == ESRCH)
 		return err_set(e, KLIEG_E_NO_TARGET, "process %d is gone", k->pid);
 	return refused(e, k->multi ? "bpf(BPF_LINK_CREATE, uprobe_multi)" : "perf_event_open(uprobe)", errno);
@@ -328,7 +343,8 @@ bool kernel_next(struct kernel *k, struct kernel_event *ret_ev)
 		if (at == __atomic_load_n(k->written, __ATOMIC_ACQUIRE)) /* pairs with the kernel's release: records below it have a header */
 			return false;
 		const uint8_t *p = k->data + (at & (RING_BYTES - 1));
-		uint32_t head = __atomic_load_n((const uint32_t *)(const void *)p, __ATOMIC_ACQUIRE); /* pairs with the submit's exchange: the record is whole */
+		/* Pairs with the exchange in the kernel's submit: a record that is not busy is whole. */
+		uint32_t head = __atomic_load_n((const uint32_t *)(const void *)p, __ATOMIC_ACQUIRE);
 		if (head & BPF_RINGBUF_BUSY_BIT)
 			return false;
 		uint32_t n = head & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);

@@ -1,8 +1,10 @@
-/* The producer in the process's place: a region like libklieg's (probe/process.c), filled as probe/span.c fills it, with what the kernel saw at
- * entries and exits. It differs in that one thread, ours, writes all slots, and in how an exit finds its entry: by where the caller's stack was
- * (the CFA), which also tells calls that were left by longjmp, or whose exit the kernel lost, from those that are still open.
+/* The producer in the process's place: a region like libklieg's (probe/process.c), filled as probe/span.c fills it, with
+ * what the kernel saw at entries and exits. It differs in that one thread, ours, writes all slots, and in how an exit finds
+ * its entry: by where the caller's stack was (the CFA), which also tells calls that were left by longjmp, or whose exit the
+ * kernel lost, from those that are still open.
  *
- * A frame of the stack of open calls has the context that its callees are in, so that ending a call gives back what was current before it. */
+ * A frame of the stack of open calls has the context that its callees are in, so that ending a call gives back what was
+ * current before it. */
 #include "uprobe/internal.h"
 #include "base/buf.h"
 #include "base/clock.h"
@@ -17,7 +19,8 @@
 #include <unistd.h>
 
 #define SECOND 1000000000ll
-enum { OPEN_COUNT = 1u << 16, OPEN_UNSAMPLED = 1u << 17 }; /* in kw_open.flags: as the library marks calls of which no span comes */
+/* In kw_open.flags, as the library marks calls of which no span comes. */
+enum { OPEN_COUNT = 1u << 16, OPEN_UNSAMPLED = 1u << 17 };
 enum { TIDS = 1024 };
 
 /* The trace that the callees of a frame belong to. */
@@ -54,10 +57,10 @@ struct records {
 	struct thread *threads[TIDS];
 	uint64_t random[2];
 	uint32_t lost_exits[KW_MAX_SITES]; /* of calls that therefore seem to be open */
-	struct { uint64_t tsc, ns, rate_tsc, rate_ns; double rate, base_rate; int64_t error_ns; } clock; /* ticks per ns; see records_clock() */
+	struct { uint64_t tsc, ns, rate_tsc, rate_ns; double rate, base_rate; int64_t error_ns; } clock; /* rates: ticks per ns */
 };
 
-/* ---- time ------------------------------------------------------------------------------------------------------------ */
+/* ---- time ---------------------------------------------------------------------------------------------------------- */
 
 static uint64_t ticks_now(void)
 {
@@ -123,7 +126,7 @@ void records_clock(struct records *r)
 
 int64_t records_clock_error(const struct records *r) { return r->clock.error_ns; }
 
-/* ---- region ---------------------------------------------------------------------------------------------------------- */
+/* ---- region -------------------------------------------------------------------------------------------------------- */
 
 static uint64_t align(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
@@ -170,8 +173,8 @@ static void write_resource(struct records *r, struct kw_region *to)
 static int make_region(struct records *r, const char *socket, struct err *e)
 {
 	struct kw_region *g = &r->reg;
-	*g = (struct kw_region){ .magic = KW_MAGIC, .version = KW_VERSION, .header_bytes = sizeof *g, .max_modules = KW_MAX_MODULES, .max_sites = KW_MAX_SITES,
-		.max_threads = KW_MAX_THREADS, .pid = (uint32_t)r->pid, .created_tsc = ticks_now() };
+	*g = (struct kw_region){ .magic = KW_MAGIC, .version = KW_VERSION, .header_bytes = sizeof *g, .max_modules = KW_MAX_MODULES,
+		.max_sites = KW_MAX_SITES, .max_threads = KW_MAX_THREADS, .pid = (uint32_t)r->pid, .created_tsc = ticks_now() };
 	g->control_off = 4096;
 	g->modules_off = 2 * 4096;
 	g->sites_off = align(g->modules_off + KW_MAX_MODULES * sizeof(struct kw_module), 4096);
@@ -187,7 +190,8 @@ static int make_region(struct records *r, const char *socket, struct err *e)
 	write_resource(r, g);
 	r->memfd = (int)syscall(SYS_memfd_create, KW_MEMFD_NAME, 3u /* MFD_CLOEXEC | MFD_ALLOW_SEALING */);
 	void *p = MAP_FAILED;
-	if (r->memfd >= 0 && ftruncate(r->memfd, (off_t)g->region_bytes) == 0 && fcntl(r->memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+	if (r->memfd >= 0 && ftruncate(r->memfd, (off_t)g->region_bytes) == 0 &&
+		fcntl(r->memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
 		p = mmap(NULL, g->region_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, r->memfd, 0);
 	if (p == MAP_FAILED)
 		return err_set(e, err_from_errno(errno), "the region of process %d cannot be made: %s", r->pid, strerror(errno));
@@ -234,7 +238,7 @@ void records_close(struct records *r)
 
 int records_memfd(const struct records *r) { return r->memfd; }
 
-/* ---- threads --------------------------------------------------------------------------------------------------------- */
+/* ---- threads ------------------------------------------------------------------------------------------------------- */
 
 static uint64_t random64(struct records *r)
 {
@@ -254,7 +258,7 @@ static struct thread *claim(struct records *r, uint32_t tid)
 		__atomic_store_n(&t->depth, 0, __ATOMIC_RELAXED);
 		t->trace_hi = t->trace_lo = 0;
 		__atomic_store_n(&t->epoch, t->epoch + 1, __ATOMIC_RELEASE);
-		__atomic_store_n(&t->state, (uint32_t)KW_THREAD_LIVE, __ATOMIC_RELEASE); /* pairs with the agent's acquire: the rest before it */
+		__atomic_store_n(&t->state, (uint32_t)KW_THREAD_LIVE, __ATOMIC_RELEASE); /* pairs with the agent's acquire */
 		if (__atomic_load_n(&r->control->threads_hint, __ATOMIC_RELAXED) < i + 1)
 			__atomic_store_n(&r->control->threads_hint, i + 1, __ATOMIC_RELEASE);
 		struct thread *th = base_calloc(1, sizeof *th);
@@ -278,12 +282,12 @@ static struct thread *thread_of(struct records *r, uint32_t tid, bool make)
 	return make ? claim(r, tid) : NULL;
 }
 
-/* ---- ring and cells -------------------------------------------------------------------------------------------------- */
+/* ---- ring and cells ------------------------------------------------------------------------------------------------ */
 
 static void *reserve(struct records *r, struct thread *th, uint64_t bytes)
 {
 	uint64_t size = r->reg.ring_bytes, at = th->head & (size - 1), pad = size - at < bytes ? size - at : 0;
-	uint64_t tail = __atomic_load_n(&th->t->tail, __ATOMIC_ACQUIRE); /* pairs with the agent's release: what we overwrite has been read */
+	uint64_t tail = __atomic_load_n(&th->t->tail, __ATOMIC_ACQUIRE); /* pairs with the agent's release: what is below was read */
 	if (th->head + pad + bytes - tail > size)
 		return NULL;
 	uint8_t *ring = th->slot + r->reg.ring_off;
@@ -308,7 +312,8 @@ static bool write_context(struct records *r, struct thread *th, const struct con
 	struct kw_rec_ctx *rec = reserve(r, th, sizeof *rec);
 	if (!rec)
 		return false;
-	*rec = (struct kw_rec_ctx){ .r = { (uint32_t)(c->threshold >> 32) << 8, KW_REC_CTX, 1, (uint16_t)c->flags }, .trace_hi = c->trace_hi, .trace_lo = c->trace_lo };
+	*rec = (struct kw_rec_ctx){ .r = { (uint32_t)(c->threshold >> 32) << 8, KW_REC_CTX, 1, (uint16_t)c->flags },
+		.trace_hi = c->trace_hi, .trace_lo = c->trace_lo };
 	commit(th, sizeof *rec);
 	th->written = *c;
 	return true;
@@ -341,10 +346,10 @@ static void count(struct records *r, struct thread *th, uint32_t site, const uin
 		c->max_ticks = *ticks > c->max_ticks ? *ticks : c->max_ticks;
 		c->bucket[kw_bucket(*ticks)]++;
 	}
-	__atomic_store_n(&c->calls, c->calls + 1, __ATOMIC_RELEASE); /* pairs with the agent's acquire: the rest before the number of calls */
+	__atomic_store_n(&c->calls, c->calls + 1, __ATOMIC_RELEASE); /* pairs with the agent's acquire: the rest before it */
 }
 
-/* ---- calls ------------------------------------------------------------------------------------------------------------ */
+/* ---- calls --------------------------------------------------------------------------------------------------------- */
 
 static struct kw_open *top_of(struct thread *th) { return th->t->depth ? &th->t->open[th->t->depth - 1] : NULL; }
 static struct context *current(struct thread *th) { return th->t->depth ? &th->frame[th->t->depth - 1].ctx : NULL; }
@@ -378,8 +383,9 @@ static void drop(struct records *r, struct thread *th)
 	pop(th);
 }
 
-/* Drops what cannot be open any more when this thread enters `site` with its stack at cfa. Frames of the same CFA are a function and those it
- * jumped to at its end; they exit together. So if one has exited, or this very function seems to be open there, they are leftovers of a longjmp. */
+/* Drops what cannot be open any more when this thread enters `site` with its stack at cfa. Frames of the same CFA are a
+ * function and those it jumped to at its end; they exit together. So if one has exited, or this very function seems to be
+ * open there, they are leftovers of a longjmp. */
 static void settle(struct records *r, struct thread *th, uint32_t site, uint64_t cfa)
 {
 	struct kw_thread *t = th->t;
@@ -483,7 +489,8 @@ bool records_exit(struct records *r, uint32_t tid, uint32_t site, uint64_t cfa, 
 	} else if (!(o->flags & OPEN_UNSAMPLED)) {
 		struct kw_rec_span *rec = write_context(r, th, &f->ctx) ? reserve(r, th, sizeof *rec) : NULL;
 		if (rec) {
-			*rec = (struct kw_rec_span){ .r = { site, KW_REC_SPAN, 1, 0 }, .start_tsc = o->start_tsc, .ticks = ticks, .seq = o->seq, .parent_seq = o->parent_seq };
+			*rec = (struct kw_rec_span){ .r = { site, KW_REC_SPAN, 1, 0 }, .start_tsc = o->start_tsc, .ticks = ticks,
+				.seq = o->seq, .parent_seq = o->parent_seq };
 			commit(th, sizeof *rec);
 		} else {
 			t->lost_full++;
@@ -534,7 +541,8 @@ bool records_open_calls(const struct records *r, uint32_t site)
 	return false;
 }
 
-/* A thread is seen to be gone in one sweep and ended in the next: until then, what the kernel noted of it before has been read. */
+/* A thread is seen to be gone in one sweep and ended in the next: until then, what the kernel noted of it before has been
+ * read. */
 void records_sweep(struct records *r, bool all)
 {
 	char path[64];
@@ -543,7 +551,8 @@ void records_sweep(struct records *r, bool all)
 			if (th->gone || all) {
 				while (th->t->depth)
 					drop(r, th);
-				__atomic_store_n(&th->t->state, (uint32_t)KW_THREAD_DEAD, __ATOMIC_RELEASE); /* pairs with the agent's acquire: it banks and frees the slot */
+				/* Pairs with the agent's acquire: it then banks and frees the slot. */
+				__atomic_store_n(&th->t->state, (uint32_t)KW_THREAD_DEAD, __ATOMIC_RELEASE);
 				*at = th->next;
 				free(th);
 				continue;

@@ -1,6 +1,6 @@
-/* Which functions of a process are probed, and the way of an event: kernel ring -> its probe -> record. Links go into the kernel in microseconds but
- * need tens of milliseconds each to come out (it waits for every processor), so threads of our own close them; they share nothing with us but the list
- * of what is left. Agent thread. */
+/* Which functions of a process are probed, and the way of an event: kernel ring -> its probe -> record. Links go into the
+ * kernel in microseconds but need tens of milliseconds each to come out (it waits for every processor), so threads of our
+ * own close them; they share nothing with us but the list of what is left. Agent thread. */
 #include "uprobe/internal.h"
 #include "base/buf.h"
 #include "base/clock.h"
@@ -55,7 +55,10 @@ struct uprobe {
 	struct uprobe_stats stats;
 };
 
-int uprobe_open(pid_t pid, const char *socket, struct uprobe **ret_u, struct err *e) { return uprobe_open_as(pid, socket, false, ret_u, e); }
+int uprobe_open(pid_t pid, const char *socket, struct uprobe **ret_u, struct err *e)
+{
+	return uprobe_open_as(pid, socket, false, ret_u, e);
+}
 
 int uprobe_open_as(pid_t pid, const char *socket, bool perf_events, struct uprobe **ret_u, struct err *e)
 {
@@ -81,7 +84,7 @@ int uprobe_open_as(pid_t pid, const char *socket, bool perf_events, struct uprob
 int uprobe_memfd(const struct uprobe *u) { return records_memfd(u->r); }
 int uprobe_fd(const struct uprobe *u) { return u->k.ring_fd; }
 
-/* ---- taking probes away ------------------------------------------------------------------------------------------------- */
+/* ---- taking probes away -------------------------------------------------------------------------------------------- */
 
 /* Links on their way out; the threads that close them and, until they are all closed, the struct uprobe hold it. */
 struct closing {
@@ -226,13 +229,18 @@ void uprobe_close(struct uprobe *u)
 	free(u);
 }
 
-/* ---- adding one ------------------------------------------------------------------------------------------------------------ */
+/* ---- adding one ---------------------------------------------------------------------------------------------------- */
+
+static uint32_t lost_of(const struct uprobe *u, uint32_t place, bool exits)
+{
+	return __atomic_load_n(&u->k.lost[place + (exits ? KERNEL_LOST : 0)], __ATOMIC_RELAXED);
+}
 
 static int inspect_once(struct uprobe *u, int fd, const struct stat *st, const char **ret_why, struct err *e)
 {
-	for (uint32_t i = 0; i < u->nfiles; i++)
-		if (u->files[i].dev == st->st_dev && u->files[i].ino == st->st_ino && !memcmp(&u->files[i].changed, &st->st_mtim, sizeof st->st_mtim)) {
-			*ret_why = u->files[i].why;
+	for (struct file *f = u->files; f < u->files + u->nfiles; f++)
+		if (f->dev == st->st_dev && f->ino == st->st_ino && !memcmp(&f->changed, &st->st_mtim, sizeof st->st_mtim)) {
+			*ret_why = f->why;
 			return 0;
 		}
 	struct file f = { st->st_dev, st->st_ino, st->st_mtim, NULL };
@@ -288,8 +296,8 @@ int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t sit
 	int rc = examine(u, fd, file, offset, &why, e);
 	if (rc == 0) {
 		struct probe *p = &u->probes[place];
-		*p = (struct probe){ .state = CLOSING, .cookie = (++u->generation << PLACE_BITS | place) & ~KERNEL_EXIT, .site = site, .root = root, .enter_fd = -1, .exit_fd = -1,
-			.note = why, .lost = { u->k.lost ? u->k.lost[place] : 0, u->k.lost ? u->k.lost[KERNEL_LOST + place] : 0 } };
+		*p = (struct probe){ .state = CLOSING, .cookie = (++u->generation << PLACE_BITS | place) & ~KERNEL_EXIT, .site = site,
+			.root = root, .enter_fd = -1, .exit_fd = -1, .note = why, .lost = { lost_of(u, place, false), lost_of(u, place, true) } };
 		char path[64];
 		snprintf(path, sizeof path, "/proc/self/fd/%d", fd); /* the very file that was looked at */
 		/* Exits first: an entry that is seen has its exit seen. */
@@ -319,7 +327,7 @@ const char *uprobe_note(const struct uprobe *u, uint32_t site)
 	return place ? u->probes[place - 1].note : NULL;
 }
 
-/* ---- events ------------------------------------------------------------------------------------------------------------------ */
+/* ---- events -------------------------------------------------------------------------------------------------------- */
 
 static void take(struct uprobe *u, const struct kernel_event *ev)
 {
@@ -343,7 +351,7 @@ static void take_losses(struct uprobe *u)
 {
 	for (uint32_t i = 0; i < u->n; i++) {
 		struct probe *p = &u->probes[i];
-		uint32_t now[2] = { __atomic_load_n(&u->k.lost[i], __ATOMIC_RELAXED), __atomic_load_n(&u->k.lost[KERNEL_LOST + i], __ATOMIC_RELAXED) };
+		uint32_t now[2] = { lost_of(u, i, false), lost_of(u, i, true) };
 		uint32_t entries = now[0] - p->lost[0], exits = now[1] - p->lost[1];
 		if (p->state == FREE || !(entries | exits))
 			continue;

@@ -1,4 +1,5 @@
-/* A static program for uprobe_test.c: says where its functions are in its file, then does what it is told, a line at a time, and says "done". */
+/* A static program for uprobe_test.c: says where its functions are in its file, then does what it is told, a line at a time,
+ * and says "done". */
 #include <link.h>
 #include <pthread.h>
 #include <setjmp.h>

@@ -1,5 +1,6 @@
-/* Kernel uprobes on a static program (uprobe_target.c): what is in the region afterwards against what the program did. The region is read by the
- * agent's own ring reader. Needs root or the capabilities; where the kernel has no uprobes, everything that needs them is skipped, saying so. */
+/* Kernel uprobes on a static program (uprobe_target.c): what is in the region afterwards against what the program did. The
+ * region is read by the agent's own ring reader. Needs root or the capabilities; where the kernel has no uprobes, everything
+ * that needs them is skipped, saying so. */
 #include "agent/ring.h"
 #include "base/clock.h"
 #include "uprobe/internal.h"
@@ -21,7 +22,7 @@
 
 #define PATIENCE 20000000000ll /* bound of every wait */
 
-/* ---- the program ------------------------------------------------------------------------------------------------------ */
+/* ---- the program --------------------------------------------------------------------------------------------------- */
 
 struct target { pid_t pid; FILE *in, *out; struct { char name[16]; uint64_t offset; uint8_t first; } f[16]; int n; char exe[64]; char line[256]; };
 
@@ -96,7 +97,7 @@ static void stop(struct target *t)
 	fclose(t->out);
 }
 
-/* ---- the agent -------------------------------------------------------------------------------------------------------- */
+/* ---- the agent ----------------------------------------------------------------------------------------------------- */
 
 struct seen { uint64_t spans, ticks, max_ticks, start, roots; };
 struct agent {
@@ -265,7 +266,7 @@ static void await_removed(struct agent *a)
 	}
 }
 
-/* ---- tests ---------------------------------------------------------------------------------------------------------------- */
+/* ---- tests --------------------------------------------------------------------------------------------------------- */
 
 static void test_permitted(void **state)
 {
