@@ -11,6 +11,7 @@
 #define LOADED_MAX (1ull << 30)   /* bytes of segments, and of all other pieces together */
 #define SECTIONS_MAX 100000u
 #define PIECES_MAX 256u
+#define HEADERS_MAX 256u          /* program headers; real files have a dozen */
 #define NAME_MAX_BYTES 4096u      /* a longer name is not a name; also bounds the work on tables whose strings overlap */
 #define NOTE_ID_MAX 64u
 
@@ -155,6 +156,8 @@ static int check_head(const Elf64_Ehdr *h, struct err *e)
 		return err_set(e, KLIEG_E_BAD_DATA, "an ELF file, but neither an executable nor a shared library");
 	if (h->e_phentsize != sizeof(Elf64_Phdr) && h->e_phnum)
 		return err_set(e, KLIEG_E_BAD_DATA, "its program headers have an impossible size");
+	if (h->e_phnum > HEADERS_MAX)
+		return err_set(e, KLIEG_E_LIMIT, "it has %u program headers: more than %u are not read", h->e_phnum, HEADERS_MAX);
 	return 0;
 }
 
@@ -181,13 +184,16 @@ static void read_sections(struct image *im)
 
 static int read_segments(struct image *im, struct err *e)
 {
-	uint64_t end = 0;
+	uint64_t end = 0, sum = 0;
 	for (uint32_t i = 0; i < im->nph; i++) {
 		const Elf64_Phdr *ph = &im->ph[i];
 		if (ph->p_type != PT_LOAD || !ph->p_filesz)
 			continue;
 		if (!inside(im->size, ph->p_offset, ph->p_filesz))
 			return err_set(e, KLIEG_E_BAD_DATA, "a segment lies beyond the end of the file: it is damaged or was truncated");
+		sum += ph->p_filesz;
+		if (sum > 2 * im->size) /* so that the work on all of them is bounded by the file */
+			return err_set(e, KLIEG_E_BAD_DATA, "its segments overlap");
 		if (ph->p_offset + ph->p_filesz > end)
 			end = ph->p_offset + ph->p_filesz;
 	}

@@ -51,7 +51,7 @@ struct symbols {
 	uint32_t nslots;
 	struct strtab kept;          /* names that had to be changed (@VERSION cut off) */
 	char build_id[2 * 64 + 1];
-	bool x86, has_dwarf;
+	bool x86, has_dwarf, go;
 	int dwarf_fd;                /* a copy of our own, of the file that has it; -1 = none */
 	pthread_mutex_t dwarf_lock;  /* one question at a time */
 	struct symbols_dwarf *dwarf;

@@ -14,11 +14,13 @@
 #include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -490,6 +492,85 @@ static void test_cut_off_later(void **state)
 	symbols_close(s);
 }
 
+/* Debug information that lies: the process that reads it may die of it, we may not. */
+static void test_garbled_dwarf(void **state)
+{
+	struct buf b = { 0 };
+	assert_int_equal(buf_read_file(samples[1], 64u << 20, &b), 0);
+	Elf64_Ehdr h;
+	memcpy(&h, b.p, sizeof h);
+	uint32_t seed = 1;
+	for (int round = 0; round < 60; round++) {
+		uint8_t *copy = base_alloc(b.n);
+		memcpy(copy, b.p, b.n);
+		for (uint32_t i = 1; i < h.e_shnum; i++) { /* everything that is not loaded but the names */
+			Elf64_Shdr sh;
+			memcpy(&sh, b.p + h.e_shoff + i * sizeof sh, sizeof sh);
+			if (sh.sh_flags & SHF_ALLOC || sh.sh_type != SHT_PROGBITS)
+				continue;
+			for (uint64_t k = 0; k < sh.sh_size; k++) {
+				seed = seed * 1664525 + 1013904223;
+				if (seed >> 8 < (1u << 24) / 200)
+					copy[sh.sh_offset + k] = (uint8_t)seed;
+			}
+		}
+		struct symbols *s = NULL;
+		struct err e = { 0 };
+		int fd = memfd_create("garbled", MFD_CLOEXEC);
+		assert_int_equal(write(fd, copy, b.n), b.n);
+		assert_int_equal(symbols_open(fd, NULL, &s, &e), 0);
+		uint32_t n, line;
+		const char *file;
+		const struct symbols_function *f = symbols_functions(s, &n);
+		for (uint32_t i = 0; i < n; i++) {
+			struct symbols_signature g;
+			assert_int_equal(symbols_signature(s, &f[i], &g), 0);
+			assert_true(g.n <= 16);
+			for (uint32_t k = 0; k < g.n; k++)
+				assert_true(g.args[k].type && g.args[k].reg >= -1 && g.args[k].reg < 6 && g.args[k].size <= 8);
+			symbols_line(s, f[i].addr, &file, &line);
+		}
+		symbols_close(s);
+		close(fd);
+		free(copy);
+	}
+	buf_finish(&b);
+}
+
+static pid_t only_child(void)
+{
+	char path[64];
+	int pid = 0;
+	snprintf(path, sizeof path, "/proc/self/task/%d/children", gettid());
+	FILE *f = fopen(path, "r");
+	if (f && fscanf(f, "%d", &pid) != 1)
+		pid = 0;
+	if (f)
+		fclose(f);
+	return pid;
+}
+
+/* The reader of DWARF dies: what it said stays, what it did not say is unknown. Nothing is left of it. */
+static void test_reader_dies(void **state)
+{
+	struct symbols *s = open_symbols(samples[1], NULL);
+	struct symbols_signature before, after;
+	symbols_signature(s, named(s, "sample_plain"), &before);
+	assert_true(before.known);
+	pid_t pid = only_child();
+	if (pid) { /* else this kernel does not tell */
+		assert_int_equal(kill(pid, SIGKILL), 0);
+		assert_int_equal(symbols_signature(s, named(s, "sample_mixed"), &after), 0);
+		assert_false(after.known);
+		assert_int_equal(symbols_signature(s, named(s, "sample_plain"), &after), 0);
+		assert_false(after.known);
+	}
+	assert_string_equal(before.args[1].type, "const char *");
+	symbols_close(s);
+	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+	assert_int_equal(errno, ECHILD);
+}
+
 /* ---- programs that people attach to ---------------------------------------------------------------------------------------- */
 
 static void real(const char *path, uint32_t least, const char *function)
@@ -722,7 +803,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_names), cmocka_unit_test(test_refusals), cmocka_unit_test(test_callees), cmocka_unit_test(test_signatures),
 		cmocka_unit_test(test_threads), cmocka_unit_test(test_similar), cmocka_unit_test(test_stripped), cmocka_unit_test(test_no_sections),
 		cmocka_unit_test(test_debug_file), cmocka_unit_test(test_dwarf_names), cmocka_unit_test(test_bad_files), cmocka_unit_test(test_cut_off),
-		cmocka_unit_test(test_cut_off_later), cmocka_unit_test(test_real), cmocka_unit_test(test_moved), cmocka_unit_test(test_not_moved),
+		cmocka_unit_test(test_cut_off_later), cmocka_unit_test(test_garbled_dwarf), cmocka_unit_test(test_reader_dies),
+		cmocka_unit_test(test_real), cmocka_unit_test(test_moved), cmocka_unit_test(test_not_moved),
 		cmocka_unit_test(test_boundaries), cmocka_unit_test(test_moved_libc),
 	};
 	if (argc != 3 || !mkdtemp(dir)) {
