@@ -21,8 +21,8 @@ __asm__(".pushsection guest, \"ax\", @progbits\n"
 	".globl guest_enter\n.hidden guest_enter\n.type guest_enter, @function\n"
 	"guest_enter:\n"
 	"	mov %rdi, %rbx\n"
-	"	mov 64(%rbx), %rdi\n"   /* b->stack */
-	"	mov 80(%rbx), %rsi\n"   /* b->data_n */
+	"	mov 72(%rbx), %rdi\n"   /* b->stack */
+	"	mov 88(%rbx), %rsi\n"   /* b->data_n */
 	"	mov $3, %edx\n"         /* PROT_READ | PROT_WRITE */
 	"	mov $10, %eax\n"        /* SYS_mprotect */
 	"	syscall\n"
@@ -30,7 +30,7 @@ __asm__(".pushsection guest, \"ax\", @progbits\n"
 	"	jmp guest_spawn\n"
 	".size guest_enter, . - guest_enter\n"
 	".popsection\n");
-_Static_assert(offsetof(struct guest_block, stack) == 64 && offsetof(struct guest_block, data_n) == 80 && SYS_mprotect == 10, "as written above");
+_Static_assert(offsetof(struct guest_block, stack) == 72 && offsetof(struct guest_block, data_n) == 88 && SYS_mprotect == 10, "as written above");
 
 GUEST void guest_spawn(struct guest_block *b)
 {
@@ -73,8 +73,12 @@ GUEST void *guest_load(void *block)
 	enum { NOW = 2 };
 	struct guest_block *b = block;
 	set_signals();
-	if (__builtin_setjmp(b->home))
+	b->tid = (int)call(SYS_gettid, 0, 0, 0, 0);
+	if (__builtin_setjmp(b->home)) {
+		for (unsigned i = 0; i < sizeof b->locks / sizeof *b->locks && b->locks[i]; i++)
+			b->unlock(b->locks[i]);
 		return 0;
+	}
 	uint64_t entry = b->entry;
 	if (!entry) {
 		if (!b->path[0])

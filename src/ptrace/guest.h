@@ -15,6 +15,7 @@ struct guest_block {
 	void *(*symbol_in)(void *library, const char *name);
 	char *(*error)(void);
 	int *(*errno_at)(void);
+	int (*unlock)(void *mutex);
 
 	/* guest_spawn */
 	void *stack;                     /* from here to the end of the area only data: made writable first, and no longer executable */
@@ -31,6 +32,8 @@ struct guest_block {
 	uint64_t entry;                  /* the function's address if the library is there already, else 0 */
 	uint64_t arg, value;
 	void *home[5];                   /* __builtin_setjmp: where guest_escape goes to */
+	int32_t tid, pad;                /* of the loading thread, as the target counts */
+	void *locks[8];                  /* of the loader, which it held when it crashed */
 	char path[256];                  /* filled in when the memfd has its content; before, without a memfd */
 	char label[160], symbol[256], text[256];
 	uint8_t argument[GUEST_ARGUMENT_MAX] __attribute__((aligned(16)));

@@ -135,6 +135,7 @@ static void fill_block(const struct job *j, uint64_t stack_n, struct guest_block
 	memcpy(&b->symbol_in, &l->symbol_in, 8);
 	memcpy(&b->error, &l->error, 8);
 	memcpy(&b->errno_at, &l->errno_at, 8);
+	memcpy(&b->unlock, &l->unlock, 8);
 	memcpy(&b->main, &main, 8);
 	b->stack = (void *)(j->area + PAGE);
 	if (j->arg_n == SIZE_MAX) {
@@ -209,11 +210,35 @@ static bool is_fault(int sig)
 	return sig == SIGSEGV || sig == SIGBUS || sig == SIGILL || sig == SIGFPE || sig == SIGTRAP || sig == SIGSYS || sig == SIGABRT;
 }
 
+/* A thread that crashed in a constructor holds the loader's recursive mutexes; whoever loads something later would wait for ever. They lie in
+ * _rtld_global, and say who holds them. */
+static void find_locks(struct job *j)
+{
+	struct mutex { int32_t lock, count, owner, users, kind; } m;
+	enum { STATE = 8192, RECURSIVE = 1, FEW = 8 };
+	uint8_t state[STATE];
+	void *locks[FEW] = { NULL };
+	unsigned n = 0;
+	int32_t tid;
+	uint64_t at = block_at(j);
+	if (!j->libc.loader_state || remote_read(j->mem, at + offsetof(struct guest_block, tid), &tid, sizeof tid))
+		return;
+	ssize_t got = pread(j->mem, state, sizeof state, (off_t)j->libc.loader_state);
+	for (ssize_t i = 0; i + (ssize_t)sizeof m <= got; i += 8) {
+		memcpy(&m, state + i, sizeof m);
+		if (m.owner == tid && m.lock && m.users == 1 && m.kind == RECURSIVE)
+			for (int k = 0; k < m.count && n < FEW; k++)
+				locks[n++] = (void *)(j->libc.loader_state + (uint64_t)i);
+	}
+	remote_write(j->mem, at + offsetof(struct guest_block, locks), locks, sizeof locks);
+}
+
 static void send_to_escape(struct job *j, pid_t tid)
 {
 	struct user_regs_struct g;
 	if (ptrace(PTRACE_GETREGS, tid, 0, &g) < 0)
 		return;
+	find_locks(j);
 	g.rip = in_target(j, (const void *)guest_escape);
 	g.rdi = block_at(j);
 	g.rsp = block_at(j) - 8; /* the scratch stack: its own may be what overflowed */

@@ -14,7 +14,7 @@ int libc_find(pid_t pid, int mem, struct libc *ret_l)
 {
 	struct libc l = { 0 };
 	struct proc_map m;
-	uint64_t base = 0;
+	uint64_t base = 0, loader = 0;
 	FILE *maps = proc_maps_open(pid);
 	if (!maps)
 		return KLIEG_E_NO_TARGET;
@@ -24,6 +24,8 @@ int libc_find(pid_t pid, int mem, struct libc *ret_l)
 			l.musl = true;
 		if (starts(name, "ld-linux") || starts(name, "ld-2.") || starts(name, "ld-musl")) {
 			l.loader = true;
+			if (!loader && m.offset == 0)
+				loader = m.start;
 			if (m.perms[2] == 'x') {
 				l.loader_start = m.start;
 				l.loader_end = m.end;
@@ -44,8 +46,11 @@ int libc_find(pid_t pid, int mem, struct libc *ret_l)
 		l.symbol_in = process_image_symbol(&i, "dlsym");
 		l.error = process_image_symbol(&i, "dlerror");
 		l.errno_at = process_image_symbol(&i, "__errno_location");
-		l.complete = l.attr_init && l.attr_setdetachstate && l.attr_setstack && l.create && l.open && l.symbol_in && l.error && l.errno_at;
+		l.unlock = process_image_symbol(&i, "pthread_mutex_unlock");
+		l.complete = l.attr_init && l.attr_setdetachstate && l.attr_setstack && l.create && l.open && l.symbol_in && l.error && l.errno_at && l.unlock;
 	}
+	if (loader && !process_image_open(mem, loader, &i))
+		l.loader_state = process_image_symbol(&i, "_rtld_global");
 	*ret_l = l;
 	return 0;
 }

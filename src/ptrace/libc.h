@@ -7,7 +7,8 @@
 struct libc {
 	bool glibc, musl, loader;        /* found among its mappings; loader: any dynamic loader */
 	uint64_t loader_start, loader_end;   /* executable part of ld.so */
-	uint64_t attr_init, attr_setdetachstate, attr_setstack, create, open, symbol_in, error, errno_at;
+	uint64_t attr_init, attr_setdetachstate, attr_setstack, create, open, symbol_in, error, errno_at, unlock;
+	uint64_t loader_state;           /* _rtld_global, 0 = not found */
 	bool complete;                   /* all of them are there */
 };
 int libc_find(pid_t pid, int mem, struct libc *ret_l);   /* 0 or KLIEG_E_NO_TARGET */

@@ -165,7 +165,7 @@ void remote_pause(int64_t since)
 	if (waited < 50000)
 		sched_yield(); /* the thread that is waited for may need this processor */
 	else
-		nanosleep(&(struct timespec){ .tv_nsec = waited < 2000000 ? 2000 : 100000 }, NULL);
+		nanosleep(&(struct timespec){ .tv_nsec = waited < 2000000 ? 50000 : 100000 }, NULL);
 }
 
 int remote_park_poll(pid_t tid)
