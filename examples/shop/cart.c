@@ -1,61 +1,37 @@
-/* Carts and prices in SQLite. Fault n+1: instead of one join, one query per item. */
+/* Carts and prices in SQLite, or PostgreSQL (--db postgresql://...). Fault n+1: instead of one join, one query per item. */
 #define KLIEG_COMPONENT "cart"
+#include "database.h"
 #include "service.h"
-#include <pthread.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 enum { CARTS = 200, ITEMS = 24, PRODUCTS = 2000 };
 static struct fault faults[] = { { "n+1", "one query per item of the cart", 0 }, { 0 } };
 
-static sqlite3 *database(void)
-{
-	static _Thread_local sqlite3 *db;
-	if (!db && sqlite3_open(service_option("db", "cart.db"), &db) != SQLITE_OK) {
-		fprintf(stderr, "cart: %s\n", sqlite3_errmsg(db));
-		exit(1);
-	}
-	sqlite3_busy_timeout(db, 5000);
-	return db;
-}
-
 static void fill(void)
 {
-	char *message = NULL;
 	char sql[1024];
+	database_where(service_option("db", "cart.db"));
 	snprintf(sql, sizeof sql,
-		"PRAGMA journal_mode=WAL; BEGIN; DROP TABLE IF EXISTS item; DROP TABLE IF EXISTS product;"
+		"BEGIN; DROP TABLE IF EXISTS item; DROP TABLE IF EXISTS product;"
 		"CREATE TABLE product(sku INTEGER PRIMARY KEY, price INTEGER); CREATE TABLE item(cart INTEGER, sku INTEGER);"
 		"WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i<%d) INSERT INTO product SELECT i, 100+i*7%%900 FROM n;"
 		"WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i<%d) INSERT INTO item SELECT i/%d, i*31%%%d FROM n;"
 		"CREATE INDEX item_cart ON item(cart); COMMIT", PRODUCTS - 1, CARTS * ITEMS - 1, ITEMS, PRODUCTS);
-	if (sqlite3_exec(database(), sql, NULL, NULL, &message) != SQLITE_OK) {
-		fprintf(stderr, "cart: %s\n", message);
-		exit(1);
-	}
+	database_script(sql);
 }
 
-/* Runs a one-number query with one integer parameter for every row; adds up. */
+/* Runs a one-number query with one integer parameter; adds up its rows. */
 static long query(const char *sql, long parameter, int *ret_rows, long *ret_values)
 {
-	KLIEG_SPAN_AS(span, "db.query", KLIEG_STR("db.system.name", "sqlite"), KLIEG_STR("db.query.text", sql));
-	sqlite3_stmt *st;
-	long sum = 0;
-	int rows = 0;
-	if (sqlite3_prepare_v2(database(), sql, -1, &st, NULL) != SQLITE_OK) {
-		KLIEG_ERROR(span, sqlite3_errmsg(database()));
-		return 0;
+	KLIEG_SPAN_AS(span, "db.query", KLIEG_STR("db.system.name", database_system), KLIEG_STR("db.query.text", sql));
+	int rows;
+	const char *why = NULL;
+	long sum = database_query(sql, parameter, &rows, ret_values, ITEMS, &why);
+	if (sum < 0) {
+		KLIEG_ERROR(span, why);
+		sum = 0;
 	}
-	sqlite3_bind_int64(st, 1, parameter);
-	while (sqlite3_step(st) == SQLITE_ROW) {
-		long v = (long)sqlite3_column_int64(st, 0);
-		if (ret_values && rows < ITEMS)
-			ret_values[rows] = v;
-		sum += v;
-		rows++;
-	}
-	sqlite3_finalize(st);
 	KLIEG_SET(span, KLIEG_INT("db.response.returned_rows", rows));
 	if (ret_rows)
 		*ret_rows = rows;

@@ -63,14 +63,15 @@ static uint64_t gap_near(pid_t pid, uint64_t function)
 	char path[64], line[512];
 	unsigned long long from, to, end = 0x10000;
 	uint64_t best = 0, distance = UINT64_MAX;
+	bool after_heap = false;
 	snprintf(path, sizeof path, "/proc/%d/maps", pid);
 	FILE *f = fopen(path, "re");
 	while (f && fgets(line, sizeof line, f)) {
 		if (sscanf(line, "%llx-%llx", &from, &to) != 2)
 			continue;
-		/* Not next to a stack, which grows, nor next to the heap. */
-		if (from > end + 4 * POOL_BYTES && !strstr(line, "[stack]"))
-			for (int k = 0; k < 2; k++) {
+		/* At either end of a gap, but not where a stack grows down into it, or the heap up. */
+		if (from > end + 4 * POOL_BYTES)
+			for (int k = after_heap; k < (strstr(line, "[stack]") ? 1 : 2); k++) {
 				uint64_t at = k ? from - 2 * POOL_BYTES : end + 2 * POOL_BYTES;
 				at = at / 4096 * 4096;
 				uint64_t d = at > function ? at - function : function - at;
@@ -78,6 +79,7 @@ static uint64_t gap_near(pid_t pid, uint64_t function)
 					best = at, distance = d;
 			}
 		end = to;
+		after_heap = strstr(line, "[heap]") != NULL;
 	}
 	if (f)
 		fclose(f);
