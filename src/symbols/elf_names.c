@@ -195,7 +195,8 @@ void slots_read(struct symbols *s)
 		if (p)
 			add_slots(s, p, bytes, &t);
 	}
-	qsort(s->slots, s->nslots, sizeof *s->slots, slot_order);
+	if (s->nslots)
+		qsort(s->slots, s->nslots, sizeof *s->slots, slot_order);
 }
 
 const struct slot *slot_at(const struct symbols *s, uint64_t addr)

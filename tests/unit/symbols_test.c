@@ -12,6 +12,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <gnu/libc-version.h>
 #include <link.h>
 #include <pthread.h>
 #include <signal.h>
@@ -755,7 +756,7 @@ static void test_moved_libc(void **state)
 {
 	struct link_map *lib;
 	Dl_info info;
-	assert_true(dladdr1((void *)strtol, &info, (void **)&lib, RTLD_DL_LINKMAP));
+	assert_true(dladdr1((void *)gnu_get_libc_version, &info, (void **)&lib, RTLD_DL_LINKMAP));
 	struct symbols *s = open_symbols(lib->l_name, NULL);
 	uint8_t *stubs = MAP_FAILED;
 	for (uint64_t near = lib->l_addr - (16u << 20); stubs == MAP_FAILED && near > lib->l_addr - (1u << 30); near -= 16u << 20)
