@@ -1,6 +1,6 @@
-/* klieg illuminate: a toggle of level deep, and the call graph that comes of it, once a second. The toggle lives no longer than this command, and a little less
- * than its TTL if the command is killed. What is on costs something: while the busiest process is over --max-cost, fewer traces are kept; if that does not help,
- * everything goes off. */
+/* klieg illuminate: a toggle of level deep, and the call graph that comes of it, once a second. The toggle lives no longer than this command, and no longer than
+ * its TTL if the command is killed. What is on costs something: the agent switches callees off again that have little time, and the dearest ones while all are over
+ * --max-cost. If the busiest process is over it all the same, fewer traces are kept; if that does not help, everything goes off. */
 #include "cli/cli.h"
 #include "base/clock.h"
 #include <pwd.h>
@@ -24,7 +24,8 @@ struct light {
 	int64_t from, started;     /* wall, monotonic */
 	int64_t ended;             /* monotonic, 0 = still on */
 	double cost;               /* percent of one core, the busiest process; negative: not known yet */
-	unsigned over;
+	unsigned over;             /* for so many seconds */
+	int64_t dropped;           /* callees that the agent has switched off again */
 	char note[200];
 };
 
@@ -60,8 +61,10 @@ static int toggle(struct light *l, const char *sel, const char *level, bool dry,
 		"owner", pw ? pw->pw_name : "unknown", "where", l->where, "dry_run", dry, "estimate", "250ms");
 	if (!body)
 		return err_set(e, KLIEG_E_BAD_DATA, "an argument is not valid UTF-8");
-	if (!strcmp(level, "deep"))
+	if (!strcmp(level, "deep")) {
 		json_object_set_new(body, "depth", json_integer(l->depth));
+		json_object_set_new(body, "max_cost", json_real(l->max_cost));
+	}
 	if (l->pause)
 		json_object_set_new(body, "max_pause", json_string(l->pause));
 	int rc = client_json(&l->c.client, "POST", "/api/v1/toggles", body, ret_doc, NULL, e);
@@ -165,7 +168,13 @@ static int guard(struct light *l, struct err *e)
 			l->cost = jnum(p, "overhead_percent");
 	json_decref(doc);
 	l->over = l->cost > l->max_cost ? l->over + 1 : 0;
-	if (l->over < 2)                        /* the first second has the patching in it */
+	doc = NULL;
+	if (client_json(&l->c.client, "GET", "/api/v1/toggles", NULL, &doc, NULL, &ignored) >= 0)
+		json_array_foreach(json_object_get(doc, "toggles"), i, p)
+			if (!strcmp(jstr(p, "id"), l->id[0]))
+				l->dropped = jint(p, "dropped");
+	json_decref(doc);
+	if (l->over < 5)                        /* the agent comes first: it drops callees */
 		return 0;
 	l->over = 0;
 	if (l->keep <= LEAST_KEEP) {
@@ -238,6 +247,8 @@ static void show(struct light *l, json_t *doc, struct str unseen_text, bool redr
 	buf_byte(&b, '\n');
 	if (l->note[0])
 		buf_printf(&b, "%s%s%s\n", style("yellow"), l->note, style("off"));
+	if (l->dropped)
+		buf_printf(&b, "%lld callee%s with little time, or too dear, off again\n", (long long)l->dropped, cli_plural(l->dropped));
 	if (*jstr(l->plan, "warning"))
 		buf_printf(&b, "%swarning: %s%s\n", style("yellow"), jstr(l->plan, "warning"), style("off"));
 	buf_add(&b, unseen_text.p, unseen_text.n);

@@ -103,10 +103,10 @@ unsigned toggles_active(struct server *s, int64_t *ret_next)
 /* What the agent gets of a toggle. */
 static json_t *wire(const json_t *t)
 {
-	static const char *const keys[] = { "id", "selector", "level", "keep", "scope", "where", "expires_unix_nano", "owner", "reason", "depth", "max_pause_nano", "max_functions" };
+	static const char *const keys[] = { "id", "selector", "level", "keep", "scope", "where", "expires_unix_nano", "owner", "reason", "depth", "max_pause_nano", "max_functions", "max_cost" };
 	json_t *o = json_object();
 	for (unsigned i = 0; i < sizeof(keys) / sizeof(*keys); i++)
-		if (i < 9 || json_object_get(t, keys[i]))   /* the last three are optional */
+		if (i < 9 || json_object_get(t, keys[i]))   /* the others are optional */
 			json_object_set(o, keys[i], json_object_get(t, keys[i]) ?: json_null());
 	json_t *copy = json_deep_copy(o);  /* the agent's thread gets no references into ours */
 	json_decref(o);
@@ -304,10 +304,10 @@ void api_toggle_on(struct call *c)
 	for (unsigned i = 0; i < sizeof(same) / sizeof(*same); i++)
 		json_object_set(t, same[i], json_object_get(b, same[i]));
 	json_object_set(t, "where", json_object_get(b, "where") ?: json_null());
-	if (json_object_get(b, "depth"))
-		json_object_set(t, "depth", json_object_get(b, "depth"));
-	if (json_object_get(b, "max_functions"))
-		json_object_set(t, "max_functions", json_object_get(b, "max_functions"));
+	static const char *const optional[] = { "depth", "max_functions", "max_cost" };
+	for (unsigned i = 0; i < sizeof(optional) / sizeof(*optional); i++)
+		if (json_object_get(b, optional[i]))
+			json_object_set(t, optional[i], json_object_get(b, optional[i]));
 	if (json_object_get(b, "max_pause"))
 		json_object_set(t, "max_pause_nano", json_object_get(b, "max_pause"));
 	json_object_set_new(t, "created_unix_nano", json_integer(now));

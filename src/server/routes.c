@@ -27,7 +27,7 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "cost", "known:b,calls_per_s:n,spans_per_s:n,bytes_per_s:n,cpu_percent:n,basis:s" },
 	{ "plan", "sites:i,instances:i,processes:i,services:[s],sample:[@site],predicted:@cost?,warning?:s,pause_nano?:i" },
 	{ "toggle", "id:s,selector:s,level:s,keep:n,scope:s,where:s?,owner:s,reason:s,created_unix_nano:i,expires_unix_nano:i,state:s,ended_by?:s,ended_unix_nano?:i,"
-		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost,depth?:i,max_pause_nano?:i,max_functions?:i" },
+		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost,depth?:i,max_pause_nano?:i,max_functions?:i,max_cost?:n,dropped?:i" },
 	{ "span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
 		"attributes:<*>" },
 	{ "full_span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
@@ -58,7 +58,7 @@ static const struct route routes[] = {
 	{ "POST", "/toggles", "operate", "switch on", NULL, P({ "selector", F_SELECTOR, NULL, 1 }, { "level", F_TEXT, "span", .choices = LEVELS },
 		{ "keep", F_NUMBER, "1", 0, 1 }, { "ttl", F_DURATION, "5m", 1e9, 86400e9 }, { "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 },
 		{ "where", F_WHERE, NULL, 0, 2000, .nullable = true }, { "scope", F_TEXT, "all", .choices = "all|marked" }, { "dry_run", F_BOOL, "false" },
-		{ "depth", F_INT, NULL, 0, 16 }, MAX_PAUSE, { "max_functions", F_INT, NULL, 1, 1000000 }, { "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle:@toggle?,plan:@plan,ack_nano:i?", api_toggle_on },
+		{ "depth", F_INT, NULL, 0, 16 }, MAX_PAUSE, { "max_functions", F_INT, NULL, 1, 1000000 }, { "max_cost", F_NUMBER, NULL, .001, 100 }, { "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle:@toggle?,plan:@plan,ack_nano:i?", api_toggle_on },
 	{ "DELETE", "/toggles", "operate", "switch off", P({ "sel", F_SELECTOR, NULL }, { "all", F_BOOL, "false" }), NULL,
 		"removed:[s],sites:i,ack_nano:i?", api_toggles_off },
 	{ "POST", "/toggles/undo", "operate", "restore what the last DELETE removed", NULL, NULL, "toggles:[@toggle]", api_toggles_undo },
