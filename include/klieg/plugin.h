@@ -106,7 +106,7 @@ enum klieg_text_flags { KLIEG_TEXT_SENSITIVE = 1 /* recorded only if a policy pe
 #define KLIEG_TEXT_END ((size_t)-1) /* a length: up to the NUL */
 
 /* What Klieg does for plugins. `call` is the one that the handler got. Attributes, status and headers apply to the call's span: to be used in begin and
- * leave; in enter only after open() or find(). At most 16 attributes a handler: what comes after them is not kept. */
+ * leave; in enter only after open() or find(). */
 struct klieg_host {
 	uint32_t size;
 	uint32_t abi;
@@ -146,7 +146,7 @@ struct klieg_host {
 	int (*close)(struct klieg_call *call, const void *key); /* after the last attribute */
 
 	uint64_t (*now_ns)(void);    /* a monotonic clock that costs no system call */
-	/* What the user gave: `--plugin NAME:key=value,...`. Copies the value; its length, or -1: not given. */
+	/* What the user gave: `--plugin NAME:key=value,...`. To be asked in klieg_plugin(). Copies the value; its length, or -1: not given. */
 	long (*option)(const char *plugin, const char *key, char *ret_value, size_t n);
 	/* Something that people should know ("redis 9.1: client structure not understood, no attributes"). Kept once each, the first 16; `klieg ls` shows them. */
 	void (*note)(const char *plugin, const char *text);

@@ -19,6 +19,8 @@ enum { ANSWERS = 1024 };
 static struct { const void *connection; uint64_t status; } answers[ANSWERS];
 static unsigned place(const void *connection) { return (unsigned)(((uint64_t)(uintptr_t)connection >> 4) * 0x9e3779b97f4a7c15u >> 54) % ANSWERS; }
 
+static char given; /* the user said which function is the handler */
+
 static const char *header(void *connection, const char *name) { return mhd.header(connection, HEADER_KIND, name); }
 
 /* The handler: (cls, connection, url, method, version, upload_data, upload_data_size, con_cls) */
@@ -61,18 +63,18 @@ static void leave(struct klieg_call *c)
 		c->host->status(c, 1, NULL);
 }
 
-/* MHD_queue_response(connection, status, response) */
+/* MHD_queue_response(connection, status, response): by the same name as the handler, so that they are switched together. */
 static int queue_enter(struct klieg_call *c)
 {
 	static char told;
 	void *connection = klieg_arg(c, 0), *const *daemon, *handler = NULL;
-	char text[200], option[2];
+	char text[200];
 	Dl_info d;
 	unsigned at = place(connection);
 	answers[at].status = c->args[1] & 0xffff;
 	answers[at].connection = connection;
-	if (__atomic_exchange_n(&told, 1, __ATOMIC_RELAXED) || c->host->option("microhttpd", "handler", option, sizeof option) >= 0)
-		return KLIEG_TRACE;
+	if (__atomic_exchange_n(&told, 1, __ATOMIC_RELAXED) || given)
+		return KLIEG_PASS;
 	/* struct MHD_Daemon begins with the handler's address, in all versions so far */
 	daemon = mhd.info(connection, INFO_DAEMON);
 	if (daemon && *daemon && c->host->read(&handler, *daemon, sizeof handler) == sizeof handler && dladdr(handler, &d) && d.dli_fname) {
@@ -84,15 +86,13 @@ static int queue_enter(struct klieg_call *c)
 				(unsigned long)((const char *)handler - (const char *)d.dli_fbase));
 		c->host->note("microhttpd", text);
 	}
-	return KLIEG_TRACE;
+	return KLIEG_PASS;
 }
-
-static void queue_begin(struct klieg_call *c) { klieg_set_int(c, "http.response.status_code", (int64_t)(c->args[1] & 0xffff)); }
 
 static const struct klieg_plugin_hook hooks[] = {
 	{ .function = "handler", .site = "http.server", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT | KLIEG_HOOK_GIVEN, .level = KLIEG_LEVEL_COUNT, .enter = enter,
 		.begin = begin, .leave = leave },
-	{ .library = "libmicrohttpd.so.12*", .function = "MHD_queue_response", .site = "http.answer", .level = KLIEG_LEVEL_COUNT, .enter = queue_enter, .begin = queue_begin },
+	{ .library = "libmicrohttpd.so.12*", .function = "MHD_queue_response", .site = "http.server", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT, .enter = queue_enter },
 };
 
 static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "microhttpd", "1.0", "libmicrohttpd 0.9.37 and later (soname 12)", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
@@ -100,8 +100,10 @@ static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "microhtt
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {
 	void *so = dlopen("libmicrohttpd.so.12", RTLD_LAZY | RTLD_NOLOAD);
+	char option[2];
 	if (host->abi != KLIEG_PLUGIN_ABI)
 		return NULL;
+	given = host->option("microhttpd", "handler", option, sizeof option) > 0;
 	if (!so || !(*(void **)&mhd.header = dlsym(so, "MHD_lookup_connection_value")) || !(*(void **)&mhd.info = dlsym(so, "MHD_get_connection_info")))
 		plugin.unfit = "no libmicrohttpd.so.12 is loaded";
 	return &plugin;

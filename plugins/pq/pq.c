@@ -123,6 +123,7 @@ static int result_enter(struct klieg_call *c)
 static void result_leave(struct klieg_call *c)
 {
 	const void *conn = (const void *)(uintptr_t)c->user[0];
+	c->host->drop(c); /* it is on the request's account */
 	if (!c->host->find(c, conn))
 		return;
 	if (klieg_result(c))
@@ -137,7 +138,7 @@ static void result_leave(struct klieg_call *c)
 static const struct klieg_plugin_hook hooks[] = {
 	CALL("PQexec", "pq.exec", 1), CALL("PQexecParams", "pq.exec", 1), CALL("PQprepare", "pq.prepare", 2), CALL("PQexecPrepared", "pq.exec_prepared", 0),
 	SEND("PQsendQuery", 1), SEND("PQsendQueryParams", 1), SEND("PQsendPrepare", 2), SEND("PQsendQueryPrepared", 0),
-	{ .library = "libpq.so.5*", .function = "PQgetResult", .site = "pq.result", .level = KLIEG_LEVEL_COUNT, .enter = result_enter, .leave = result_leave },
+	{ .library = "libpq.so.5*", .function = "PQgetResult", .site = "pq.send", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_COUNT, .enter = result_enter, .leave = result_leave },
 	{ .library = "libpq.so.5*", .function = "PQconnectPoll", .site = "pq.connect", .kind = KLIEG_KIND_CLIENT, .flags = KLIEG_HOOK_COUNT },
 };
 

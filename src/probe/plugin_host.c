@@ -29,17 +29,20 @@ static void put(struct klieg__run *r, const char *key, struct klieg__value v)
 {
 	if (!r->span || r->call.level < KLIEG_LEVEL_DETAIL || !key)
 		return;
-	if (r->n == RUN_ATTRIBUTES)
-		return;
 	r->keys[r->n] = key;
 	r->v[r->n++] = v;
 }
 
-/* Room for text that lasts as long as the run; NULL: there is none left. */
+/* Makes sure that there is room for so many attributes and so much text of our own, by writing what there is. */
+static void reserve(struct klieg__run *r, uint32_t attributes, size_t text)
+{
+	if (r->n + attributes > RUN_ATTRIBUTES || text > RUN_TEXT - r->used)
+		klieg__run_flush(r);
+}
+
+/* Reserved text. */
 static char *room(struct klieg__run *r, size_t n)
 {
-	if (n > RUN_TEXT - r->used)
-		return NULL;
 	char *at = r->text + r->used;
 	r->used += (uint32_t)n;
 	return at;
@@ -52,6 +55,12 @@ static void host_text(struct klieg_call *call, const char *key, const char *text
 		return;
 	if (n == KLIEG_TEXT_END)
 		n = strnlen(text, 1025); /* one more than is kept, so that a cut shows */
+	bool local = (uintptr_t)text < (uintptr_t)r && (uintptr_t)text >= (uintptr_t)__builtin_frame_address(0); /* the handler's own: gone when it returns */
+	if (n > 1025)
+		n = 1025;
+	reserve(r, 1, local ? n : 0);
+	if (local)
+		text = memcpy(room(r, n), text, n);
 	struct klieg__value v = klieg__strn(text, n);
 	put(r, key, flags & KLIEG_TEXT_SENSITIVE ? klieg__hide(v) : v);
 }
@@ -62,17 +71,17 @@ static void host_number(struct klieg_call *call, const char *key, unsigned type,
 		return;
 	struct klieg__value v = klieg__mk((uint8_t)type, 8);
 	v.u.i = type == KLIEG_TYPE_BOOL ? bits != 0 : (int64_t)bits;
+	reserve(klieg__run_of(call), 1, 0);
 	put(klieg__run_of(call), key, v);
 }
 
+enum { PREFIX = 64 };
 static const char *joined(struct klieg__run *r, const char *prefix, const char *suffix)
 {
-	size_t a = strlen(prefix), b = strlen(suffix) + 1;
-	char *to = a < 64 ? room(r, a + b) : NULL;
-	if (to) {
-		memcpy(to, prefix, a);
-		memcpy(to + a, suffix, b);
-	}
+	size_t a = strnlen(prefix, PREFIX), b = strlen(suffix) + 1;
+	char *to = room(r, a + b);
+	memcpy(to, prefix, a);
+	memcpy(to + a, suffix, b);
 	return to;
 }
 
@@ -84,6 +93,7 @@ static void host_address(struct klieg_call *call, const char *prefix, const void
 		return;
 	if (n > sizeof ss)
 		n = sizeof ss;
+	reserve(r, 3, sizeof ss + 2 * (PREFIX + sizeof ".address"));
 	memset(&ss, 0, sizeof ss);
 	memcpy(&ss, sockaddr, n);
 	const struct sockaddr_in *in = (const struct sockaddr_in *)&ss;
@@ -91,8 +101,6 @@ static void host_address(struct klieg_call *call, const char *prefix, const void
 	bool four = ss.ss_family == AF_INET && n >= sizeof *in, six = ss.ss_family == AF_INET6 && n >= sizeof *in6;
 	if (four || six) {
 		char *text = room(r, INET6_ADDRSTRLEN);
-		if (!text)
-			return;
 		if (four)
 			inet_ntop(AF_INET, &in->sin_addr, text, INET6_ADDRSTRLEN);
 		else
@@ -119,16 +127,13 @@ static void host_address(struct klieg_call *call, const char *prefix, const void
 static void host_query(struct klieg_call *call, const char *sql, size_t n)
 {
 	struct klieg__run *r = klieg__run_of(call);
-	if (!sql || !r->span || call->level < KLIEG_LEVEL_DETAIL || r->used + 64 > RUN_TEXT)
+	if (!sql || !r->span || call->level < KLIEG_LEVEL_DETAIL)
 		return;
-	char *verb = room(r, 24);
-	size_t left = RUN_TEXT - r->used;
-	if (left > 1025)
-		left = 1025;
-	char *text = r->text + r->used;
+	reserve(r, 2, 24 + 1025);
+	char *verb = room(r, 24), *text = r->text + r->used;
 	if (n == KLIEG_TEXT_END)
 		n = strnlen(sql, 16384);
-	size_t len = klieg__sql_normalise(sql, n < 16384 ? n : 16384, text, left, verb);
+	size_t len = klieg__sql_normalise(sql, n < 16384 ? n : 16384, text, 1025, verb);
 	r->used += (uint32_t)len;
 	if (len)
 		put(r, "db.query.text", klieg__strn(text, len));
