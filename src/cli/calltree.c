@@ -2,7 +2,7 @@
 #include "cli/cli.h"
 #include <stdio.h>
 
-enum { NUMBERS = 61, BAR = 8 };
+enum { NUMBERS = 67, BAR = 8 };
 
 struct tree { struct buf *out, prefix; double seconds, root_ns; int columns; bool ascii, colour; };
 

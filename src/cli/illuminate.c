@@ -26,6 +26,9 @@ struct light {
 	double cost;               /* percent of one core, the busiest process; negative: not known yet */
 	unsigned over;             /* for so many seconds */
 	int64_t dropped;           /* callees that the agent has switched off again */
+	int64_t lost, lost_before; /* spans that did not fit the rings */
+	size_t callees, unseen;    /* direct ones; of these not hookable */
+	int64_t indirect;          /* places that call through a pointer */
 	char note[200];
 };
 
@@ -90,6 +93,61 @@ static int lights_off(struct light *l, struct err *e)
 	return rc;
 }
 
+static bool concerned(const struct light *l, const json_t *process)
+{
+	size_t i;
+	const json_t *s;
+	char pid[24];
+	snprintf(pid, sizeof(pid), "%lld", (long long)jint(process, "pid"));
+	if (l->pid && strcmp(pid, l->pid))
+		return false;
+	json_array_foreach(json_object_get(l->plan, "services"), i, s)
+		if (!strcmp(json_string_value(s) ?: "", jstr(process, "service")))
+			return true;
+	return false;
+}
+
+/* The cost of the busiest process, and what was lost in all. */
+static bool measure(struct light *l)
+{
+	json_t *doc = NULL, *p;
+	struct err ignored;
+	size_t i;
+	if (client_json(&l->c.client, "GET", "/api/v1/processes", NULL, &doc, NULL, &ignored) < 0)
+		return false;
+	l->cost = 0;
+	l->lost = 0;
+	json_array_foreach(json_object_get(doc, "processes"), i, p)
+		if (concerned(l, p)) {
+			l->cost = jnum(p, "overhead_percent") > l->cost ? jnum(p, "overhead_percent") : l->cost;
+			l->lost += jint(json_object_get(p, "dropped"), "ring_full");
+		}
+	json_decref(doc);
+	return true;
+}
+
+/* What the function calls, by its code. */
+static void look_at_callees(struct light *l, const json_t *site)
+{
+	struct buf t = { 0 };
+	struct err ignored;
+	json_t *doc = NULL, *x;
+	size_t i;
+	if (strcmp(jstr(site, "kind"), "function"))
+		return;
+	buf_printf(&t, "/api/v1/processes/%lld/callees", (long long)json_integer_value(json_array_get(json_object_get(site, "pids"), 0)));
+	client_query(&t, "function", jstr(site, "name"));
+	buf_byte(&t, 0);
+	if (client_json(&l->c.client, "GET", (char *)t.p, NULL, &doc, NULL, &ignored) >= 0) {
+		json_array_foreach(json_object_get(doc, "callees"), i, x)
+			l->unseen += !json_is_true(json_object_get(x, "hookable"));
+		l->callees = i;
+		l->indirect = jint(doc, "indirect");
+	}
+	json_decref(doc);
+	buf_finish(&t);
+}
+
 static int lights_on(struct light *l, struct err *e)
 {
 	const char *level = l->depth ? "deep" : "span";
@@ -98,11 +156,13 @@ static int lights_on(struct light *l, struct err *e)
 	int rc = toggle(l, l->sel, level, true, &doc, e);
 	if (rc < 0)
 		return rc;
-	const json_t *predicted = json_object_get(json_object_get(doc, "plan"), "predicted");
-	double cost = jnum(predicted, "cpu_percent");
+	const json_t *plan = json_object_get(doc, "plan"), *predicted = json_object_get(plan, "predicted");
+	look_at_callees(l, json_array_get(json_object_get(plan, "sample"), 0));
+	/* The prediction is for the function alone. If each of its callees were called once: */
+	double cost = jnum(predicted, "cpu_percent") * (double)(1 + (l->callees - l->unseen) * (size_t)l->depth);
 	if (json_is_true(json_object_get(predicted, "known")) && cost > l->max_cost) {
 		l->keep = l->keep * l->max_cost / cost < LEAST_KEEP ? LEAST_KEEP : l->keep * l->max_cost / cost;
-		snprintf(l->note, sizeof(l->note), "would cost %s: only part of the traces is kept", fmt_percent(&f, cost));
+		snprintf(l->note, sizeof(l->note), "all traces might cost %s of a core, so %.2g %% of them are kept and stand for the others", fmt_percent(&f, cost), l->keep * 100);
 	}
 	json_decref(doc);
 	doc = NULL;
@@ -118,6 +178,8 @@ static int lights_on(struct light *l, struct err *e)
 		snprintf(l->id[1], sizeof(l->id[1]), "%s", jstr(json_object_get(doc, "toggle"), "id"));
 		json_decref(doc);
 	}
+	measure(l);
+	l->lost_before = l->lost;
 	l->from = clock_wall();
 	l->started = clock_mono();
 	return 0;
@@ -139,20 +201,6 @@ static int graph(struct light *l, json_t **ret_doc, struct err *e)
 	return rc;
 }
 
-static bool concerned(const struct light *l, const json_t *process)
-{
-	size_t i;
-	const json_t *s;
-	char pid[24];
-	snprintf(pid, sizeof(pid), "%lld", (long long)jint(process, "pid"));
-	if (l->pid && strcmp(pid, l->pid))
-		return false;
-	json_array_foreach(json_object_get(l->plan, "services"), i, s)
-		if (!strcmp(json_string_value(s) ?: "", jstr(process, "service")))
-			return true;
-	return false;
-}
-
 /* Keeps the cost in its bound. */
 static int guard(struct light *l, struct err *e)
 {
@@ -160,13 +208,8 @@ static int guard(struct light *l, struct err *e)
 	struct err ignored;
 	struct fmt f, g;
 	size_t i;
-	if (client_json(&l->c.client, "GET", "/api/v1/processes", NULL, &doc, NULL, &ignored) < 0)
+	if (!measure(l))
 		return 0;
-	l->cost = 0;
-	json_array_foreach(json_object_get(doc, "processes"), i, p)
-		if (concerned(l, p) && jnum(p, "overhead_percent") > l->cost)
-			l->cost = jnum(p, "overhead_percent");
-	json_decref(doc);
 	l->over = l->cost > l->max_cost ? l->over + 1 : 0;
 	doc = NULL;
 	if (client_json(&l->c.client, "GET", "/api/v1/toggles", NULL, &doc, NULL, &ignored) >= 0)
@@ -203,28 +246,14 @@ static int guard(struct light *l, struct err *e)
 /* What the function calls that will not be in the tree. */
 static void unseen(const struct light *l, struct buf *b)
 {
-	const json_t *site = json_array_get(json_object_get(l->plan, "sample"), 0), *x;
-	struct buf t = { 0 };
-	struct err ignored;
-	json_t *doc = NULL;
-	size_t i, not = 0;
-	if (jint(l->plan, "sites") != 1 || strcmp(jstr(site, "kind"), "function"))
+	if (!l->callees && !l->indirect)
 		return;
-	buf_printf(&t, "/api/v1/processes/%lld/callees", (long long)json_integer_value(json_array_get(json_object_get(site, "pids"), 0)));
-	client_query(&t, "function", jstr(site, "name"));
-	buf_byte(&t, 0);
-	if (client_json(&l->c.client, "GET", (char *)t.p, NULL, &doc, NULL, &ignored) >= 0) {
-		json_array_foreach(json_object_get(doc, "callees"), i, x)
-			not += !json_is_true(json_object_get(x, "hookable"));
-		buf_printf(b, "calls %zu function%s directly", i, cli_plural((int64_t)i));
-		if (not)
-			buf_printf(b, ", of which %zu cannot be seen (klieg ls says why)", not);
-		if (jint(doc, "indirect"))
-			buf_printf(b, "; through pointers in %lld place%s: seen only if what is called is on", (long long)jint(doc, "indirect"), cli_plural(jint(doc, "indirect")));
-		buf_byte(b, '\n');
-	}
-	json_decref(doc);
-	buf_finish(&t);
+	buf_printf(b, "calls %zu function%s directly", l->callees, cli_plural((int64_t)l->callees));
+	if (l->unseen)
+		buf_printf(b, ", of which %zu cannot be seen (klieg ls says why)", l->unseen);
+	if (l->indirect)
+		buf_printf(b, "; through pointers in %lld place%s: seen only if what is called is on", (long long)l->indirect, cli_plural(l->indirect));
+	buf_byte(b, '\n');
 }
 
 static void show(struct light *l, json_t *doc, struct str unseen_text, bool redraw)
@@ -249,6 +278,9 @@ static void show(struct light *l, json_t *doc, struct str unseen_text, bool redr
 		buf_printf(&b, "%s%s%s\n", style("yellow"), l->note, style("off"));
 	if (l->dropped)
 		buf_printf(&b, "%lld callee%s with little time, or too dear, off again\n", (long long)l->dropped, cli_plural(l->dropped));
+	if (l->lost > l->lost_before)
+		buf_printf(&b, "%s%s spans did not fit the rings: the numbers are too low; a smaller --keep%s\n", style("yellow"),
+			fmt_count(&f, (double)(l->lost - l->lost_before)), style("off"));
 	if (*jstr(l->plan, "warning"))
 		buf_printf(&b, "%swarning: %s%s\n", style("yellow"), jstr(l->plan, "warning"), style("off"));
 	buf_add(&b, unseen_text.p, unseen_text.n);
@@ -265,8 +297,8 @@ static void show(struct light *l, json_t *doc, struct str unseen_text, bool redr
 
 static void print_json(struct light *l, json_t *doc)
 {
-	json_t *out = json_pack("{s:s, s:s, s:I, s:f, s:f, s:O, s:O?}", "function", l->func, "selector", l->sel, "depth", (json_int_t)l->depth, "keep", l->keep, "cost_percent",
-		l->cost > 0 ? l->cost : 0, "graph", doc, "plan", l->plan);
+	json_t *out = json_pack("{s:s, s:s, s:I, s:f, s:f, s:I, s:O, s:O?}", "function", l->func, "selector", l->sel, "depth", (json_int_t)l->depth, "keep", l->keep, "cost_percent",
+		l->cost > 0 ? l->cost : 0, "lost", (json_int_t)(l->lost - l->lost_before), "graph", doc, "plan", l->plan);
 	output_json(out);
 	fflush(stdout);
 	json_decref(out);
@@ -304,6 +336,7 @@ static int watch(struct light *l)
 		fputs("\033[?25h", stdout);
 	struct err off = { 0 };
 	l->ended = clock_mono();
+	measure(l);
 	if (lights_off(l, &off) < 0 && rc >= 0) {
 		rc = off.code;
 		e = off;

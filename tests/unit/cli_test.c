@@ -197,7 +197,7 @@ static void test_call_tree(void **state)
 		"     20      10    400ns    400ns     20ns     30ns  40.0 ###      |- lookup?  1 error\n"
 		"      1    0.50      1ns      1ns      1ns      1ns   1.0          |  `- hash\n"
 		"      1    0.50    100ns    100ns    100ns    100ns  10.0 #        |- other:reply\n"
-		"                                                             `- 2 more: 3 calls, 4ns\n"
+		"                                                                   `- 2 more: 3 calls, 4ns\n"
 		"2 callees with less than 1 % of the caller's time counted, not shown; --min-share 0 shows all\n");
 	json_decref(doc);
 	doc = json_object();
