@@ -81,7 +81,7 @@ static inline bool own_stack(uint64_t at)
 	if (klieg__unlikely(!stack_at))
 		return fs - at < thread_bytes; /* a thread's control block is at the top of its stack */
 	const uint64_t *block = (const uint64_t *)(fs + stack_at);
-	return at - block[0] < block[1];
+	return block[0] && at - block[0] < block[1]; /* the first thread's block is { 0, the end of its stack }: anything would be within */
 }
 
 /* ---- the shadow stack ---------------------------------------------------------------------------------------------- */
