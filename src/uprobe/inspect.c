@@ -120,7 +120,7 @@ static bool maps_file(pid_t pid, const char *range, uint64_t map_ino, const stru
 	return map_ino == st->st_ino;
 }
 
-static int same_bytes(pid_t pid, uint64_t addr, const uint8_t *bytes, size_t n, struct err *e)
+static int same_bytes(pid_t pid, uint64_t addr, const uint8_t *bytes, size_t n, size_t skip, struct err *e)
 {
 	char path[64];
 	uint8_t there[16];
@@ -135,19 +135,22 @@ static int same_bytes(pid_t pid, uint64_t addr, const uint8_t *bytes, size_t n, 
 			"the memory of process %d cannot be read: %s", pid, got < 0 ? strerror(saved) : "not mapped any more");
 		return err_hint(e, "run the agent as root or with CAP_SYS_PTRACE");
 	}
+	bool breakpoint = false; /* of another uprobe, most likely: they share it */
+	for (size_t i = 0; i < n; i += i == 0 && skip ? skip : n)
+		if (there[i] == 0xcc && bytes[i] != 0xcc) {
+			there[i] = bytes[i];
+			breakpoint = true;
+		}
+	long tracer = breakpoint ? status_of(pid, "TracerPid:") : 0;
+	if (tracer > 0)
+		return err_set(e, KLIEG_E_CONFLICT, "process %ld has a breakpoint on the function", tracer);
 	if (!memcmp(there, bytes, n))
 		return 0;
-	long tracer = status_of(pid, "TracerPid:");
-	if (there[0] == 0xcc && !memcmp(there + 1, bytes + 1, n - 1)) { /* another uprobe, most likely: they share it */
-		if (tracer <= 0)
-			return 0;
-		return err_set(e, KLIEG_E_CONFLICT, "process %ld has a breakpoint on the function", tracer);
-	}
 	return err_set(e, KLIEG_E_CONFLICT, "the function's first bytes in memory are not those of the file: "
 		"somebody else has patched it, or the file is another one by now");
 }
 
-int inspect_mapped(pid_t pid, const struct stat *st, uint64_t offset, const uint8_t *bytes, size_t n, struct err *e)
+int inspect_mapped(pid_t pid, const struct stat *st, uint64_t offset, const uint8_t *bytes, size_t n, size_t skip, struct err *e)
 {
 	char path[64], line[8192];
 	snprintf(path, sizeof path, "/proc/%d/maps", pid);
@@ -168,7 +171,7 @@ int inspect_mapped(pid_t pid, const struct stat *st, uint64_t offset, const uint
 			continue;
 		found = true;
 		size_t here = to - from - (offset - at) < n ? (size_t)(to - from - (offset - at)) : n;
-		rc = same_bytes(pid, from + (offset - at), bytes, here, e);
+		rc = same_bytes(pid, from + (offset - at), bytes, here, skip, e);
 	}
 	fclose(f);
 	if (!rc && !found)
@@ -215,7 +218,13 @@ static bool is_lea_nop(const uint8_t *p, size_t n, uint8_t rex)
 	return n >= 3 && (p[1] >> 3 & 7) == 4 && !(rex & 2) && reg == ((p[1] & 7) | (rex & 1u) << 3) && p[2] == 0;
 }
 
-struct uprobe_cost uprobe_cost(const uint8_t *bytes, size_t n)
+static bool is_push(const uint8_t *p, size_t n)
+{
+	size_t i = n > 1 && p[0] == 0x41;
+	return n > i && p[i] >= 0x50 && p[i] <= 0x57;
+}
+
+static struct uprobe_cost cost_of(const uint8_t *bytes, size_t n)
 {
 	struct uprobe_cost c = { .entry_ns = STEPPED_ENTRY_NS, .both_ns = STEPPED_BOTH_NS, .stepped = true, .text = SLOW };
 	size_t i = 0;
@@ -244,10 +253,22 @@ struct uprobe_cost uprobe_cost(const uint8_t *bytes, size_t n)
 		c.refusal = "it begins with a Klieg site: switch that";
 	else if (plain && p[0] == 0xcc)
 		c.refusal = "it begins with a breakpoint instruction";
-	bool push = p[0] >= 0x50 && p[0] <= 0x57 && (i == 0 || (i == 1 && rex == 0x41));
 	bool jump = plain && (p[0] == 0xe8 || p[0] == 0xe9 || p[0] == 0xeb || (p[0] & 0xf0) == 0x70 ||
 		(left > 1 && p[0] == 0x0f && (p[1] & 0xf0) == 0x80));
-	if (push || jump || (nop && p[0] == 0x90))
+	if (is_push(bytes, n) || jump || (nop && p[0] == 0x90))
 		c = (struct uprobe_cost){ .entry_ns = ENTRY_NS, .both_ns = BOTH_NS, .refusal = c.refusal, .text = "" };
+	return c;
+}
+
+/* Behind an endbr64 that a push follows nothing has happened yet, and no loop comes back to a push. (kprobes skip it too.) */
+struct uprobe_cost uprobe_cost(const uint8_t *bytes, size_t n)
+{
+	static const uint8_t endbr64[] = { 0xf3, 0x0f, 0x1e, 0xfa };
+	struct uprobe_cost c = cost_of(bytes, n);
+	size_t skip = sizeof endbr64;
+	if (n > skip + 1 && !memcmp(bytes, endbr64, skip) && is_push(bytes + skip, n - skip)) {
+		c = cost_of(bytes + skip, n - skip);
+		c.skip = (uint8_t)skip;
+	}
 	return c;
 }

@@ -61,5 +61,7 @@ int64_t records_clock_error(const struct records *r);
 int inspect_file(int fd, const char **ret_why, struct err *e);
 /* The same of the process itself: its kernel and its filters. */
 const char *inspect_process(pid_t pid);
-/* Does the process have these n bytes of the file at `offset` in its memory, executable and as they are? */
-int inspect_mapped(pid_t pid, const struct stat *st, uint64_t offset, const uint8_t *bytes, size_t n, struct err *e);
+/* Does the process have these n bytes of the file at `offset` in its memory, executable and as they are, but for breakpoints
+ * at the first one or behind `skip` of them? */
+int inspect_mapped(pid_t pid, const struct stat *st, uint64_t offset, const uint8_t *bytes, size_t n, size_t skip,
+	struct err *e);

@@ -253,7 +253,9 @@ static int inspect_once(struct uprobe *u, int fd, const struct stat *st, const c
 	return 0;
 }
 
-static int examine(struct uprobe *u, int fd, const char *file, uint64_t offset, const char **ret_why, struct err *e)
+/* ret_at: where in the file the probe goes; ret_why: why only at entries, or NULL. */
+static int examine(struct uprobe *u, int fd, const char *file, uint64_t offset, uint64_t *ret_at, const char **ret_why,
+	struct err *e)
 {
 	struct stat st;
 	uint8_t bytes[16];
@@ -270,7 +272,8 @@ static int examine(struct uprobe *u, int fd, const char *file, uint64_t offset, 
 		return err_set(e, KLIEG_E_UNSUPPORTED, "the function cannot be probed: %s", cost.refusal);
 	if (u->process_why)
 		*ret_why = u->process_why;
-	return inspect_mapped(u->pid, &st, offset, bytes, (size_t)n, e);
+	*ret_at = offset + cost.skip;
+	return inspect_mapped(u->pid, &st, offset, bytes, (size_t)n, cost.skip, e);
 }
 
 int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t site, bool root, struct err *e)
@@ -293,7 +296,8 @@ int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t sit
 			return err_set(e, KLIEG_E_NO_TARGET, "process %d is gone", u->pid);
 		return err_set(e, err_from_errno(errno), "%s: %s", file, strerror(errno));
 	}
-	int rc = examine(u, fd, file, offset, &why, e);
+	uint64_t at = 0;
+	int rc = examine(u, fd, file, offset, &at, &why, e);
 	if (rc == 0) {
 		struct probe *p = &u->probes[place];
 		*p = (struct probe){ .state = CLOSING, .cookie = (++u->generation << PLACE_BITS | place) & ~KERNEL_EXIT, .site = site,
@@ -301,9 +305,9 @@ int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t sit
 		char path[64];
 		snprintf(path, sizeof path, "/proc/self/fd/%d", fd); /* the very file that was looked at */
 		/* Exits first: an entry that is seen has its exit seen. */
-		if (!why && (rc = kernel_attach(&u->k, path, offset, true, p->cookie, e)) >= 0)
+		if (!why && (rc = kernel_attach(&u->k, path, at, true, p->cookie, e)) >= 0)
 			p->exit_fd = rc;
-		if (rc >= 0 && (rc = kernel_attach(&u->k, path, offset, false, p->cookie, e)) >= 0)
+		if (rc >= 0 && (rc = kernel_attach(&u->k, path, at, false, p->cookie, e)) >= 0)
 			p->enter_fd = rc;
 		p->links = (uint8_t)((p->exit_fd >= 0) + (p->enter_fd >= 0));
 		u->n += place == u->n;

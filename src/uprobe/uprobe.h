@@ -67,6 +67,7 @@ void uprobe_stats(const struct uprobe *u, struct uprobe_stats *ret_s);
 struct uprobe_cost {
 	uint32_t entry_ns, both_ns;
 	bool stepped;            /* the kernel lets the processor execute it alone and takes a second trap */
+	uint8_t skip;            /* the probe goes behind an endbr64, a mere landing pad, if a push follows: that needs no stepping */
 	const char *refusal;     /* never probed, and why; NULL = can be */
 	const char *text;        /* a warning to show, "" = nothing to warn of */
 };

@@ -24,7 +24,7 @@
 
 /* ---- the program --------------------------------------------------------------------------------------------------- */
 
-struct target { pid_t pid; FILE *in, *out; struct { char name[16]; uint64_t offset; uint8_t first; } f[16]; int n; char exe[64]; char line[256]; };
+struct target { pid_t pid; FILE *in, *out; struct { char name[16]; uint64_t offset; uint8_t first[5]; } f[16]; int n; char exe[64]; char line[256]; };
 
 static struct target start(const char *path)
 {
@@ -53,7 +53,7 @@ static struct target start(const char *path)
 	assert_string_equal(t.line, "ready\n");
 	int fd = open(t.exe, O_RDONLY | O_CLOEXEC);
 	for (int i = 0; i < t.n; i++)
-		assert_int_equal(pread(fd, &t.f[i].first, 1, (off_t)t.f[i].offset), 1);
+		assert_int_equal(pread(fd, t.f[i].first, 5, (off_t)t.f[i].offset), 5);
 	close(fd);
 	return t;
 }
@@ -254,7 +254,13 @@ static uint8_t swap_byte(const struct target *t, const char *name, unsigned at, 
 	close(mem);
 	return was;
 }
-static bool is_probed(const struct target *t, const char *name) { return swap_byte(t, name, 0, -1) != t->f[find(t, name)].first; }
+static bool is_probed(const struct target *t, const char *name)
+{
+	bool same = true;
+	for (unsigned i = 0; i < 5; i++)
+		same &= swap_byte(t, name, i, -1) == t->f[find(t, name)].first[i];
+	return !same;
+}
 
 static void await_removed(struct agent *a)
 {
@@ -287,10 +293,10 @@ static void test_permitted(void **state)
 }
 
 /* Three threads, nesting and recursion: every call of every function is there, once. */
-static void check_spans(bool perf_events)
+static void check_spans(const char *program, bool perf_events)
 {
 	enum { LEAF = 3, PARENT, DOWN, NEVER, N = 2000 };
-	struct target t = start(TARGET);
+	struct target t = start(program);
 	struct agent a = watch_as(t.pid, perf_events);
 	probe(&a, &t, "leaf", LEAF, KW_SPAN);
 	probe(&a, &t, "parent", PARENT, KW_DETAIL);
@@ -338,8 +344,9 @@ static void check_spans(bool perf_events)
 	unwatch(&a);
 	stop(&t);
 }
-static void test_spans(void **state) { NEED(); check_spans(false); }
-static void test_spans_perf(void **state) { NEED(); check_spans(true); }
+static void test_spans(void **state) { NEED(); check_spans(TARGET, false); }
+static void test_spans_endbr(void **state) { NEED(); check_spans(TARGET "_cet", false); }
+static void test_spans_perf(void **state) { NEED(); check_spans(TARGET, true); }
 
 static void test_count(void **state)
 {
@@ -756,7 +763,8 @@ static void test_cost(void **state)
 	static const struct { const char *bytes; uint8_t n; bool stepped, refused; } c[] = {
 		{ "\x55\x48\x89\xe5", 4, false, false },               /* push %rbp */
 		{ "\x41\x57\x41\x56", 4, false, false },               /* push %r15 */
-		{ "\xf3\x0f\x1e\xfa\x55", 5, true, false },            /* endbr64 */
+		{ "\xf3\x0f\x1e\xfa\x31\xc0", 6, true, false },        /* endbr64 */
+		{ "\xf3\x0f\x1e\xfa\x41\x54", 6, false, false },       /* and a push behind it */
 		{ "\x48\x83\xec\x08", 4, true, false },                /* sub $8, %rsp */
 		{ "\xe9\0\0\0\0", 5, false, false },                   /* jmp */
 		{ "\x90\xc3", 2, false, false },
@@ -857,7 +865,7 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cost), cmocka_unit_test(test_files), cmocka_unit_test(test_permitted), cmocka_unit_test(test_denied),
-		cmocka_unit_test(test_spans), cmocka_unit_test(test_spans_perf), cmocka_unit_test(test_count), cmocka_unit_test(test_threshold),
+		cmocka_unit_test(test_spans), cmocka_unit_test(test_spans_endbr), cmocka_unit_test(test_spans_perf), cmocka_unit_test(test_count), cmocka_unit_test(test_threshold),
 		cmocka_unit_test(test_jumps), cmocka_unit_test(test_deep), cmocka_unit_test(test_thread_exit), cmocka_unit_test(test_remove_open),
 		cmocka_unit_test(test_dying), cmocka_unit_test(test_losses), cmocka_unit_test(test_clock), cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_entries_only), cmocka_unit_test(test_signal_stack), cmocka_unit_test(test_fork), cmocka_unit_test(test_root),
