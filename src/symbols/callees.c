@@ -85,16 +85,8 @@ static void found_slot(struct search *w, const struct slot *slot)
 /* The piece of a function that holds addr: a range in which no function starts. */
 static const struct range *piece_at(const struct symbols *s, uint64_t addr)
 {
-	uint32_t lo = 0, hi = s->nranges;
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-		if (s->ranges[mid].addr <= addr)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	const struct range *r = lo ? &s->ranges[lo - 1] : NULL;
-	return r && addr - r->addr < r->size && !symbols_at(s, r->addr) ? r : NULL;
+	const struct range *r = range_at(s, addr);
+	return r && !symbols_at(s, r->addr) ? r : NULL;
 }
 
 static void add_part(struct search *w, uint64_t addr, uint64_t size)

@@ -244,3 +244,17 @@ void ranges_read(struct symbols *s)
 	if (s->nranges)
 		qsort(s->ranges, s->nranges, sizeof *s->ranges, range_order);
 }
+
+const struct range *range_at(const struct symbols *s, uint64_t addr)
+{
+	uint32_t lo = 0, hi = s->nranges;
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+		if (s->ranges[mid].addr <= addr)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	const struct range *r = lo ? &s->ranges[lo - 1] : NULL;
+	return r && addr - r->addr < r->size ? r : NULL;
+}

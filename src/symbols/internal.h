@@ -67,6 +67,7 @@ void relatives_each(const struct symbols *s, void (*fn)(void *arg, uint64_t addr
 
 /* eh_frame.c */
 void ranges_read(struct symbols *s);                                  /* s->ranges */
+const struct range *range_at(const struct symbols *s, uint64_t addr); /* the one that contains addr, or NULL */
 
 /* symbols.c */
 const struct segment *symbols_in_text(const struct symbols *s, uint64_t addr);
@@ -80,6 +81,7 @@ void prologues_check(struct symbols *s);                              /* window 
 void decoder_start(ZydisDecoder *d, bool minimal);
 const char *move_obstacle(const ZydisDecodedInstruction *in, uint32_t at);
 bool instruction_target(const ZydisDecodedInstruction *in, uint64_t at, uint64_t *ret_target); /* of a relative branch */
+bool is_jcc(const ZydisDecodedInstruction *in);
 static inline bool is_stop(const ZydisDecodedInstruction *in) /* nothing runs on behind it (not in minimal mode) */
 {
 	return in->meta.category == ZYDIS_CATEGORY_RET || in->mnemonic == ZYDIS_MNEMONIC_JMP || in->mnemonic == ZYDIS_MNEMONIC_UD2 ||

@@ -17,7 +17,7 @@ bool instruction_target(const ZydisDecodedInstruction *in, uint64_t at, uint64_t
 	return true;
 }
 
-static bool is_jcc(const ZydisDecodedInstruction *in)
+bool is_jcc(const ZydisDecodedInstruction *in)
 {
 	return (in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (in->opcode & 0xf0) == 0x70) || (in->opcode_map == ZYDIS_OPCODE_MAP_0F && (in->opcode & 0xf0) == 0x80);
 }

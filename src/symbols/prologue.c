@@ -2,8 +2,8 @@
  * at by itself; then all code of the file is decoded once, to find what would land in the middle of such a jump: branches from anywhere,
  * entries of jump tables, labels whose address is taken. Runs once, while opening; the decoder's minimal mode makes it affordable.
  * What cannot be found: code that computes such an address. Compilers don't, and functions written by hand rarely do.
- * The same pass finds pieces (.cold) of functions that stripped programs do not tell from functions: nobody calls them, and they jump back
- * into the middle of another. */
+ * The same pass finds pieces (.cold) of functions that stripped programs do not tell from functions: nobody calls them or takes their address,
+ * and they jump back into the middle of another function, or are entered from another by a conditional branch. */
 #include "symbols/internal.h"
 #include "base/buf.h"
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 #define TABLE_ENTRIES_ALL (32u << 20) /* of a file: a hostile one could make the tables add up */
 
 /* One bit for every byte of a segment: a function starts there; a jump would be written over it; it is called, or its address taken; the
- * function that starts there jumps into the middle of another. */
+ * function that starts there looks like a piece of another. */
 struct marks { uint8_t *start, *inner, *called, *piece; };
 struct scan {
 	struct symbols *s;
@@ -161,6 +161,24 @@ static void jump_tables(struct scan *c, struct sweep *w)
 	w->ntables = 0;
 }
 
+static void mark_piece(struct scan *c, const struct symbols_function *f)
+{
+	uint64_t i;
+	const struct marks *m = f->name ? NULL : marks_at(c, f->addr, &i);
+	if (m)
+		set(m->piece, i);
+}
+
+/* A branch out of function f. */
+static void look_out(struct scan *c, const struct symbols_function *f, const ZydisDecodedInstruction *in, uint64_t to)
+{
+	const struct symbols_function *g = symbols_at(c->s, to);
+	if (g && to != g->addr)
+		mark_piece(c, f);
+	if (g && is_jcc(in))
+		mark_piece(c, g);
+}
+
 static void look(struct scan *c, struct sweep *w, const ZydisDecodedInstruction *in, uint64_t at)
 {
 	uint64_t to, i;
@@ -173,11 +191,10 @@ static void look(struct scan *c, struct sweep *w, const ZydisDecodedInstruction 
 			landing(c, to);
 		if (call || !w->f)
 			return;
-		struct symbols_function *f = &c->s->functions[w->f - c->s->functions];
-		if (start && to == f->addr && !f->refusal)
-			refuse(f, loop);
-		else if (!start && !f->name && to - f->addr >= f->size && symbols_at(c->s, to) && (m = marks_at(c, f->addr, &i)))
-			set(m->piece, i);
+		if (to - w->f->addr >= w->f->size)
+			look_out(c, w->f, in, to);
+		else if (start && to == w->f->addr && !w->f->refusal)
+			refuse(&c->s->functions[w->f - c->s->functions], loop);
 	} else if (in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && w->f) {
 		if (in->opcode == 0x8d && in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5) {
 			to = at + in->length + (uint64_t)in->raw.disp.value;

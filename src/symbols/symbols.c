@@ -140,9 +140,10 @@ static bool settle(const struct symbols *s, const struct name *names, uint32_t n
 	uint64_t size = n && names->size ? names->size : range ? range->size : 0;
 	f.size = size > UINT32_MAX ? UINT32_MAX : (uint32_t)size;
 	f.refusal = why_special(s, names, n);
+	const struct range *in = range ? range : range_at(s, f.addr);
 	if (f.addr == s->image.head.e_entry)
 		f.refusal = "the program starts there: nobody calls it";
-	else if (!f.refusal && range && !entry)
+	else if (!f.refusal && in && !in->is_entry)
 		f.refusal = "its stack at entry is not that of a function that was called";
 	else if (!f.refusal && f.addr < named_end)
 		f.refusal = "it starts inside another function";
