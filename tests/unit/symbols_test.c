@@ -605,7 +605,7 @@ static void real(const char *path, uint32_t least, const char *function)
 
 static void test_real(void **state)
 {
-	real("/usr/bin/redis-server", 4000, "processCommand");
+	real("/usr/bin/redis-server", 3900, "processCommand");
 	real("/usr/lib/postgresql/15/bin/postgres", 13000, "SetLatch");
 	real("/usr/sbin/nginx", 1500, "ngx_http_process_request");
 	real("/usr/bin/memcached", 300, NULL);
