@@ -118,6 +118,14 @@ static __attribute__((noinline)) bool prepare(struct klieg__thread *me)
 	return ok;
 }
 
+/* The thread has no slot: there is none, or a signal came while it was being had. */
+static __attribute__((noinline, cold)) uint64_t nowhere(const struct kw_hook *h)
+{
+	if (klieg__process.region && h->site1 - 1 < KW_MAX_SITES && klieg__load(&klieg__process.sites[h->site1 - 1].level, RELAXED) >= KW_SPAN)
+		__atomic_fetch_add(&klieg__process.control->lost_no_slot, 1, __ATOMIC_RELAXED);
+	return 0;
+}
+
 static void pop(struct kw_gate *g, struct kw_frame *f)
 {
 	klieg__store(&g->top, (uint64_t)(uintptr_t)(f + 1), RELAXED);
@@ -282,14 +290,16 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 	if (klieg__unlikely(me->busy | me->in_plugin)) { /* a signal handler inside a probe, or what a probe calls itself */
 		if (me->t && !me->in_plugin)
 			__atomic_fetch_add(&me->t->lost_reentrant, 1, __ATOMIC_RELAXED);
-		return 0;
+		return me->t || me->in_plugin ? 0 : nowhere(h);
 	}
 	if (klieg__unlikely(!klieg__process.region || h->site1 - 1 >= KW_MAX_SITES))
 		return 0;
 	const struct kw_site_state *st = klieg__process.sites + (h->site1 - 1);
 	unsigned level = klieg__load(&st->level, RELAXED);
-	if (!level || (klieg__unlikely(!klieg__slot_now(me) || !me->gate) && !prepare(me)))
+	if (!level)
 		return 0;
+	if (klieg__unlikely(!klieg__slot_now(me) || !me->gate) && !prepare(me))
+		return nowhere(h);
 	if (klieg__unlikely(h->nwhere) && !condition(h, regs, slot))
 		return 0;
 	struct kw_gate *g = me->gate;

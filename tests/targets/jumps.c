@@ -63,7 +63,7 @@ static uint64_t go(long rounds)
 		h = mix(h, (uint64_t)v);
 	}
 	sigaction(SIGUSR1, &before, NULL);
-	return mix(h, arrived);
+	return returns(mix(h, arrived)); /* a last call: only by it can be seen that the ones before are over */
 }
 
 int main(void) { return target_loop(go, NULL); }
