@@ -79,10 +79,10 @@ def test_every_route_answers_as_it_is_described(klieg_up, demo):
 	assert status == 200 and doc["openapi"].startswith("3.1")
 	tried = set()
 
-	def call(method, path, body=None, expect=200, id=""):
+	def call(method, path, body=None, expect=200, id="", pid=""):
 		tried.add((method.lower(), "/api/v1" + path.split("?")[0]))
 		op = doc["paths"]["/api/v1" + path.split("?")[0]][method.lower()]
-		status, answer = klieg_up.request(method, "/api/v1" + path.replace("{id}", id), body)
+		status, answer = klieg_up.request(method, "/api/v1" + path.replace("{id}", id).replace("{pid}", str(pid)), body)
 		assert status == expect, (method, path, status, answer)
 		schema = op["responses"][str(expect)]["content"]["application/json"]["schema"]
 		valid(answer, schema, doc, f"{method} {path}")
@@ -104,6 +104,14 @@ def test_every_route_answers_as_it_is_described(klieg_up, demo):
 	assert call("POST", "/toggles/undo")["toggles"][0]["id"] == toggle["id"]
 	assert call("DELETE", "/toggles?sel=inner")["removed"] == [toggle["id"]]
 	assert [t["state"] for t in call("GET", "/toggles?all=true")["toggles"]] == ["removed"]
+	assert demo.pid in [c["pid"] for c in call("GET", "/candidates")["candidates"] if c["attachable"] and c["cmdline"]]
+	assert call("POST", "/attachments", {"pid": demo.pid, "check": True})["attachments"][0]["attachable"] and not call("GET", "/attachments")["attachments"]
+	assert call("POST", "/attachments", {"pid": demo.pid, "max_pause": "5ms", "roots": ["main"]})["attachments"][0]["functions"] > 1
+	assert [a["pid"] for a in call("GET", "/attachments")["attachments"]] == [demo.pid] and call("GET", "/sites?sel=demo:main")["sites"][0]["kind"] == "function"
+	assert call("GET", "/processes/{pid}/callees?function=main", pid=demo.pid)["callees"]
+	assert call("GET", "/callgraph?root=demo:outer&since=5m&min_share=0")["roots"][0]["children"]
+	assert call("DELETE", "/attachments/{pid}", pid=demo.pid)["text_identical"]
+	assert call("DELETE", "/attachments?all=true") == {"detached": [], "refused": []}
 	streams = {("get", "/api/v1/events"), ("get", "/api/v1/spans/tail")}
 	described = {(m, p) for p, item in doc["paths"].items() for m in item}
 	assert described - tried == streams
@@ -131,6 +139,15 @@ def test_parameters_are_held_to_the_table(klieg_up):
 	problem(klieg_up, 400, "E206", "GET", "/api/v1/spans?q=%ff")
 	problem(klieg_up, 400, "E206", "GET", "/api/v1/spans?q=%zz")
 	problem(klieg_up, 400, "E206", "GET", "/api/v1/spans?limit=1&limit=2")
+	problem(klieg_up, 400, "E201", "GET", "/api/v1/callgraph?root=%7B")
+	problem(klieg_up, 400, "E203", "GET", "/api/v1/callgraph?depth=65")
+	problem(klieg_up, 400, "E200", "GET", "/api/v1/processes/1/callees")
+	problem(klieg_up, 400, "E200", "GET", "/api/v1/processes/x/callees?function=f")
+	problem(klieg_up, 404, "E205", "GET", "/api/v1/processes/1/callers")
+	problem(klieg_up, 400, "E200", "DELETE", "/api/v1/attachments/abc")
+	problem(klieg_up, 400, "E200", "DELETE", "/api/v1/attachments/99999999999999999999")
+	problem(klieg_up, 400, "E200", "DELETE", "/api/v1/attachments")
+	problem(klieg_up, 404, "E301", "DELETE", "/api/v1/attachments?name=nobody")
 	a = problem(klieg_up, 400, "E201", "GET", "/api/v1/spans?q=" + urllib.parse.quote("{ name = }"))
 	assert a["line"] == 1 and a["column"] > 5
 	status, answer = klieg_up.request("GET", "/api/v1/traces/xyz")
@@ -152,6 +169,21 @@ def test_bodies_are_held_to_the_table(klieg_up, demo):
 	problem(klieg_up, 400, "E203", "POST", post_toggle, {"selector": "*", "ttl": "2d"})
 	problem(klieg_up, 400, "E203", "POST", post_toggle, {"selector": "*", "reason": "x" * 501})
 	problem(klieg_up, 400, "E201", "POST", post_toggle, {"selector": "{ name = "})
+	problem(klieg_up, 400, "E203", "POST", post_toggle, {"selector": "*", "level": "deep", "depth": 17})
+	problem(klieg_up, 400, "E203", "POST", post_toggle, {"selector": "*", "max_pause": "1ns"})
+	problem(klieg_up, 400, "E201", "POST", post_toggle, {"selector": "*", "where": "arg.1 >"})
+	problem(klieg_up, 400, "E201", "POST", post_toggle, {"selector": "*", "where": "{ name = "})
+	attach = "/api/v1/attachments"
+	problem(klieg_up, 400, "E200", "POST", attach, {})
+	problem(klieg_up, 400, "E200", "POST", attach, {"pid": 1, "name": "x"})
+	problem(klieg_up, 400, "E200", "POST", attach, {"name": ""})
+	problem(klieg_up, 400, "E203", "POST", attach, {"pid": 0})
+	problem(klieg_up, 400, "E202", "POST", attach, {"pid": "1"})
+	problem(klieg_up, 400, "E202", "POST", attach, {"pid": 1, "libraries": "libc*"})
+	problem(klieg_up, 400, "E202", "POST", attach, {"pid": 1, "libraries": [1]})
+	problem(klieg_up, 400, "E203", "POST", attach, {"pid": 1, "plugins": ["x"] * 65})
+	problem(klieg_up, 404, "E301", "POST", attach, {"pid": 4194303})
+	problem(klieg_up, 404, "E301", "POST", attach, {"name": "no such name"})
 	problem(klieg_up, 413, "E105", "POST", post_toggle, b"[" + b" " * (1 << 20))
 	problem(klieg_up, 404, "E204", "POST", post_toggle, {"selector": "nothing:like-this"})
 	problem(klieg_up, 404, "E205", "PATCH", "/api/v1/toggles/t-nobody", {"keep": 1})
