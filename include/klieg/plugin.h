@@ -37,7 +37,7 @@ enum klieg_hook_flags {
 	KLIEG_HOOK_OPTIONAL = 2,   /* some versions have no such function: its absence is not worth a note */
 	KLIEG_HOOK_COUNT = 4,      /* called very often: KLIEG_LEVEL_COUNT unless somebody asks for more */
 	KLIEG_HOOK_LIGHT = 8,      /* `enter` uses general registers only (__attribute__((target("general-regs-only")))) and calls nothing: it is then called
-	                              without saving the vector registers, some 50 ns cheaper. It may read arguments and decide, no more. */
+	                              without saving the vector registers, some 25 ns cheaper. It may read arguments and decide, no more. */
 	KLIEG_HOOK_GIVEN = 16,     /* `function` is the name of an option: the user says which function it is (`--plugin microhttpd:handler=answer`) */
 };
 

@@ -1,10 +1,28 @@
 /* Runs the handlers of plugins around intercepted calls, on the program's own threads. hook.c calls in, with the vector registers still the program's; a handler
- * is ordinary code and runs inside klieg__call_saved(), everything that is no handler stays outside of it. While one runs, me->in_plugin lets the functions
+ * is ordinary code and runs inside klieg__call_kept(), everything that is no handler stays outside of it. While one runs, me->in_plugin lets the functions
  * that it calls pass untraced. Owns nothing: a run lives on the stack of its call. */
 #include "probe/plugin_internal.h"
 #include <errno.h>
 
 #if defined(__x86_64__) /* as the hooks are */
+
+/* Is XGETBV with ECX = 1 there, and AVX? CPUID as in Intel's SDM: leaf 1 OSXSAVE, leaf 0xd sub-leaf 1. */
+__attribute__((constructor(102))) static void learn_vectors(void)
+{
+	uint32_t a, b, c, d;
+	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(0), "c"(0));
+	if (a < 0xd)
+		return;
+	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(1), "c"(0));
+	if (!(c & 1u << 27))
+		return;
+	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(0xd), "c"(1));
+	if (!(a & 1u << 2))
+		return;
+	uint32_t low, high;
+	__asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	klieg__vectors = low & 4 ? VECTORS_AVX : VECTORS_SSE;
+}
 
 static inline const struct klieg_plugin_hook *hook_of(const struct kw_hook *h) { return (const struct klieg_plugin_hook *)(uintptr_t)h->data; }
 static inline unsigned from_level(const struct klieg_plugin_hook *k) { return k->level ? k->level : KLIEG_LEVEL_DETAIL; }
@@ -95,7 +113,7 @@ static __attribute__((noinline)) int enter_heavy(const struct kw_hook *h, const 
 	prepare_run(&r, h, user, level, NULL);
 	take_arguments(&r.call, r.args, regs, ra_slot);
 	r.enter = hook_of(h)->enter;
-	int rc = (int)klieg__call_saved(run_saved, &r);
+	int rc = (int)klieg__call_kept(run_saved, &r);
 	give_arguments(r.args, regs);
 	return rc;
 }
@@ -123,7 +141,7 @@ static __attribute__((noinline)) void begin_heavy(const struct kw_hook *h, const
 	take_arguments(&r.call, r.args, regs, ra_slot);
 	r.enter = NULL;
 	r.handler = hook_of(h)->begin;
-	klieg__call_saved(run_saved, &r);
+	klieg__call_kept(run_saved, &r);
 	give_arguments(r.args, regs);
 }
 
@@ -159,7 +177,7 @@ static __attribute__((noinline)) void leave_heavy(const struct kw_hook *h, uint6
 	r.call.result = rax;
 	r.enter = NULL;
 	r.handler = hook_of(h)->leave;
-	klieg__call_saved(run_saved, &r);
+	klieg__call_kept(run_saved, &r);
 	if (r.drop)
 		klieg__end_frame(s, UINT64_MAX); /* shorter than that, so it goes as those do that are too short */
 }

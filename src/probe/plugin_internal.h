@@ -12,6 +12,11 @@ void klieg__plugin_leave(const struct kw_hook *h, uint64_t rax, uint64_t user[4]
 /* The host table given to plugins; kw_region.plugin_host. Behind it is struct kw_plugin_area (wire/plugin_area.h). */
 void *klieg__plugin_host(void);
 
+/* plugin_call.S: as klieg__call_saved, faster. klieg__vectors says what there is to keep. */
+uint64_t klieg__call_kept(uint64_t (*fn)(void *), void *arg);
+enum klieg__vectors { VECTORS_UNKNOWN = 0, VECTORS_SSE = 1, VECTORS_AVX = 2 };
+extern uint32_t klieg__vectors;
+
 /* A handler being run: what the host functions know beside the call. Lives on the stack of that call. */
 enum { RUN_ATTRIBUTES = 16, RUN_TEXT = 1536 };
 struct klieg__run {

@@ -341,6 +341,73 @@ static void vectors(void **state)
 	look();
 }
 
+/* All of them, in each of the states that a processor may find them in, around code that leaves none as it was. */
+#define EACH16(m, w) m(0, w) m(1, w) m(2, w) m(3, w) m(4, w) m(5, w) m(6, w) m(7, w) m(8, w) m(9, w) m(10, w) m(11, w) m(12, w) m(13, w) m(14, w) m(15, w)
+#define EACH32(m, w) EACH16(m, w) m(16, w) m(17, w) m(18, w) m(19, w) m(20, w) m(21, w) m(22, w) m(23, w) m(24, w) m(25, w) m(26, w) m(27, w) m(28, w) m(29, w) m(30, w) m(31, w)
+#define LOADX(n, w) "movups 64*" #n "(%[in]), %%xmm" #n "\n\t"
+#define STOREX(n, w) "movups %%xmm" #n ", 64*" #n "(%[out])\n\t"
+#define LOADV(n, w) "vmovups 64*" #n "(%[in]), %%" #w "mm" #n "\n\t"
+#define STOREV(n, w) "vmovups %%" #w "mm" #n ", 64*" #n "(%[out])\n\t"
+#define LOADK(n) "kmovq 2048+8*" #n "(%[in]), %%k" #n "\n\t"
+#define STOREK(n) "kmovq %%k" #n ", 2048+8*" #n "(%[out])\n\t"
+#define MASKS(m) m(0) m(1) m(2) m(3) m(4) m(5) m(6) m(7)
+#define AROUND(load, store) \
+	__asm__ volatile(load "lea clobber(%%rip), %%rdi\n\tcall klieg__call_kept\n\t" store : : [in] "b"(in), [out] "r"(out) : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", \
+		"r11", "memory", "cc")
+#define ONES(n, w) "vpcmpeqd %%ymm" #n ", %%ymm" #n ", %%ymm" #n "\n\t"
+#define ONES512(n, w) "vpternlogd $255, %%zmm" #n ", %%zmm" #n ", %%zmm" #n "\n\t"
+__attribute__((used)) static uint64_t clobber(void *arg) __asm__("clobber");
+static uint64_t clobber(void *arg)
+{
+	(void)arg;
+	if (__builtin_cpu_supports("avx512bw"))
+		__asm__ volatile(EACH32(ONES512, z) "kxnorq %%k1, %%k1, %%k1\n\tkxnorq %%k2, %%k2, %%k2\n\tkxnorq %%k7, %%k7, %%k7" : : : "memory");
+	else if (__builtin_cpu_supports("avx2"))
+		__asm__ volatile(EACH16(ONES, y) : : : "memory");
+	else
+		__asm__ volatile("pcmpeqd %%xmm0, %%xmm0\n\tpcmpeqd %%xmm15, %%xmm15" : : : "memory");
+	__asm__ volatile("ldmxcsr %0" : : "m"((const uint32_t){ 0x9fc0 }));
+	return 42;
+}
+
+__attribute__((noinline)) static void all_vectors(void **state)
+{
+	static uint8_t in[2112] __attribute__((aligned(64))), out[2112] __attribute__((aligned(64)));
+	uint32_t csr, after;
+	for (size_t i = 0; i < sizeof in; i++)
+		in[i] = (uint8_t)(i * 37 + 11);
+	__asm__ volatile("stmxcsr %0" : "=m"(csr));
+	for (unsigned mode = 0; mode <= VECTORS_AVX; mode++) {
+		uint32_t had = klieg__vectors;
+		if (mode == VECTORS_AVX && !__builtin_cpu_supports("avx2"))
+			break;
+		klieg__vectors = mode && had ? VECTORS_AVX : VECTORS_UNKNOWN; /* 0: by XSAVE */
+		for (int width = 16; width <= 64; width *= 2) {
+			bool wide = width == 64;
+			if ((width > 16 && !__builtin_cpu_supports("avx2")) || (wide && !__builtin_cpu_supports("avx512bw")))
+				continue;
+			memset(out, 0, sizeof out);
+			if (width == 16)
+				AROUND(EACH16(LOADX, x), EACH16(STOREX, x));
+			else if (width == 32)
+				AROUND(EACH16(LOADV, y), EACH16(STOREV, y));
+			else
+				AROUND(EACH32(LOADV, z) MASKS(LOADK), EACH32(STOREV, z) MASKS(STOREK));
+			if (width < 64 && __builtin_cpu_supports("avx"))
+				__asm__ volatile("vzeroupper");
+			for (int r = 0; r < (wide ? 32 : 16); r++)
+				assert_memory_equal(in + 64 * r, out + 64 * r, (size_t)width);
+			if (wide)
+				assert_memory_equal(in + 2048, out + 2048, 64);
+			__asm__ volatile("stmxcsr %0" : "=m"(after));
+			assert_int_equal(csr, after);
+			if (__builtin_cpu_supports("avx"))
+				__asm__ volatile("vzeroupper");
+		}
+		klieg__vectors = had;
+	}
+}
+
 /* ---- the plugins ------------------------------------------------------------------------------------------------------ */
 
 static void io(void **state)
@@ -502,7 +569,7 @@ static int start(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(sql), cmocka_unit_test(handlers), cmocka_unit_test(requests), cmocka_unit_test(reads), cmocka_unit_test(options_and_notes),
-		cmocka_unit_test(vectors), cmocka_unit_test(io), cmocka_unit_test(dns), cmocka_unit_test(locks), cmocka_unit_test(allocator), cmocka_unit_test(sqlite),
+		cmocka_unit_test(vectors), cmocka_unit_test(all_vectors), cmocka_unit_test(io), cmocka_unit_test(dns), cmocka_unit_test(locks), cmocka_unit_test(allocator), cmocka_unit_test(sqlite),
 		cmocka_unit_test(declarations) };
 	return cmocka_run_group_tests(tests, start, NULL);
 }
