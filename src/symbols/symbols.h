@@ -27,7 +27,7 @@ struct symbols_function {
  * build-id (/usr/lib/debug/.build-id/ab/cdef.debug) and .gnu_debuglink. A debug file of another build-id is an error that says so.
  * Names from .symtab, .dynsym, the debug file (else from DWARF); boundaries from .eh_frame for what has no name. Not functions: PLT entries,
  * pieces that the compiler moved away (.cold; in stripped files known by their unwind rows and by jumps back into another function), ifuncs
- * and their resolvers. Aliases of one address are one function: the global, shortest name wins. Takes about 10 ms a megabyte of text. */
+ * and their resolvers. Aliases of one address are one function: the global, shortest name wins. Takes about 30 ms a megabyte of text. */
 int symbols_open(int fd, const char *debug_file, struct symbols **ret_s, struct err *e);
 void symbols_close(struct symbols *s);
 
