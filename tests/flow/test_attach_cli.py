@@ -8,6 +8,7 @@ import tempfile
 import pytest
 
 from conftest import KLIEG, changed, text_of, wait_for
+from test_remote import Server, agent
 
 PROGRAM = r"""
 #include <poll.h>
@@ -225,6 +226,19 @@ def test_run_attach(klieg_up, program, spawn):
 	assert r.returncode == 0 and r.stdout == ""
 	r = up.cli("run", "--lib", "x", "--", "true", check=False)
 	assert r.returncode == 2 and "--lib goes with --attach" in r.stderr
+
+
+def test_with_the_agent_elsewhere(program, tmp_path, spawn):
+	up, p = Server(tmp_path / "server"), program()
+	try:
+		fails(up, 3, "E301", "attach", "plain-server")       # no agent yet
+		agent(spawn, up, tmp_path / "agent")
+		wait_for(lambda: up.cli("ps", check=False).returncode == 0)
+		assert f"(process {p.pid})" in up.cli("attach", "plain-server").stdout
+		assert ("handle", "parse") in tree(up.cli("illuminate", "handle", "--once", "--for", "1s", "--max-cost", "50%", json_out=True))
+		assert f"process {p.pid}: " in up.cli("detach", "--all").stdout and p.poll() is None
+	finally:
+		up.stop()
 
 
 def test_completion_knows_processes_and_functions(klieg_up, program):
