@@ -77,6 +77,8 @@ GUEST void *guest_load(void *block)
 	if (__builtin_setjmp(b->home)) {
 		for (unsigned i = 0; i < sizeof b->locks / sizeof *b->locks && b->locks[i]; i++)
 			b->unlock(b->locks[i]);
+		if (b->fd >= 0)
+			call(SYS_close, b->fd, 0, 0, 0);
 		return 0;
 	}
 	uint64_t entry = b->entry;

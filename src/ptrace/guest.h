@@ -34,7 +34,7 @@ struct guest_block {
 	void *home[5];                   /* __builtin_setjmp: where guest_escape goes to */
 	int32_t tid, pad;                /* of the loading thread, as the target counts */
 	void *locks[8];                  /* of the loader, which it held when it crashed */
-	char path[256];                  /* filled in when the memfd has its content; before, without a memfd */
+	char path[256];                  /* filled in when the memfd has its content, or from the start if there is a file */
 	char label[160], symbol[256], text[256];
 	uint8_t argument[GUEST_ARGUMENT_MAX] __attribute__((aligned(16)));
 };

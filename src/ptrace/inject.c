@@ -22,6 +22,7 @@
 #include "ptrace/place.h"
 #include "ptrace/proc.h"
 #include "ptrace/remote.h"
+#include "ptrace/shelf.h"
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -59,6 +60,7 @@ struct job {
 
 	/* in the target */
 	uint64_t area, area_n;           /* guard page, the thread's stack, scratch stack, block; a page of code */
+	char shelf[256];                 /* the file's path there, if it sees no /proc */
 	int fed;                         /* 1: the loading thread has its file; KLIEG_E_*: it will not get it */
 
 	struct inject_report report;
@@ -144,6 +146,7 @@ static void fill_block(const struct job *j, uint64_t stack_n, struct guest_block
 		b->arg = block_at(j) + offsetof(struct guest_block, argument);
 		memcpy(b->argument, j->arg, j->arg_n);
 	}
+	memcpy(b->path, j->shelf, sizeof b->path);
 	snprintf(b->label, sizeof b->label, "%s", j->label);
 	snprintf(b->symbol, sizeof b->symbol, "%s", j->symbol);
 }
@@ -191,6 +194,8 @@ static int spawn(struct job *j, uint64_t stack_n, pid_t *ret_child, int *ret_err
 static int feed(struct job *j)
 {
 	int32_t fd;
+	if (j->shelf[0])
+		return 1;
 	char path[sizeof ((struct guest_block *)0)->path] = "";
 	uint64_t at = block_at(j);
 	if (remote_read(j->mem, at + offsetof(struct guest_block, fd), &fd, sizeof fd))
@@ -233,12 +238,31 @@ static void find_locks(struct job *j)
 	remote_write(j->mem, at + offsetof(struct guest_block, locks), locks, sizeof locks);
 }
 
+/* Where a library of the same content is mapped; 0 = nowhere. */
+static uint64_t find_mapped(const struct job *j)
+{
+	struct proc_map m;
+	uint64_t base = 0;
+	FILE *maps = proc_maps_open(j->pid);
+	while (maps && !base && proc_maps_next(maps, &m))
+		if (m.offset == 0 && strstr(m.path, j->label))
+			base = m.start;
+	if (maps)
+		fclose(maps);
+	return base;
+}
+
 static void send_to_escape(struct job *j, pid_t tid)
 {
 	struct user_regs_struct g;
+	uint32_t stage = 0;
 	if (ptrace(PTRACE_GETREGS, tid, 0, &g) < 0)
 		return;
 	find_locks(j);
+	uint64_t base = find_mapped(j);
+	remote_read(j->mem, block_at(j) + offsetof(struct guest_block, stage), &stage, sizeof stage);
+	if (base && stage == GUEST_LOADING) /* it is half initialised: without its ELF magic find_loaded knows it again */
+		remote_write(j->mem, base, "\0\0\0", 4);
 	g.rip = in_target(j, (const void *)guest_escape);
 	g.rdi = block_at(j);
 	g.rsp = block_at(j) - 8; /* the scratch stack: its own may be what overflowed */
@@ -302,7 +326,7 @@ static int judge(struct job *j, int followed, int signal)
 	b.text[sizeof b.text - 1] = 0;
 	if (followed == KLIEG_E_PARTIAL) {
 		err_set(j->e, KLIEG_E_BAD_DATA, "process %d: %s %s in %s: %s; the thread that loaded it was ended, the process goes on", j->pid, j->label,
-			b.stage == GUEST_LOADING ? "crashed while it was loaded," : "crashed", b.stage == GUEST_LOADING ? "a constructor" : j->symbol, strsignal(signal));
+			b.stage == GUEST_LOADING ? "crashed while it was loaded," : "crashed", b.stage == GUEST_LOADING ? "a constructor or by its content" : j->symbol, strsignal(signal));
 		return KLIEG_E_BAD_DATA;
 	}
 	if (followed == KLIEG_E_BUSY)
@@ -353,7 +377,7 @@ static int load(struct job *j)
 		if (child) {
 			int followed = follow(j, child, &signal);
 			int judged = judge(j, followed, signal);
-			code = code < 0 ? code : judged;
+			code = code < 0 && judged != KLIEG_E_NO_TARGET ? code : judged;
 			if (followed == KLIEG_E_BUSY)
 				return code; /* its memory is in use */
 		}
@@ -367,7 +391,12 @@ static void *tracer_main(void *arg)
 {
 	struct job *j = arg;
 	remote_tracer("klieg-inject");
-	j->result = load(j);
+	if (!j->entry && shelf_needed(j->pid))
+		j->result = shelf_put(j->pid, j->label, j->file.p, j->file.n, j->shelf, sizeof j->shelf, j->e);
+	if (!j->result)
+		j->result = load(j);
+	if (j->shelf[0])
+		shelf_remove(j->pid, j->shelf);
 	return NULL;
 }
 
@@ -382,6 +411,15 @@ static int read_file(struct job *j, const char *file)
 	if (j->file.n < sizeof *eh || memcmp(eh->e_ident, ELFMAG, SELFMAG) || eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_machine != EM_X86_64 ||
 	    eh->e_type != ET_DYN)
 		return err_set(j->e, KLIEG_E_BAD_DATA, "%s is not a shared object for x86_64", file);
+	for (unsigned i = 0; i < eh->e_phnum; i++) { /* the loader would map what is not there, and crash */
+		Elf64_Phdr ph;
+		uint64_t at = eh->e_phoff + i * (uint64_t)sizeof ph;
+		if (eh->e_phentsize != sizeof ph || eh->e_phoff > j->file.n || at + sizeof ph > j->file.n)
+			return err_set(j->e, KLIEG_E_BAD_DATA, "%s is cut short or damaged", file);
+		memcpy(&ph, j->file.p + at, sizeof ph);
+		if (ph.p_filesz > j->file.n || ph.p_offset > j->file.n - ph.p_filesz)
+			return err_set(j->e, KLIEG_E_BAD_DATA, "%s is cut short or damaged", file);
+	}
 	const char *slash = strrchr(file, '/');
 	j->hash = hash_bytes(j->file.p, j->file.n, 0);
 	snprintf(j->label, sizeof j->label, "%.100s#%016lx", slash ? slash + 1 : file, (unsigned long)j->hash);
@@ -391,20 +429,15 @@ static int read_file(struct job *j, const char *file)
 /* The function's address if a library of the same content is there: *ret_entry = 0 if not. */
 static int find_loaded(struct job *j, uint64_t *ret_entry)
 {
-	struct proc_map m;
 	struct image i;
-	uint64_t base = 0;
-	FILE *maps = proc_maps_open(j->pid);
-	if (!maps)
-		return err_set(j->e, KLIEG_E_NO_TARGET, "process %d is gone", j->pid);
-	while (!base && proc_maps_next(maps, &m))
-		if (m.offset == 0 && strstr(m.path, j->label))
-			base = m.start;
-	fclose(maps);
+	uint64_t base = find_mapped(j);
 	*ret_entry = 0;
-	if (base && !process_image_open(j->mem, base, &i) && !(*ret_entry = process_image_symbol(&i, j->symbol)))
-		return err_set(j->e, KLIEG_E_NOT_FOUND, "%s has no function %s", j->label, j->symbol);
-	return 0;
+	if (!base)
+		return 0;
+	if (process_image_open(j->mem, base, &i) < 0)
+		return err_set(j->e, KLIEG_E_BAD_DATA, "process %d: %s crashed when it was loaded before; it is not tried again", j->pid, j->label);
+	*ret_entry = process_image_symbol(&i, j->symbol);
+	return *ret_entry ? 0 : err_set(j->e, KLIEG_E_NOT_FOUND, "%s has no function %s", j->label, j->symbol);
 }
 
 static int run(struct job *j)
@@ -433,7 +466,7 @@ static int open_target(struct job *j)
 	snprintf(path, sizeof path, "/proc/%d/mem", j->pid);
 	j->mem = open(path, O_RDWR | O_CLOEXEC);
 	if (j->mem < 0)
-		return err_set(j->e, errno == ENOENT ? KLIEG_E_NO_TARGET : KLIEG_E_DENIED, "process %d: opening its memory: %s", j->pid, strerror(errno));
+		return err_set(j->e, errno == ENOENT || errno == ESRCH ? KLIEG_E_NO_TARGET : KLIEG_E_DENIED, "process %d: opening its memory: %s", j->pid, strerror(errno));
 	code = libc_find(j->pid, j->mem, &j->libc);
 	if (code < 0 || !j->libc.complete)
 		return err_set(j->e, KLIEG_E_NO_TARGET, "process %d is gone", j->pid);

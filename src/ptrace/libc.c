@@ -18,9 +18,11 @@ int libc_find(pid_t pid, int mem, struct libc *ret_l)
 	FILE *maps = proc_maps_open(pid);
 	if (!maps)
 		return KLIEG_E_NO_TARGET;
+	bool any = false;
 	while (proc_maps_next(maps, &m)) {
+		any = true;
 		const char *slash = strrchr(m.path, '/'), *name = slash ? slash + 1 : "";
-		if (starts(name, "ld-musl") || starts(name, "libc.musl"))
+		if (starts(name, "ld-musl") || starts(name, "libc.musl") || !strcmp(name, "libc.so")) /* GNU's file of that name is text */
 			l.musl = true;
 		if (starts(name, "ld-linux") || starts(name, "ld-2.") || starts(name, "ld-musl")) {
 			l.loader = true;
@@ -35,6 +37,8 @@ int libc_find(pid_t pid, int mem, struct libc *ret_l)
 			base = m.start;
 	}
 	fclose(maps);
+	if (!any)
+		return KLIEG_E_NO_TARGET; /* it is ending */
 	struct image i;
 	if (base && !process_image_open(mem, base, &i)) {
 		l.glibc = true;

@@ -157,7 +157,7 @@ int place_borrow(struct remote *r, const struct libc *l, int64_t deadline, int64
 		DIR *dir = opendir(path);
 		if (!dir)
 			return err_set(e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", r->pid);
-		unsigned n = 0;
+		unsigned n = 0, alive = 0;
 		for (struct dirent *d; (d = readdir(dir)) && clock_mono() < deadline;) {
 			pid_t tid = (pid_t)atoi(d->d_name);
 			if (tid <= 0)
@@ -172,13 +172,16 @@ int place_borrow(struct remote *r, const struct libc *l, int64_t deadline, int64
 				return got < 0 ? got : 0;
 			}
 		}
+		rewinddir(dir);
+		for (struct dirent *d; !alive && (d = readdir(dir));) { /* those that died while we had them stay listed, as zombies */
+			char state = d->d_name[0] != '.' ? proc_state(r->pid, (pid_t)atoi(d->d_name), NULL) : 0;
+			alive = state && state != 'Z' && state != 'X';
+		}
 		closedir(dir);
+		if (!alive)
+			return err_set(e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", r->pid);
 		remote_pause(round > 4 ? 0 : start);
 	}
-	char text[64];
-	snprintf(path, sizeof path, "task/%d/stat", r->pid);
-	if (proc_read(r->pid, path, text, sizeof text) <= 0)
-		return err_set(e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", r->pid);
 	err_set(e, KLIEG_E_BUSY, "process %d: no thread came to a place where it may be borrowed within %.3g s: all compute, or hold locks", r->pid,
 		(double)(deadline - start) / 1e9);
 	return err_hint(e, "nothing was changed; try again"), KLIEG_E_BUSY;

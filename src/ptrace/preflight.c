@@ -4,6 +4,7 @@
 #include "ptrace/inject.h"
 #include "ptrace/libc.h"
 #include "ptrace/proc.h"
+#include "ptrace/shelf.h"
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -112,7 +113,7 @@ static int examine(pid_t pid, struct inject_preflight *p, struct err *e)
 	unsigned uid[3];
 	uids(status, uid);
 	struct stat st;
-	snprintf(path, sizeof path, "/proc/%d", pid);
+	snprintf(path, sizeof path, "/proc/%d/maps", pid); /* root's if it is not dumpable, whoever runs it */
 	p->threads = (uint32_t)proc_number(status, "Threads", 0);
 	p->seccomp = proc_number(status, "Seccomp", 0) != 0;
 	p->other_user = uid[0] != geteuid() || uid[1] != geteuid() || uid[2] != geteuid();
@@ -149,7 +150,9 @@ static int examine(pid_t pid, struct inject_preflight *p, struct err *e)
 	bool known = read_header(pid, &eh);
 	int found = libc_find(pid, mem, &l);
 	close(mem);
-	if (found < 0)
+	state = proc_state(pid, pid, NULL);
+	bool there = proc_read(pid, "maps", status, sizeof status) > 0; /* if not, it ended while we looked, and what was seen means nothing */
+	if (found < 0 || !state || !there)
 		return obstacle(p, INJECT_GONE, "process %d is gone", pid);
 	if (known && strcmp(machine_name(&eh, p->machine), "x86_64"))
 		return obstacle(p, INJECT_MACHINE, "process %d is a %s program; this agent attaches to x86_64 programs", pid, p->machine);
@@ -161,6 +164,9 @@ static int examine(pid_t pid, struct inject_preflight *p, struct err *e)
 	if (!l.complete)
 		return obstacle(p, INJECT_OLD_LIBC, "process %d uses a GNU C library older than 2.34, without dlopen and threads in libc.so.6: use uprobes (slower), or build "
 			"Klieg's probes in", pid);
+	if (shelf_needed(pid) && !shelf_found(pid))
+		return obstacle(p, INJECT_NAMESPACE, "process %d sees no /proc, and its root directory has no folder that can be written and executed from, so a library "
+			"cannot be given to it: mount /proc in its root directory, or use uprobes (slower)", pid);
 	char own[8192];
 	bool filtered = proc_read(getpid(), "status", own, sizeof own) > 0 && proc_number(own, "Seccomp", 0);
 	if (p->seccomp && (filtered || !we_may(CAP_ADMIN)))

@@ -183,6 +183,16 @@ int remote_park_poll(pid_t tid)
 	return 0;
 }
 
+bool remote_died_unseen(pid_t pid, pid_t tid, int64_t *looked)
+{
+	int64_t now = clock_mono();
+	if (now - *looked < 1000000)
+		return false;
+	*looked = now;
+	char state = proc_state(pid, tid, NULL);
+	return !state || state == 'Z' || state == 'X';
+}
+
 int remote_park(pid_t pid, pid_t tid, int64_t deadline, struct err *e)
 {
 	int64_t since = clock_mono();
@@ -190,16 +200,9 @@ int remote_park(pid_t pid, pid_t tid, int64_t deadline, struct err *e)
 		int done = remote_park_poll(tid);
 		if (done > 0)
 			return 0;
-		int64_t now = clock_mono();
-		if (!done && now - looked > 1000000) { /* a first thread that has ended while others go on is never reported */
-			char state = proc_state(pid, tid, NULL);
-			looked = now;
-			if (!state || state == 'Z' || state == 'X')
-				done = KLIEG_E_NO_TARGET;
-		}
-		if (done < 0)
+		if (done < 0 || remote_died_unseen(pid, tid, &looked))
 			return err_set(e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", pid);
-		if (now > deadline)
+		if (clock_mono() > deadline)
 			return err_set(e, KLIEG_E_BUSY, "thread %d of process %d does not stop (state %c): it waits inside the kernel", tid, pid,
 				proc_state(pid, tid, NULL));
 		remote_pause(since);
@@ -340,14 +343,14 @@ static bool is_fault(int sig)
 /* Goes on, by PTRACE_SYSCALL to the next entry or exit of a system call, by PTRACE_CONT to the mark of remote_run. */
 static int go(struct remote *r, enum __ptrace_request how, int64_t deadline, struct err *e)
 {
-	int64_t since = clock_mono();
+	int64_t since = clock_mono(), looked = since;
 	for (int sig = 0;;) {
 		if (ptrace(how, r->tid, 0, (void *)(long)sig) < 0)
 			return gone(r, e);
 		int stop = 0;
 		bool dead;
 		while (!remote_stopped(r->tid, &stop, &dead)) {
-			if (dead)
+			if (dead || remote_died_unseen(r->pid, r->tid, &looked))
 				return gone(r, e);
 			if (clock_mono() > deadline)
 				return err_set(e, KLIEG_E_BUSY, "thread %d of process %d blocks in what it was to do: a lock that it needs is held", r->tid, r->pid);

@@ -37,6 +37,8 @@ int remote_seize(pid_t pid, pid_t tid, struct err *e);
 /* True once it has stopped; *ret_stop is signal | event << 8. False: it runs, or with *ret_gone it is dead. */
 bool remote_stopped(pid_t tid, int *ret_stop, bool *ret_gone);
 void remote_interrupt(pid_t tid);
+/* True if it has ended all the same: the kernel does not report a first thread while others are listed. Looks once a millisecond; *looked is when. */
+bool remote_died_unseen(pid_t pid, pid_t tid, int64_t *looked);
 /* One look at a thread that was interrupted: 1 parked, 0 not yet, KLIEG_E_NO_TARGET. */
 int remote_park_poll(pid_t tid);
 int remote_park(pid_t pid, pid_t tid, int64_t deadline, struct err *e);   /* KLIEG_E_BUSY: it did not stop */

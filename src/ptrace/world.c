@@ -113,14 +113,15 @@ static uint32_t count(const struct world *w, enum thread_state s)
 	return n;
 }
 
-/* Until all that were seized stand still. */
-static int wait_all(struct world *w)
+/* Until all that were seized stand still, or the time is up. */
+static void wait_all(struct world *w)
 {
+	int64_t looked = clock_mono();
 	for (uint32_t first = 0;;) {
 		while (first < w->n && w->states[first] != RUNNING)
 			first++;
 		if (first == w->n)
-			return 0;
+			return;
 		bool moved = false;
 		for (uint32_t i = first; i < w->n; i++) {
 			if (w->states[i] != RUNNING)
@@ -132,23 +133,25 @@ static int wait_all(struct world *w)
 				w->states[i] = done > 0 ? STOPPED : GONE;
 			moved |= done != 0;
 		}
-		int64_t elapsed = clock_mono() - w->started;
-		if (elapsed > w->budget) {
-			for (uint32_t i = 0; i < w->n; i++) { /* a first thread that ended alone is never reported */
-				char state = w->states[i] == RUNNING ? proc_state(w->pid, w->threads[i].tid, NULL) : 'R';
-				if (!state || state == 'Z' || state == 'X')
-					w->states[i] = GONE;
-			}
-			if (!count(w, RUNNING))
-				return 0;
-			err_set(w->e, KLIEG_E_LIMIT, "process %d: only %u of %u threads stopped within %.3g ms; all go on", w->pid, count(w, STOPPED), w->n - count(w, GONE),
-				(double)w->budget / 1e6);
-			return err_hint(w->e, "allow a longer pause, or try again at a quieter time; a thread that waits in the kernel (state D, vfork) cannot be stopped"),
-				KLIEG_E_LIMIT;
-		}
+		if (!moved && remote_died_unseen(w->pid, w->threads[first].tid, &looked))
+			w->states[first] = GONE;
+		if (clock_mono() - w->started > w->budget)
+			return; /* over_budget says how many still run */
 		if (!moved)
 			remote_pause(w->started);
 	}
+}
+
+static int over_budget(struct world *w)
+{
+	if (clock_mono() - w->started <= w->budget)
+		return 0;
+	if (count(w, GONE) == w->n)
+		return err_set(w->e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", w->pid);
+	err_set(w->e, KLIEG_E_LIMIT, "process %d: within %.3g ms only %u of %u threads were known to have stopped; all go on", w->pid, (double)w->budget / 1e6,
+		count(w, STOPPED), w->n - count(w, GONE));
+	return err_hint(w->e, "allow a longer pause, or try again at a quieter time; a thread that waits in the kernel (state D, vfork) cannot be stopped"),
+		KLIEG_E_LIMIT;
 }
 
 static int gather(struct world *w)
@@ -165,15 +168,15 @@ static int gather(struct world *w)
 	for (uint32_t asked = 0, odd = 0;;) {
 		for (; asked < w->n; asked++)
 			remote_interrupt(w->threads[asked].tid);
-		int code = wait_all(w);
-		if (code < 0)
-			return code;
-		int fresh = seize_new(w, &listed);
+		wait_all(w);
+		int fresh = over_budget(w);
+		if (!fresh)
+			fresh = seize_new(w, &listed);
 		if (fresh < 0)
 			return fresh;
 		/* A listing made while threads end may skip one: the count must agree too. */
 		if (!fresh && (count(w, STOPPED) + w->kernels == listed || ++odd > 3))
-			return 0;
+			return over_budget(w);
 	}
 }
 
@@ -183,6 +186,11 @@ static int look(struct world *w)
 	uint32_t n = 0;
 	for (uint32_t i = 0; i < w->n; i++) {
 		struct user_regs_struct regs;
+		if (w->states[i] == RUNNING) { /* there were too many of them */
+			w->states[n] = RUNNING;
+			w->threads[n++] = w->threads[i];
+			continue;
+		}
 		if (w->states[i] != STOPPED || ptrace(PTRACE_GETREGS, w->threads[i].tid, 0, &regs) < 0)
 			continue;
 		bool restarts = remote_restarts(w->threads[i].tid, &regs);
@@ -227,6 +235,24 @@ static int remote_call(struct world *w)
 	return code;
 }
 
+/* Those that had not stopped in time stop a little later, and go on at once. What is not seen here is let go when this thread ends. */
+static void release_late(struct world *w)
+{
+	enum { LATE_NS = 100000000 };
+	for (int64_t since = clock_mono(); count(w, RUNNING) && clock_mono() - since < LATE_NS; remote_pause(since)) {
+		for (uint32_t i = 0; i < w->n; i++) {
+			struct user_regs_struct regs;
+			int done = w->states[i] == RUNNING ? remote_park_poll(w->threads[i].tid) : 0;
+			if (done > 0 && ptrace(PTRACE_GETREGS, w->threads[i].tid, 0, &regs) == 0)
+				remote_restarts(w->threads[i].tid, &regs);
+			if (done > 0)
+				remote_detach(w->threads[i].tid);
+			if (done)
+				w->states[i] = GONE;
+		}
+	}
+}
+
 static void release(struct world *w)
 {
 	for (uint32_t i = 0; i < w->n; i++)
@@ -243,8 +269,14 @@ static void *tracer_main(void *arg)
 	if (!w->result)
 		w->result = look(w);
 	bool open = !w->result;
-	if (!open)
+	if (!open) {
+		struct err *e = w->e;
+		w->e = NULL;
+		look(w);
 		release(w);
+		release_late(w);
+		w->e = e;
+	}
 	while (open) {
 		sem_post(&w->answered);
 		while (sem_wait(&w->asked)) {

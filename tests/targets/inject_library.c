@@ -20,7 +20,8 @@ SHOW uint64_t count(const char *text) /* calls so far, and how long the text is 
 }
 
 SHOW uint64_t address(uint64_t at) { return at + 1; }
-SHOW uint64_t crash(void) { return *(volatile uint64_t *)8; }
+static volatile uint64_t *volatile nowhere = (volatile uint64_t *)8;
+SHOW uint64_t crash(void) { return *nowhere; }
 SHOW uint64_t deep(void) /* 700 KiB of stack */
 {
 	volatile char all[700 << 10];

@@ -1,11 +1,10 @@
 /* A program that notices whatever being traced does to it: its threads wait in every way that a trace interrupts, or compute, and count what they
- * did not expect. usage: inject_target [threads N] [seccomp] [undumpable] [tls] [usr1]; says "ready"; SIGTERM: says what was odd, exit status 0 if nothing. */
-#define _GNU_SOURCE
+ * did not expect. usage: inject_target [threads N] [compute] [calls] [seccomp] [undumpable]
+ * [eintr] [signals]; says "ready"; SIGTERM: says what was odd, exit status 0 if nothing. */
 #include <errno.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -18,13 +17,17 @@
 #include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
-#include <poll.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __GLIBC__ /* musl's compiler does not see the kernel's headers */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#endif
 
-static atomic_int odd;
+static atomic_int odd, waiting;
 static atomic_bool ending;
-static atomic_long usr1;
+static atomic_long signals;
+static bool eintr_is_fine; /* our tracer gets killed: a wait that it had interrupted ends with EINTR */
 static int quiet[2];      /* a pipe that nothing comes through */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t never = PTHREAD_COND_INITIALIZER;
@@ -34,6 +37,8 @@ static __thread char large[4 << 20];
 
 static void strange(const char *what)
 {
+	if (errno == EINTR && eintr_is_fine)
+		return;
 	odd++;
 	fprintf(stderr, "odd: %s: %s\n", what, strerror(errno));
 }
@@ -66,9 +71,10 @@ static void *waiter(void *arg)
 	int ep = epoll_create1(0);
 	sigset_t none, usr2;
 	char c;
-	sigemptyset(&none);
+	pthread_sigmask(SIG_SETMASK, NULL, &none); /* as it is: main's signals are not for us */
 	sigemptyset(&usr2);
 	sigaddset(&usr2, SIGUSR2);
+	waiting++;
 	while (!ending) {
 		errno = 0;
 		switch (kind) {
@@ -140,14 +146,15 @@ static void *caller(void *arg)
 	return NULL;
 }
 
-static void on_usr1(int sig)
+static void on_signal(int sig)
 {
-	usr1++;
+	signals++;
 }
 
 /* Kills the process for everything but what a waiting program needs. */
 static void filter(void)
 {
+#ifdef __GLIBC__
 	static const int allowed[] = { SYS_read, SYS_write, SYS_clock_nanosleep, SYS_nanosleep, SYS_restart_syscall, SYS_rt_sigreturn, SYS_rt_sigtimedwait,
 		SYS_exit_group, SYS_exit };
 	enum { N = sizeof allowed / sizeof *allowed };
@@ -159,6 +166,7 @@ static void filter(void)
 	struct sock_fprog p = { N + 3, f };
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p))
 		strange("seccomp");
+#endif
 }
 
 int main(int argc, char **argv)
@@ -167,10 +175,11 @@ int main(int argc, char **argv)
 	sigemptyset(&term);
 	sigaddset(&term, SIGTERM);
 	sigaddset(&term, SIGUSR2);
+	sigaddset(&term, SIGRTMIN); /* main alone handles it */
 	pthread_sigmask(SIG_BLOCK, &term, NULL);
 	sigdelset(&term, SIGUSR2);
 	signal(SIGTRAP, SIG_IGN); /* a tracer that raises SIGTRAP would reset this */
-	struct sigaction usr = { .sa_handler = on_usr1, .sa_flags = SA_RESTART };
+	struct sigaction queued = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
 	if (pipe(quiet))
 		strange("pipe");
 	pthread_attr_t small;
@@ -185,9 +194,12 @@ int main(int argc, char **argv)
 		pthread_t t;
 		if (!strcmp(argv[i], "threads") && i + 1 < argc) {
 			long n = atol(argv[++i]);
+			int before = waiting;
 			for (long k = 0; k < n; k++)
 				if (pthread_create(&t, &small, waiter, (void *)k))
 					strange("pthread_create");
+			while (waiting < before + n)
+				sched_yield();
 		} else if (!strcmp(argv[i], "compute")) {
 			if (pthread_create(&t, &small, computer, NULL))
 				strange("pthread_create");
@@ -198,9 +210,11 @@ int main(int argc, char **argv)
 			with_filter = true;
 		} else if (!strcmp(argv[i], "undumpable")) {
 			prctl(PR_SET_DUMPABLE, 0);
-		} else if (!strcmp(argv[i], "usr1")) {
-			sigaction(SIGUSR1, &usr, NULL);
-		} else if (!strcmp(argv[i], "spin")) { /* no other thread, no system call, until a second has passed */
+		} else if (!strcmp(argv[i], "eintr")) {
+			eintr_is_fine = true;
+		} else if (!strcmp(argv[i], "signals")) { /* real-time ones: each is queued, none may be lost */
+			sigaction(SIGRTMIN, &queued, NULL);
+		} else if (!strcmp(argv[i], "spin")) { /* no other thread, no system call */
 			puts("ready");
 			fflush(stdout);
 			for (;;)
@@ -210,19 +224,24 @@ int main(int argc, char **argv)
 			return 2;
 		}
 	}
+	sigset_t queue;
+	sigemptyset(&queue);
+	sigaddset(&queue, SIGRTMIN);
+	sigdelset(&term, SIGRTMIN);
+	pthread_sigmask(SIG_UNBLOCK, &queue, NULL);
 	if (with_filter)
 		filter();
 	(void)!write(1, "ready\n", 6);
 	siginfo_t si;
 	while (sigtimedwait(&term, &si, &(struct timespec){ .tv_sec = 60 }) < 0 && errno == EINTR)
-		if (!usr1)
+		if (!signals)
 			strange("sigtimedwait in main");
 	ending = true;
 	struct sigaction trap;
 	if (!with_filter && (sigaction(SIGTRAP, NULL, &trap) || trap.sa_handler != SIG_IGN))
 		strange("SIGTRAP is no longer ignored");
 	char text[64];
-	int n = snprintf(text, sizeof text, "odd %d usr1 %ld\n", (int)odd, (long)usr1);
+	int n = snprintf(text, sizeof text, "odd %d signals %ld\n", (int)odd, (long)signals);
 	(void)!write(1, text, (size_t)n);
 	_exit(odd != 0);
 }
