@@ -137,7 +137,7 @@ struct klieg_host {
 
 	/* Requests that are not one call (event loops). open() begins a span of the hook's site that lasts until close(): in enter, which then returns KLIEG_PASS,
 	 * or in leave, with drop(). It is a child of parent(), else in hooks with KLIEG_HOOK_ROOT a trace of its own, else a child of what is current. key: an address that stands for the request until then, unique among all
-	 * plugins (the request's own, or one in the plugin's data). A key that is still open is closed first. After open() or find() the handler's attributes,
+	 * plugins (the request's own, or one in the plugin's data). A key that is still open is given up first: its end was missed. After open() or find() the handler's attributes,
 	 * status and headers are that span's. resume(), in enter of a hook with KLIEG_HOOK_ROOT that returns KLIEG_TRACE: the call is part of that request.
 	 * All return 1, or 0: not recorded now, no such key, no room (counted). Attributes are kept on the thread that opened. */
 	int (*open)(struct klieg_call *call, const void *key);
@@ -148,7 +148,8 @@ struct klieg_host {
 	uint64_t (*now_ns)(void);    /* a monotonic clock that costs no system call */
 	/* What the user gave: `--plugin NAME:key=value,...`. To be asked in klieg_plugin(). Copies the value; its length, or -1: not given. */
 	long (*option)(const char *plugin, const char *key, char *ret_value, size_t n);
-	/* Something that people should know ("redis 9.1: client structure not understood, no attributes"). Kept once each, the first 16; `klieg ls` shows them. */
+	/* Something that people should know ("client structure not understood, no attributes"). Kept once each, the first 16; the next `klieg attach PID --plugin
+	 * NAME` shows them. */
 	void (*note)(const char *plugin, const char *text);
 };
 

@@ -1,6 +1,6 @@
 /* memcached: its binary is stripped to the last name, so its functions cannot be told apart. What can be seen is where its requests come in and go out: a span
  * lasts from the read() that brought a command to the sendmsg() that answers. Commands that arrive together are one span, named for the first. The text and
- * the binary protocol; not over TLS. Commands without an answer (noreply, quiet) end with the next answer on their connection. */
+ * the binary protocol; not over TLS. Commands that get no answer (noreply, quiet) are no requests here. */
 #include <klieg/plugin.h>
 #include <ctype.h>
 #include <sys/socket.h>
@@ -10,8 +10,8 @@ static char connections[CONNECTIONS]; /* only their addresses are used: a key fo
 
 static const char *const commands[] = { "get", "gets", "gat", "gats", "set", "add", "replace", "append", "prepend", "cas", "delete", "incr", "decr", "touch", "mg", "ms", "md", "ma",
 	"mn", "me", "stats", "flush_all", "version", "verbosity" };
-static const char *const binary[] = { "GET", "SET", "ADD", "REPLACE", "DELETE", "INCR", "DECR", "QUIT", "FLUSH_ALL", "GET", "NOOP", "VERSION", "GET", "GET", "APPEND", "PREPEND",
-	"STATS" };
+static const char *const binary[] = { "GET", "SET", "ADD", "REPLACE", "DELETE", "INCR", "DECR", "QUIT", "FLUSH_ALL", "", "NOOP", "VERSION", "GET", "", "APPEND", "PREPEND",
+	"STATS" }; /* by opcode; "": quiet */
 
 /* The first command's name in capitals, "" if these bytes begin none (the rest of a value, most likely). */
 static void command(const unsigned char *s, size_t n, char to[16])
@@ -22,6 +22,8 @@ static void command(const unsigned char *s, size_t n, char to[16])
 		strcpy(to, binary[s[1]]);
 		return;
 	}
+	if (n >= 10 && memmem(s, n < 512 ? n : 512, " noreply\r\n", 10))
+		return;
 	while (k < n && k < 15 && (islower(s[k]) || s[k] == '_'))
 		k++;
 	if (!k || k == n || (s[k] != ' ' && s[k] != '\r' && s[k] != '\n'))

@@ -32,6 +32,18 @@ static struct request *claim(uint64_t key)
 	return NULL;
 }
 
+/* Its end was missed, most likely because its site was off then: when it was nobody knows. */
+static void give_up(struct klieg__run *r, struct request *q)
+{
+	if (r->span == &q->span) {
+		r->span = NULL;
+		r->ctx = NULL;
+		r->n = r->used = 0;
+	}
+	klieg__unstack(&q->span);
+	klieg__store(&q->key, 0, RELEASE);
+}
+
 static void use(struct klieg__run *r, struct request *q)
 {
 	klieg__run_flush(r); /* what was set so far belongs to another span */
@@ -60,7 +72,7 @@ int klieg__request_open(struct klieg_call *call, const void *key)
 		return 0;
 	struct request *q = find(k);
 	if (q)
-		end(r, q); /* its end was missed */
+		give_up(r, q);
 	q = claim(k);
 	if (!q) {
 		klieg__run_requests_lost();
