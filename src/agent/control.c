@@ -39,8 +39,10 @@ static json_t *account(struct agent *a)
 	json_t *list = json_array();
 	for (uint32_t i = 0; i < a->nprocs; i++) {
 		struct process *p = a->procs[i];
-		if (p->map)
+		if (p->map) {
 			drain_all(p);
+			hooks_settle(p);
+		}
 	}
 	drain_flush(a);
 	for (uint32_t i = 0; i < a->nprocs; i++) {

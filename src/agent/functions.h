@@ -70,6 +70,9 @@ void hooks_apply(struct process *p);
 int hooks_remove(struct process *p, int64_t *ret_pause_ns, struct err *e); /* all jumps away, return addresses put back */
 void hooks_find(struct process *p, struct function_module *m);              /* stubs that are there already: of a former agent, of the parent */
 
+/* For the account: spans of calls that were left by longjmp or an exception, and whose thread has been idle since, are not open. */
+void hooks_settle(struct process *p);
+
 /* attach.c: the methods; they reply later, from the agent's thread. */
 struct request;
 void attach_request(struct agent *a, struct request *r);

@@ -41,7 +41,7 @@ static int stop(struct process *p, int64_t budget, unsigned tries, struct world 
 	while (rc == KLIEG_E_LIMIT && --tries);
 	return rc;
 }
-#define TRIES 3
+#define TRIES 10
 #define TRIES_LEAVING 20 /* to go away matters more */
 
 /* ---- pools ------------------------------------------------------------------------------------------------------------- */
@@ -450,6 +450,64 @@ void hooks_find(struct process *p, struct function_module *m)
 	}
 }
 
+/* Frames at or below an address will not return through us any more: what is open for them ends here, uncompleted. The library drops them when its thread
+ * next comes by; whoever marks a span as ended counts it. */
+static void frames_gone(struct process *p, uint64_t at, const struct kw_gate *g, uint64_t below)
+{
+	const uint32_t over = 7u << 16, ended = 1u << 18; /* as in process.c: counted only, sampled out, ended */
+	for (uint32_t f = 0; f < KW_FRAMES; f++) {
+		const struct kw_frame *x = &g->frame[f];
+		if (x->cfa == UINT64_MAX || !x->cfa || x->cfa > below || !(uint32_t)x->span[0])
+			continue;
+		uint64_t cookie = at + offsetof(struct kw_gate, frame) + f * sizeof *x + offsetof(struct kw_frame, span);
+		for (uint32_t i = 0; i < process_slots(p); i++) {
+			struct kw_thread *t = process_slot(p, i);
+			uint32_t depth = __atomic_load_n(&t->depth, __ATOMIC_ACQUIRE);
+			if (t->tid != g->owner || __atomic_load_n(&t->state, __ATOMIC_RELAXED) != KW_THREAD_LIVE)
+				continue;
+			for (uint32_t d = 0; d < depth && d < KW_OPEN_MAX; d++)
+				if (__atomic_load_n(&t->open[d].cookie, __ATOMIC_RELAXED) == cookie && !(__atomic_fetch_or(&t->open[d].flags, ended, __ATOMIC_ACQ_REL) & over))
+					p->c.abandoned++;
+		}
+	}
+}
+
+/* Where a thread's stack ends now, if it is waiting in the kernel. */
+static bool sp_of(pid_t pid, uint64_t tid, uint64_t *ret_sp)
+{
+	char path[64], line[256] = "", *save = NULL;
+	snprintf(path, sizeof path, "/proc/%d/task/%lu/syscall", pid, (unsigned long)tid);
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return false;
+	char *got = fgets(line, sizeof line, f);
+	fclose(f);
+	char *sp = NULL, *pc = NULL; /* the last two words: number, six arguments, sp, pc; or "running" */
+	for (char *w = got ? strtok_r(line, " \n", &save) : NULL; w; w = strtok_r(NULL, " \n", &save))
+		sp = pc, pc = w;
+	return sp && !strncmp(sp, "0x", 2) && (*ret_sp = strtoull(sp, NULL, 16)) != 0;
+}
+
+void hooks_settle(struct process *p)
+{
+	if (!p->fns || p->uprobe || !p->map || !p->reg.gate_count)
+		return;
+	struct kw_gate *g = NULL;
+	for (uint32_t i = 0; i < process_slots(p); i++) {
+		const struct kw_thread *t = process_slot(p, i);
+		uint64_t sp;
+		if (t->state != KW_THREAD_LIVE || !t->depth || !sp_of(p->pid, t->tid, &sp))
+			continue;
+		g = g ? g : base_alloc(sizeof *g);
+		for (uint32_t k = 0; k < p->reg.gate_count && k < KW_GATES; k++) {
+			uint64_t at = p->reg.gate_data + (uint64_t)k * KW_GATE_BYTES, head[2];
+			if (read_at(p, at, head, sizeof head) && head[1] == t->tid && read_at(p, at, g, sizeof *g))
+				frames_gone(p, at, g, sp);
+		}
+	}
+	free(g);
+}
+
 /* Calls that are under way return through a thunk: their real return addresses go back to where they were. The frames themselves stay; they are
  * dropped as the stacks unwind. */
 static uint32_t return_addresses(struct process *p, uint64_t thunks)
@@ -479,6 +537,7 @@ static uint32_t return_addresses(struct process *p, uint64_t thunks)
 			if (write_at(p, slot, &g->frame[f].ra, 8))
 				n++;
 		}
+		frames_gone(p, at, g, UINT64_MAX);
 	}
 	free(g);
 	return n;
