@@ -3,6 +3,7 @@
  * the binary protocol; not over TLS. Commands that get no answer (noreply, quiet) are no requests here. */
 #include <klieg/plugin.h>
 #include <ctype.h>
+#include <errno.h>
 #include <sys/socket.h>
 
 enum { CONNECTIONS = 65536, BINARY = 0x80 };
@@ -76,6 +77,11 @@ static const struct klieg_plugin_hook hooks[] = {
 	{ .library = "libc.so.6", .function = "sendmsg", .site = "memcached.request", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT, .enter = send_enter },
 };
 
-static const struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "memcached", "1.0", "memcached 1.4.31 and later", "memcached", KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "memcached", "1.0", "memcached 1.4.31 and later", "memcached", KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
-const struct klieg_plugin *klieg_plugin(const struct klieg_host *host) { return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL; }
+const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
+{
+	if (strncmp(program_invocation_short_name, "memcached", 9)) /* any program reads and sends */
+		plugin.unfit = "this is no memcached";
+	return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL;
+}

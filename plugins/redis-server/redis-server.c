@@ -2,6 +2,7 @@
  * arguments are is found out at the first commands by what they must look like, looked at again each time, and without it spans have no attributes. */
 #include <klieg/plugin.h>
 #include <ctype.h>
+#include <dlfcn.h>
 #include <string.h>
 
 struct object { uint32_t head; int refcount; const char *text; }; /* robj: type 4 bits, encoding 4, lru 24 */
@@ -62,7 +63,12 @@ static const struct klieg_plugin_hook hooks[] = {
 	{ .function = "performEvictions", .site = "redis.evict", .flags = KLIEG_HOOK_OPTIONAL },
 };
 
-static const struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "redis-server", "1.0", "Redis 5 to 7, built with -rdynamic, as they are",
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "redis-server", "1.0", "Redis 5 to 7, built with -rdynamic, as they are",
 	"redis-*", KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
-const struct klieg_plugin *klieg_plugin(const struct klieg_host *host) { return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL; }
+const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
+{
+	if (!dlsym(RTLD_DEFAULT, "processCommand"))
+		plugin.unfit = "this is no redis-server, or one that exports no symbols";
+	return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL;
+}
