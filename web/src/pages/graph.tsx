@@ -53,7 +53,8 @@ export function Graph() {
     root = param('root'),
     at = param('at'),
     all = param('all') === '1';
-  const look = (signal: AbortSignal) => api.callgraph({ q, root, ...timeQuery(), min_share: all ? 0 : 0.01, limit: 2000 }, signal);
+  const look = (signal: AbortSignal) =>
+    api.callgraph({ q, root, ...timeQuery(), min_share: all ? 0 : 0.01, limit: 2000 }, signal);
   const { data, problem } = usePolled(look, [q, root, all, rangeKey.value].join('\0'), historical.value ? 0 : 2000);
   const [folded, setFolded] = useState<Set<string>>(new Set());
   const body = useRef<HTMLTableSectionElement>(null);
@@ -110,7 +111,8 @@ export function Graph() {
           onChange={(e) => set({ q: e.currentTarget.value, at: '' })}
         />
         <label class="check">
-          <input type="checkbox" checked={all} onChange={(e) => set({ all: e.currentTarget.checked ? '1' : '' })} /> callees under 1 %
+          <input type="checkbox" checked={all} onChange={(e) => set({ all: e.currentTarget.checked ? '1' : '' })} />
+          callees under 1 %
         </label>
         <button class="primary" onClick={() => openSheet({ selector: root, level: 'deep', ttl: '1m' })}>
           Illuminate…

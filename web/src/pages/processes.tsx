@@ -45,7 +45,10 @@ export function Processes() {
         <Empty
           title="No traced process"
           command="klieg attach PID"
-          why="A program appears here when it is linked with libklieg (-lklieg) or started with klieg run. Any other running program can be attached to, without a change to it and without a restart."
+          why={
+            'A program appears here when it is linked with libklieg (-lklieg) or started with klieg run. ' +
+            'Any other running program can be attached to, without a change to it and without a restart.'
+          }
           action={{ label: 'Attach…', run: () => openAttach() }}
         />
       ) : (
@@ -142,7 +145,10 @@ const ProcessTable = ({ procs }: { procs: Process[] }) => (
                 {p.state === 'live' &&
                   (p.attached ? (
                     <>
-                      <button onClick={() => go('toggles', { sel: `${p.service}:*` })} aria-label={`Functions of ${p.service} ${p.pid}`}>
+                      <button
+                        onClick={() => go('toggles', { sel: `${p.service}:*` })}
+                        aria-label={`Functions of ${p.service} ${p.pid}`}
+                      >
                         functions
                       </button>
                       <button onClick={() => detach(p)} aria-label={`Detach from ${p.service} ${p.pid}`}>

@@ -157,7 +157,10 @@ export function Toggles() {
       {sites && !sites.length && !problem ? (
         <Empty
           title="No instrumented process yet"
-          why="Programs that are linked with libklieg, or started with klieg run, appear here by themselves; to any other running program you can attach."
+          why={
+            'Programs that are linked with libklieg, or started with klieg run, appear here by themselves; ' +
+            'to any other running program you can attach.'
+          }
           command="klieg attach PID"
           action={{ label: 'Attach…', run: () => openAttach() }}
         />

@@ -38,10 +38,11 @@ const command = (d: Draft) =>
   ].join(' ');
 
 const called = (c: Candidate) => c.comm || c.name;
+const searched = (c: Candidate) => `${called(c)} ${c.name} ${c.cmdline ?? ''} ${c.user ?? ''}`.toLowerCase();
 function fitting(rows: Candidate[], target: string): Candidate[] {
   const t = target.trim().toLowerCase();
   return rows
-    .filter((c) => !c.attached && (!t || String(c.pid).startsWith(t) || `${called(c)} ${c.name} ${c.cmdline ?? ''} ${c.user ?? ''}`.toLowerCase().includes(t)))
+    .filter((c) => !c.attached && (!t || String(c.pid).startsWith(t) || searched(c).includes(t)))
     .sort((a, b) => Number(b.attachable) - Number(a.attachable) || (b.cpu_seconds ?? 0) - (a.cpu_seconds ?? 0))
     .slice(0, 100);
 }
@@ -51,8 +52,12 @@ export async function detach(p: Process) {
     const d: Detached = await api.detach(p.pid);
     changes.value++;
     notice.value = {
-      text: `Detached from ${p.service} (${p.pid}): ${num(d.restored)} function${d.restored === 1 ? '' : 's'} put back, paused for ${dur(d.pause_nano)}.`,
-      hint: d.text_identical ? 'Its text is what it was before.' : 'Its text is not what it was when Klieg came: something else changed it.',
+      text:
+        `Detached from ${p.service} (${p.pid}): ${num(d.restored)} function${d.restored === 1 ? '' : 's'} put back, ` +
+        `paused for ${dur(d.pause_nano)}.`,
+      hint: d.text_identical
+        ? 'Its text is what it was before.'
+        : 'Its text is not what it was when Klieg came: something else changed it.',
       bad: !d.text_identical,
       action: { label: 'Attach again', run: () => attach({ pid: p.pid }).catch(fail) },
     };
@@ -152,7 +157,9 @@ export function AttachSheet() {
                   </td>
                   <td>{c.user ?? ''}</td>
                   <td class="n">{c.cpu_seconds == null ? '' : dur(c.cpu_seconds * 1e9)}</td>
-                  <td title={c.why || undefined}>{c.attachable ? <span class="good">✓ yes</span> : <span>✗ {c.why}</span>}</td>
+                  <td class="why" title={c.why || undefined}>
+                    {c.attachable ? <span class="good">✓ yes</span> : <span>✗ {c.why}</span>}
+                  </td>
                   <td title={c.cmdline}>
                     <small>{c.cmdline ?? ''}</small>
                   </td>
