@@ -1,7 +1,7 @@
 /* Machines other than x86-64: the same functions, each with the same clear answer. */
 #include "ptrace/inject.h"
 #include "ptrace/world.h"
-#include <string.h>
+#include <stdio.h>
 
 static int unsupported(struct err *e)
 {
@@ -42,9 +42,14 @@ int64_t world_resume(struct world *w)
 int inject_preflight(pid_t pid, struct inject_preflight *ret_p, struct err *e)
 {
 	struct inject_preflight p = { .obstacle = INJECT_MACHINE };
-	strcpy(p.text, "attaching to a running process is not supported on this machine; it is on x86-64");
+	snprintf(p.text, sizeof p.text, "attaching to a running process is not supported on this machine; it is on x86-64");
 	*ret_p = p;
 	return 0;
+}
+
+int inject_refusal(const struct inject_preflight *p, struct err *e)
+{
+	return p->obstacle ? unsupported(e) : 0;
 }
 
 int inject_load(pid_t pid, const char *file, const char *symbol, const void *arg, size_t arg_n, struct inject_report *ret_r, struct err *e)

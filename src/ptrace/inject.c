@@ -325,9 +325,13 @@ static int judge(struct job *j, int followed, int signal)
 		return j->fed;
 	b.text[sizeof b.text - 1] = 0;
 	if (followed == KLIEG_E_PARTIAL) {
-		err_set(j->e, KLIEG_E_BAD_DATA, "process %d: %s %s in %s: %s; the thread that loaded it was ended, the process goes on", j->pid, j->label,
-			b.stage == GUEST_LOADING ? "crashed while it was loaded," : "crashed", b.stage == GUEST_LOADING ? "a constructor or by its content" : j->symbol, strsignal(signal));
-		return KLIEG_E_BAD_DATA;
+		char where[300];
+		if (b.stage == GUEST_LOADING)
+			snprintf(where, sizeof where, "while it was loaded, in a constructor or by its content");
+		else
+			snprintf(where, sizeof where, "in %s", j->symbol);
+		return err_set(j->e, KLIEG_E_BAD_DATA, "process %d: %s crashed %s: %s; the thread that loaded it was ended, the process goes on", j->pid, j->label, where,
+			strsignal(signal));
 	}
 	if (followed == KLIEG_E_BUSY)
 		return err_set(j->e, KLIEG_E_BUSY, "process %d: %s did not end within %d s; it goes on by itself", j->pid,
@@ -466,7 +470,8 @@ static int open_target(struct job *j)
 	snprintf(path, sizeof path, "/proc/%d/mem", j->pid);
 	j->mem = open(path, O_RDWR | O_CLOEXEC);
 	if (j->mem < 0)
-		return err_set(j->e, errno == ENOENT || errno == ESRCH ? KLIEG_E_NO_TARGET : KLIEG_E_DENIED, "process %d: opening its memory: %s", j->pid, strerror(errno));
+		return err_set(j->e, errno == ENOENT || errno == ESRCH ? KLIEG_E_NO_TARGET : KLIEG_E_DENIED, "process %d: opening its memory: %s", j->pid,
+			strerror(errno));
 	code = libc_find(j->pid, j->mem, &j->libc);
 	if (code < 0 || !j->libc.complete)
 		return err_set(j->e, KLIEG_E_NO_TARGET, "process %d is gone", j->pid);

@@ -14,7 +14,7 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 
-enum { PARK_NS = 50000000, STEPS_NS = 20000000 };
+enum { PARK_NS = 500000000, STEPS_NS = 20000000 };
 
 /* The allocators call mmap, munmap, brk, madvise, sched_yield, getrandom and futex; the loader openat, read, pread64, mmap, mprotect, close. What of
  * it is listed here the loader makes by its own instructions, which is looked at too. */
@@ -148,37 +148,48 @@ static int take_running(struct remote *r, const struct libc *l, pid_t tid, int64
 	return code == KLIEG_E_BUSY || code == KLIEG_E_NO_TARGET ? 0 : code;
 }
 
-int place_borrow(struct remote *r, const struct libc *l, int64_t deadline, int64_t *ret_since, struct err *e)
+static uint32_t list_threads(pid_t pid, pid_t *ret_tids, uint32_t max)
 {
 	char path[64];
-	snprintf(path, sizeof path, "/proc/%d/task", r->pid);
+	uint32_t n = 0;
+	snprintf(path, sizeof path, "/proc/%d/task", pid);
+	DIR *dir = opendir(path);
+	for (struct dirent *d; dir && n < max && (d = readdir(dir));)
+		if (d->d_name[0] != '.')
+			ret_tids[n++] = (pid_t)atoi(d->d_name);
+	if (dir)
+		closedir(dir);
+	return n;
+}
+
+/* Threads that died while we had them stay listed, as zombies. */
+static bool any_alive(pid_t pid, const pid_t *tids, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		char state = proc_state(pid, tids[i], NULL);
+		if (state && state != 'Z' && state != 'X')
+			return true;
+	}
+	return false;
+}
+
+int place_borrow(struct remote *r, const struct libc *l, int64_t deadline, int64_t *ret_since, struct err *e)
+{
+	enum { THREADS = 1024 };
+	pid_t tids[THREADS];
 	int64_t start = clock_mono();
 	for (unsigned round = 0; clock_mono() < deadline; round++) {
-		DIR *dir = opendir(path);
-		if (!dir)
-			return err_set(e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", r->pid);
-		unsigned n = 0, alive = 0;
-		for (struct dirent *d; (d = readdir(dir)) && clock_mono() < deadline;) {
-			pid_t tid = (pid_t)atoi(d->d_name);
-			if (tid <= 0)
-				continue;
+		uint32_t n = list_threads(r->pid, tids, THREADS);
+		for (uint32_t i = n; i-- > 0 && clock_mono() < deadline;) { /* the last ones first: helpers more often than those that serve */
 			int got = 0;
-			if (waits_harmlessly(r->pid, tid))
-				got = take_waiting(r, l, tid, ret_since, e);
-			else if (round > 4 && (n++ & 7) == (round & 7)) /* nobody waits: one of the busy ones */
-				got = take_running(r, l, tid, ret_since, e);
-			if (got) {
-				closedir(dir);
+			if (waits_harmlessly(r->pid, tids[i]))
+				got = take_waiting(r, l, tids[i], ret_since, e);
+			else if (round > 4 && (i & 7) == (round & 7)) /* nobody waits: one of the busy ones */
+				got = take_running(r, l, tids[i], ret_since, e);
+			if (got)
 				return got < 0 ? got : 0;
-			}
 		}
-		rewinddir(dir);
-		for (struct dirent *d; !alive && (d = readdir(dir));) { /* those that died while we had them stay listed, as zombies */
-			char state = d->d_name[0] != '.' ? proc_state(r->pid, (pid_t)atoi(d->d_name), NULL) : 0;
-			alive = state && state != 'Z' && state != 'X';
-		}
-		closedir(dir);
-		if (!alive)
+		if (!any_alive(r->pid, tids, n))
 			return err_set(e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", r->pid);
 		remote_pause(round > 4 ? 0 : start);
 	}

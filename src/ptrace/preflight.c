@@ -53,14 +53,18 @@ static void uids(const char *status, unsigned ret_uid[3])
 
 static const char *machine_name(const Elf64_Ehdr *eh, char ret_name[16])
 {
+	const char *name = NULL;
 	switch (eh->e_machine) {
-	case EM_X86_64: return strcpy(ret_name, eh->e_ident[EI_CLASS] == ELFCLASS64 ? "x86_64" : "x32");
-	case EM_386: return strcpy(ret_name, "i386");
-	case EM_ARM: return strcpy(ret_name, "arm");
-	case EM_AARCH64: return strcpy(ret_name, "aarch64");
-	case EM_RISCV: return strcpy(ret_name, "riscv");
+	case EM_X86_64: name = eh->e_ident[EI_CLASS] == ELFCLASS64 ? "x86_64" : "x32"; break;
+	case EM_386: name = "i386"; break;
+	case EM_ARM: name = "arm"; break;
+	case EM_AARCH64: name = "aarch64"; break;
+	case EM_RISCV: name = "riscv"; break;
 	}
-	snprintf(ret_name, 16, "machine %u", eh->e_machine);
+	if (name)
+		snprintf(ret_name, 16, "%s", name);
+	else
+		snprintf(ret_name, 16, "machine %u", eh->e_machine);
 	return ret_name;
 }
 
@@ -89,11 +93,11 @@ static int refused(struct inject_preflight *p, pid_t pid, const unsigned uid[3],
 	if (scope == 3)
 		return obstacle(p, INJECT_YAMA, "process %d: this host forbids tracing altogether (kernel.yama.ptrace_scope = 3, until it is restarted)", pid);
 	if (scope && !capable && !p->other_user && !p->not_dumpable)
-		return obstacle(p, INJECT_YAMA, "process %d: this host lets only a parent trace its processes (kernel.yama.ptrace_scope = %d): run the agent as root or with "
-			"CAP_SYS_PTRACE, start the program with `klieg run`, or set kernel.yama.ptrace_scope to 0", pid, scope);
+		return obstacle(p, INJECT_YAMA, "process %d: this host lets only a parent trace its processes (kernel.yama.ptrace_scope = %d): run the agent as "
+			"root or with CAP_SYS_PTRACE, start the program with `klieg run`, or set kernel.yama.ptrace_scope to 0", pid, scope);
 	if (p->other_user && !capable)
-		return obstacle(p, INJECT_PERMISSION, "process %d belongs to user %u, this agent to user %u: run the agent as root, with CAP_SYS_PTRACE, or as that user", pid,
-			uid[0], geteuid());
+		return obstacle(p, INJECT_PERMISSION, "process %d belongs to user %u, this agent to user %u: run the agent as root, with CAP_SYS_PTRACE, or as that "
+			"user", pid, uid[0], geteuid());
 	if (capable)
 		return obstacle(p, INJECT_PERMISSION, "process %d may not be traced from here (%s): it belongs to another user namespace, or a security module (SELinux, "
 			"AppArmor) forbids it: run the agent on the host itself", pid, strerror(error));
@@ -137,8 +141,8 @@ static int examine(pid_t pid, struct inject_preflight *p, struct err *e)
 			proc_number(status, "PPid", 0));
 	long tracer = proc_number(status, "TracerPid", 0);
 	if (tracer)
-		return obstacle(p, INJECT_TRACED, "process %d is already traced by %s (pid %ld): a process has one tracer at a time; end that debugger or profiler first", pid,
-			proc_comm((pid_t)tracer, comm), tracer);
+		return obstacle(p, INJECT_TRACED, "process %d is already traced by %s (pid %ld): a process has one tracer at a time; end that debugger or "
+			"profiler first", pid, proc_comm((pid_t)tracer, comm), tracer);
 	if (state == 'T')
 		return obstacle(p, INJECT_STOPPED, "process %d is stopped by a signal, so nothing can be loaded into it: continue it first (kill -CONT %d)", pid, pid);
 	snprintf(path, sizeof path, "/proc/%d/mem", pid);
@@ -162,8 +166,8 @@ static int examine(pid_t pid, struct inject_preflight *p, struct err *e)
 		return obstacle(p, INJECT_STATIC, "process %d %s, so nothing can be loaded into it: use uprobes (slower), or build Klieg's probes in", pid,
 			l.loader ? "has not loaded the GNU C library (yet)" : "is statically linked");
 	if (!l.complete)
-		return obstacle(p, INJECT_OLD_LIBC, "process %d uses a GNU C library older than 2.34, without dlopen and threads in libc.so.6: use uprobes (slower), or build "
-			"Klieg's probes in", pid);
+		return obstacle(p, INJECT_OLD_LIBC, "process %d uses a GNU C library older than 2.34, without dlopen and threads in libc.so.6: use uprobes (slower), "
+			"or build Klieg's probes in", pid);
 	if (shelf_needed(pid) && !shelf_found(pid))
 		return obstacle(p, INJECT_NAMESPACE, "process %d sees no /proc, and its root directory has no folder that can be written and executed from, so a library "
 			"cannot be given to it: mount /proc in its root directory, or use uprobes (slower)", pid);

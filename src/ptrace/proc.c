@@ -61,7 +61,7 @@ bool proc_is_kernels(uint64_t flags)
 const char *proc_comm(pid_t pid, char ret_comm[32])
 {
 	if (proc_read(pid, "comm", ret_comm, 32) <= 0)
-		strcpy(ret_comm, "?");
+		snprintf(ret_comm, 32, "?");
 	ret_comm[strcspn(ret_comm, "\n")] = 0;
 	return ret_comm;
 }

@@ -87,6 +87,9 @@ int remote_code_find(pid_t pid, int mem, struct remote_code *ret_c, struct err *
 			return 0;
 		}
 	}
+	char any[64];
+	if (proc_read(pid, "maps", any, sizeof any) <= 0)
+		return err_set(e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", pid);
 	return err_set(e, KLIEG_E_UNSUPPORTED, "process %d has no code for system calls where Klieg looks for it (its executable and libraries)", pid);
 }
 
@@ -183,32 +186,6 @@ int remote_park_poll(pid_t tid)
 	return 0;
 }
 
-bool remote_died_unseen(pid_t pid, pid_t tid, int64_t *looked)
-{
-	int64_t now = clock_mono();
-	if (now - *looked < 1000000)
-		return false;
-	*looked = now;
-	char state = proc_state(pid, tid, NULL);
-	return !state || state == 'Z' || state == 'X';
-}
-
-int remote_park(pid_t pid, pid_t tid, int64_t deadline, struct err *e)
-{
-	int64_t since = clock_mono();
-	for (int64_t looked = since;;) {
-		int done = remote_park_poll(tid);
-		if (done > 0)
-			return 0;
-		if (done < 0 || remote_died_unseen(pid, tid, &looked))
-			return err_set(e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", pid);
-		if (clock_mono() > deadline)
-			return err_set(e, KLIEG_E_BUSY, "thread %d of process %d does not stop (state %c): it waits inside the kernel", tid, pid,
-				proc_state(pid, tid, NULL));
-		remote_pause(since);
-	}
-}
-
 static bool restarting(const struct user_regs_struct *regs)
 {
 	int64_t result = (int64_t)regs->rax;
@@ -242,6 +219,36 @@ bool remote_restarts(pid_t tid, struct user_regs_struct *regs)
 			*regs = again;
 	}
 	return restarting(regs);
+}
+
+bool remote_died_unseen(pid_t pid, pid_t tid, int64_t *looked)
+{
+	int64_t now = clock_mono();
+	if (now - *looked < 1000000)
+		return false;
+	*looked = now;
+	char state = proc_state(pid, tid, NULL);
+	return !state || state == 'Z' || state == 'X';
+}
+
+int remote_park(pid_t pid, pid_t tid, int64_t deadline, struct err *e)
+{
+	int64_t since = clock_mono();
+	for (int64_t looked = since;;) {
+		int done = remote_park_poll(tid);
+		if (done > 0) {
+			struct user_regs_struct regs;
+			if (ptrace(PTRACE_GETREGS, tid, 0, &regs) == 0)
+				remote_restarts(tid, &regs);
+			return 0;
+		}
+		if (done < 0 || remote_died_unseen(pid, tid, &looked))
+			return err_set(e, KLIEG_E_NO_TARGET, "process %d ended meanwhile", pid);
+		if (clock_mono() > deadline)
+			return err_set(e, KLIEG_E_BUSY, "thread %d of process %d does not stop (state %c): it waits inside the kernel", tid, pid,
+				proc_state(pid, tid, NULL));
+		remote_pause(since);
+	}
 }
 
 bool remote_in_syscall(int mem, const struct user_regs_struct *regs)

@@ -41,7 +41,8 @@ void remote_interrupt(pid_t tid);
 bool remote_died_unseen(pid_t pid, pid_t tid, int64_t *looked);
 /* One look at a thread that was interrupted: 1 parked, 0 not yet, KLIEG_E_NO_TARGET. */
 int remote_park_poll(pid_t tid);
-int remote_park(pid_t pid, pid_t tid, int64_t deadline, struct err *e);   /* KLIEG_E_BUSY: it did not stop */
+/* Until it is; then remote_restarts too. KLIEG_E_BUSY: it did not stop. */
+int remote_park(pid_t pid, pid_t tid, int64_t deadline, struct err *e);
 /* Makes the calling thread a good tracer: what it waits for takes microseconds, and a whole program may be standing still meanwhile. Both settings end
  * with the thread. */
 void remote_tracer(const char *name);
