@@ -1,11 +1,11 @@
-/* Threads that hammer hooked functions. `go N`: four threads, N calls each. `start`: they run until `stop`, which answers like `go`; `count` says how many
+/* Threads that hammer hooked functions. `go N`: four threads, N calls each. `start K`: K threads (at most four) run until `stop`, which answers like `go`; `count` says how many
  * calls there were so far, so that a test sees that it lives. `park`: goes deep into hooked functions and waits there for a line, then comes back with `unparked`. */
 #include "target.h"
 #include <pthread.h>
 
 enum { THREADS = 4 };
 static pthread_t thread[THREADS];
-static int running;
+static int running, hammering;
 static uint64_t calls, wrong;
 
 HOOKED uint64_t inner(uint64_t x)
@@ -79,14 +79,15 @@ static int other(const char *line)
 {
 	if (!strncmp(line, "start", 5)) {
 		running = 1;
-		for (uintptr_t i = 0; i < THREADS; i++)
+		hammering = line[5] == ' ' && line[6] >= '1' && line[6] <= '4' ? line[6] - '0' : THREADS;
+		for (uintptr_t i = 0; i < (uintptr_t)hammering; i++)
 			CHECK(!pthread_create(&thread[i], NULL, hammer, (void *)i));
 		printf("started\n");
 	} else if (!strncmp(line, "count", 5)) {
 		printf("count %llu %llu\n", (unsigned long long)__atomic_load_n(&calls, __ATOMIC_RELAXED), (unsigned long long)wrong);
 	} else if (!strncmp(line, "stop", 4)) {
 		__atomic_store_n(&running, 0, __ATOMIC_RELAXED);
-		for (int i = 0; i < THREADS; i++)
+		for (int i = 0; i < hammering; i++)
 			pthread_join(thread[i], NULL);
 		printf("stopped %llu\n", (unsigned long long)wrong);
 	} else if (!strncmp(line, "park", 4)) {
