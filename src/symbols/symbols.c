@@ -339,6 +339,7 @@ int symbols_open(int fd, const char *debug_file, struct symbols **ret_s, struct 
 	s->debug.fd = s->dwarf_fd = -1;
 	pthread_mutex_init(&s->dwarf_lock, NULL);
 	strtab_init(&s->kept);
+	s->names = base_alloc(sizeof *s->names); /* none yet, but a place that can be pointed into */
 	int rc = image_open(fd, true, &s->image, e);
 	if (rc >= 0 && s->image.head.e_machine != EM_X86_64 && s->image.head.e_machine != EM_AARCH64)
 		rc = err_set(e, KLIEG_E_UNSUPPORTED, "it is for another machine (ELF machine %u)", s->image.head.e_machine);
