@@ -49,6 +49,8 @@ json_t *cli_attach_body(const struct cli_args *a, int *ret_status)
 	set_list(body, "libraries", list_of(a, "lib"));
 	set_list(body, "roots", list_of(a, "root"));
 	set_list(body, "plugins", list_of(a, "plugin"));
+	if (cli_flag(a, "no-uprobes"))
+		json_object_set_new(body, "uprobes", json_false());
 	return body;
 }
 
@@ -107,15 +109,11 @@ void cli_attach_print(FILE *f, const json_t *a)
 	print_modules(f, json_object_get(a, "modules"));
 	json_array_foreach(json_object_get(a, "plugins"), i, x) {
 		fprintf(f, "  plugin    ");
-		print_text(f, json_is_string(x) ? json_string_value(x) : jstr(x, "name"));
-		if (*jstr(x, "fits")) {
-			fprintf(f, ": ");
-			print_text(f, jstr(x, "fits"));
-		}
-		if (*jstr(x, "unfit")) {
-			fprintf(f, ": does nothing here: ");
-			print_text(f, jstr(x, "unfit"));
-		}
+		print_text(f, jstr(x, "name"));
+		fprintf(f, " ");
+		print_text(f, jstr(x, "version"));
+		fprintf(f, ": %lld site%s%s", (long long)jint(x, "sites"), cli_plural(jint(x, "sites")), *jstr(x, "fits") ? "; made for " : "");
+		print_text(f, jstr(x, "fits"));
 		fputc('\n', f);
 	}
 	if (jint(a, "load_nano"))

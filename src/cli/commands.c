@@ -28,7 +28,8 @@ const struct cli_option cli_common_options[] = {
 	{ 0, "debug-file", "FILE", "a file with the debug symbols of a stripped executable" }, \
 	{ 0, "max-pause", "DURATION", "longest stop of the program while functions are switched (default: 10ms)" }, \
 	{ 0, "root", "FUNC", "calls of FUNC are requests: each begins a trace; may be given several times" }, \
-	{ 0, "plugin", "NAME", "load this instrumentor, too; may be given several times" },
+	{ 0, "plugin", "NAME", "load this instrumentor, too; may be given several times" }, \
+	{ 0, "no-uprobes", NULL, "refuse a program that only the kernel's slower probes can trace, from outside" },
 #define O_LIMIT(n) { 'n', "limit", "N", "at most this many rows (default: " n ")" },
 
 static int cmd_help(int argc, char **argv), cmd_version(int argc, char **argv);

@@ -185,7 +185,7 @@ static void named(struct call *c) { with_candidates(c, named_complete); }
 void api_attach(struct call *c)
 {
 	const json_t *b = c->body, *pid = json_object_get(b, "pid"), *name = json_object_get(b, "name"), *v;
-	static const char *const same[] = { "libraries", "debug_file", "roots", "plugins" };
+	static const char *const same[] = { "libraries", "debug_file", "roots", "plugins", "uprobes" };
 	if (!pid == !name || (name && !json_string_length(name))) {
 		err_set(&c->e, KLIEG_E_USAGE, "say either pid or name");
 		call_fail(c, &c->e);

@@ -38,7 +38,7 @@ static const struct { const char *name, *fields; } shapes[] = {
 		"other:@call_other,children:[@call_node]" },
 	{ "call_other", "callees:i,calls:i,total_nano:i" },
 	{ "attachment", "pid:i,service?:s,already?:b,functions?:i,hookable?:i,modules?:[{path:s,build_id?:s,functions:i,hookable:i,source:s}],pause_nano?:i,load_nano?:i,"
-		"plugins?:[*],notes?:[s],attachable?:b,why?:s" },
+		"plugins?:[*],notes?:[s],mechanism?:s,attachable?:b,why?:s" },
 	{ "refused", "pid:i,name:s,code:s,detail:s,hint:s" },
 	{ "candidate", "pid:i,name:s,comm?:s,exe?:s,user?:s,cpu_percent?:n,cpu_seconds?:n,cmdline?:s,attached?:b,attachable:b,why?:s" },
 	{ "callee", "name:s,module:s,kind:s,hookable:b,why?:s" },
@@ -79,7 +79,7 @@ static const struct route routes[] = {
 	{ "GET", "/attachments", "view", "processes that were attached to", NULL, NULL, "attachments:[@process]", api_attachments },
 	{ "POST", "/attachments", "operate", "attach to a running process", NULL, P({ "pid", F_INT, NULL, 1, 4194304 }, { "name", F_TEXT, NULL, 0, 200 },
 		{ "all", F_BOOL, "false" }, { "check", F_BOOL, "false" }, { "libraries", F_TEXTS, NULL, 64, 200 }, { "debug_file", F_TEXT, NULL, 0, 4096 }, MAX_PAUSE,
-		{ "roots", F_TEXTS, NULL, 64, 500 }, { "plugins", F_TEXTS, NULL, 64, 100 }), "attachments:[@attachment],refused:[@refused]", api_attach },
+		{ "roots", F_TEXTS, NULL, 64, 500 }, { "plugins", F_TEXTS, NULL, 64, 500 }, { "uprobes", F_BOOL, NULL }), "attachments:[@attachment],refused:[@refused]", api_attach },
 	{ "DELETE", "/attachments", "operate", "detach from processes by name, or from all", P({ "name", F_TEXT, NULL, 0, 200 }, { "all", F_BOOL, "false" }), NULL,
 		"detached:[<*>],refused:[@refused]", api_detach_all },
 	{ "DELETE", "/attachments/{pid}", "operate", "detach", NULL, NULL, "pid:i,restored:i,text_identical:b,parked:b,pause_nano:i", api_detach },

@@ -228,6 +228,33 @@ def test_run_attach(klieg_up, program, spawn):
 	assert r.returncode == 2 and "--lib goes with --attach" in r.stderr
 
 
+def test_a_static_program_is_traced_from_outside_unless_refused(klieg_up, program, tmp_path, spawn):
+	exe = str(tmp_path / "static-server")
+	subprocess.run(["gcc", "-O2", "-g", "-static", str(tmp_path / "p.c"), "-o", exe], check=True)
+	p = spawn([exe], stdout=subprocess.PIPE)
+	assert p.stdout.readline() == b"up\n"
+	text = text_of(p.pid)
+	r = klieg_up.cli("attach", str(p.pid), "--check", check=False)
+	assert r.returncode == 1 and "statically linked" in r.stdout
+	assert "statically linked" in fails(klieg_up, 2, "E207", "attach", str(p.pid), "--no-uprobes")
+	assert not changed(text, p.pid) and klieg_up.get("/attachments")["attachments"] == []
+	r = klieg_up.cli("attach", str(p.pid), check=False)
+	if r.returncode:  # a kernel or container that has no uprobes for us
+		assert r.stderr.startswith("error[E"), r.stderr
+		return
+	assert "traced from outside by the kernel's uprobes" in r.stdout
+	assert ("handle",) in tree(klieg_up.cli("illuminate", "handle", "--once", "--for", "1s", "--max-cost", "100%", json_out=True))
+	assert klieg_up.cli("detach", str(p.pid)).returncode == 0 and not changed(text, p.pid) and p.poll() is None
+
+
+def test_an_instrumentor(klieg_up, program):
+	up, p = klieg_up, program()
+	r = up.cli("attach", str(p.pid), "--plugin", "locks")
+	assert "  plugin    locks 0." in r.stdout or "  plugin    locks 1." in r.stdout, r.stdout
+	assert up.cli("attach", str(p.pid), "--plugin", "locks", json_out=True)["attachments"][0]["plugins"][0]["name"] == "locks"
+	up.cli("detach", str(p.pid))
+
+
 def test_with_the_agent_elsewhere(program, tmp_path, spawn):
 	up, p = Server(tmp_path / "server"), program()
 	try:

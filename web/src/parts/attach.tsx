@@ -12,13 +12,14 @@ interface Draft {
   target: string; // a pid or a name; also what the list is searched for
   libraries: string;
   roots: string;
+  plugins: string;
 }
 const draft = signal<Draft | null>(null);
 const list = signal<{ rows: Candidate[]; problem?: Problem } | null>(null);
 const state = signal<{ busy: boolean; problem?: Problem }>({ busy: false });
 
 export function openAttach(from: Partial<Draft> = {}) {
-  draft.value = { target: '', libraries: '', roots: '', ...from };
+  draft.value = { target: '', libraries: '', roots: '', plugins: '', ...from };
   state.value = { busy: false };
   list.value = null;
 }
@@ -28,6 +29,7 @@ const body = (d: Draft) => ({
   ...(/^\d+$/.test(d.target.trim()) ? { pid: Number(d.target) } : { name: d.target.trim() }),
   ...(d.libraries.trim() ? { libraries: words(d.libraries) } : {}),
   ...(d.roots.trim() ? { roots: words(d.roots) } : {}),
+  ...(d.plugins.trim() ? { plugins: words(d.plugins) } : {}),
 });
 const command = (d: Draft) =>
   [
@@ -35,6 +37,7 @@ const command = (d: Draft) =>
     shell(d.target.trim() || 'PID'),
     ...words(d.libraries).map((l) => `--lib ${shell(l)}`),
     ...words(d.roots).map((r) => `--root ${shell(r)}`),
+    ...words(d.plugins).map((p) => `--plugin ${shell(p)}`),
   ].join(' ');
 
 const called = (c: Candidate) => c.comm || c.name;
@@ -145,7 +148,6 @@ export function AttachSheet() {
                     <button
                       type="button"
                       class="link"
-                      disabled={!c.attachable}
                       aria-label={`Choose ${called(c)} ${c.pid}`}
                       onClick={() => {
                         draft.value = { ...d, target: String(c.pid) };
@@ -183,6 +185,10 @@ export function AttachSheet() {
           <label>
             Functions that begin a request (optional)
             <input spellcheck={false} placeholder="processCommand" {...field('roots')} />
+          </label>
+          <label>
+            Instrumentors (optional)
+            <input spellcheck={false} placeholder="redis-server io" {...field('plugins')} />
           </label>
         </div>
         <p>
