@@ -1,18 +1,21 @@
-/* Instrumentors: plugins that know a library or a program (libpq, curl, nginx, ...) and tell Klieg which of its functions to intercept, what to read from a
- * call, and where trace context enters and leaves. A plugin is a shared object with one exported function; the agent loads it into a running process with
- * `klieg attach PID --plugin NAME`. It links nothing but libc; what it needs of Klieg comes through the host table. docs/plugins.md is the guide.
+/* Instrumentors: plugins that know a library or a program (libpq, curl, nginx, ...) and tell Klieg which of its functions to
+ * intercept, what to read from a call, and where trace context enters and leaves. A plugin is a shared object with one exported
+ * function; the agent loads it into a running process with `klieg attach PID --plugin NAME`. It links nothing but libc; what it
+ * needs of Klieg comes through the host table. docs/plugins.md is the guide.
  *
  *   const struct klieg_plugin *klieg_plugin(const struct klieg_host *host);
  *
  * Rules for handlers. They run on the program's own threads, in the middle of its calls, so:
  *   - short, no waiting, no output, no exit, no long double; they return normally (no longjmp, no exception);
- *   - they may call the instrumented library and libc where the program itself could at that place: calls that a handler makes are never traced. malloc is
- *     allowed but in hooks of the allocator and of locks;
- *   - several threads run them at once: no shared state but atomics. A signal handler's calls are not traced while the thread is in a handler;
+ *   - they may call the instrumented library and libc where the program itself could at that place: calls that a handler makes
+ *     are never traced. malloc is allowed but in hooks of the allocator and of locks;
+ *   - several threads run them at once: no shared state but atomics. A signal handler's calls are not traced while the thread is
+ *     in a handler;
  *   - errno and the vector registers are kept by Klieg.
- * Compatibility: every structure begins with its size, or its size is told beside it, and only ever grows at its end. A plugin checks host->abi (same number)
- * and, for functions added later, host->size; Klieg checks the plugin's. Text is UTF-8, NUL-terminated unless a length is given; times are nanoseconds.
- * Names and keys must stay valid for as long as the plugin is loaded (string literals). Plugins are never unloaded.
+ * Compatibility: every structure begins with its size, or its size is told beside it, and only ever grows at its end. A plugin
+ * checks host->abi (same number) and, for functions added later, host->size; Klieg checks the plugin's. Text is UTF-8,
+ * NUL-terminated unless a length is given; times are nanoseconds. Names and keys must stay valid for as long as the plugin is
+ * loaded (string literals). Plugins are never unloaded.
  */
 #ifndef KLIEG_PLUGIN_H
 #define KLIEG_PLUGIN_H
@@ -30,15 +33,19 @@ extern "C" {
 enum klieg_plugin_level { KLIEG_LEVEL_COUNT = 1, KLIEG_LEVEL_SPAN = 2, KLIEG_LEVEL_DETAIL = 3, KLIEG_LEVEL_DEEP = 4 };
 
 /* OpenTelemetry's kinds of spans. */
-enum klieg_plugin_kind { KLIEG_KIND_INTERNAL = 0, KLIEG_KIND_SERVER = 2, KLIEG_KIND_CLIENT = 4, KLIEG_KIND_PRODUCER = 6, KLIEG_KIND_CONSUMER = 8 };
+enum klieg_plugin_kind { KLIEG_KIND_INTERNAL = 0, KLIEG_KIND_SERVER = 2, KLIEG_KIND_CLIENT = 4, KLIEG_KIND_PRODUCER = 6,
+	KLIEG_KIND_CONSUMER = 8 };
 
 enum klieg_hook_flags {
-	KLIEG_HOOK_ROOT = 1,       /* a request begins here: the call's trace is its own, whatever was current before; see parent() and resume() */
+	/* a request begins here: the call's trace is its own, whatever was current before; see parent() and resume() */
+	KLIEG_HOOK_ROOT = 1,
 	KLIEG_HOOK_OPTIONAL = 2,   /* some versions have no such function: its absence is not worth a note */
 	KLIEG_HOOK_COUNT = 4,      /* called very often: KLIEG_LEVEL_COUNT unless somebody asks for more */
-	KLIEG_HOOK_LIGHT = 8,      /* `enter` uses general registers only (__attribute__((target("general-regs-only")))) and calls nothing: it is then called
-	                              without saving the vector registers, some 25 ns cheaper. It may read arguments and decide, no more. */
-	KLIEG_HOOK_GIVEN = 16,     /* `function` is the name of an option: the user says which function it is (`--plugin microhttpd:handler=answer`) */
+	/* `enter` uses general registers only (__attribute__((target("general-regs-only")))) and calls nothing: it is then called
+	 * without saving the vector registers, some 25 ns cheaper. It may read arguments and decide, no more. */
+	KLIEG_HOOK_LIGHT = 8,
+	/* `function` is the name of an option: the user says which function it is (`--plugin microhttpd:handler=answer`) */
+	KLIEG_HOOK_GIVEN = 16,
 };
 
 /* What a result means, so that errors are known at every level and without a handler. */
@@ -57,11 +64,13 @@ struct klieg_plugin_hook;
 /* One intercepted call, as its handlers see it. Made by Klieg; valid while the handler runs. */
 struct klieg_call {
 	uint32_t size;
-	uint32_t level;              /* at which it is recorded: enum klieg_plugin_level. Under DETAIL attributes are not kept: do not collect them. */
+	/* at which it is recorded: enum klieg_plugin_level. Under DETAIL attributes are not kept: do not collect them. */
+	uint32_t level;
 	const struct klieg_host *host;
 	const struct klieg_plugin_hook *hook;
 	uint64_t *user;              /* user[0..3]: the plugin's own from enter to leave, zero at first */
-	uint64_t *args;              /* enter, begin: the six integer arguments, in order. Writing one changes what the function gets. leave: NULL */
+	/* enter, begin: the six integer arguments, in order. Writing one changes what the function gets. leave: NULL */
+	uint64_t *args;
 	const uint64_t *stack;       /* enter, begin: further arguments, 8 bytes each, as they lie on the stack. leave: NULL */
 	uint64_t result;             /* leave: what the function returned in rax; an int is its low half */
 	const void *caller;          /* enter, begin: where the call will return to. leave: NULL */
@@ -78,11 +87,13 @@ struct klieg_plugin_hook {
 	uint32_t kind;               /* enum klieg_plugin_kind */
 	uint32_t flags;              /* enum klieg_hook_flags */
 	uint32_t fails;              /* enum klieg_hook_fails */
-	uint32_t level;              /* lowest level at which the handlers run; 0: DETAIL. Those that carry context want SPAN, those that filter COUNT. */
+	/* lowest level at which the handlers run; 0: DETAIL. Those that carry context want SPAN, those that filter COUNT. */
+	uint32_t level;
 	uint64_t min_ns;             /* shorter calls are counted, not recorded as spans */
 	int (*enter)(struct klieg_call *);  /* before the span begins: KLIEG_PASS or KLIEG_TRACE; says the parent */
 	void (*begin)(struct klieg_call *); /* the span is open and current: attributes, context for what is called */
-	void (*leave)(struct klieg_call *); /* the function has returned, the span is still open. Not called if the function is left by longjmp or an exception. */
+	/* the function has returned, the span is still open. Not called if the function is left by longjmp or an exception. */
+	void (*leave)(struct klieg_call *);
 	void *data;                  /* the plugin's own */
 };
 
@@ -95,7 +106,8 @@ struct klieg_plugin {
 	const char *program;         /* glob on the name of the executable; NULL: any */
 	const struct klieg_plugin_hook *hooks;
 	uint32_t nhooks, hook_size;  /* hook_size = sizeof(struct klieg_plugin_hook) */
-	const char *unfit;           /* NULL, or why it can do nothing in this process (set by klieg_plugin() after looking): its hooks are then not used */
+	/* NULL, or why it can do nothing in this process (set by klieg_plugin() after looking): its hooks are then not used */
+	const char *unfit;
 };
 
 /* W3C Trace Context headers of the current span. */
@@ -105,72 +117,96 @@ enum klieg_plugin_type { KLIEG_TYPE_INT = 2, KLIEG_TYPE_DOUBLE = 3, KLIEG_TYPE_B
 enum klieg_text_flags { KLIEG_TEXT_SENSITIVE = 1 /* recorded only if a policy permits it */ };
 #define KLIEG_TEXT_END ((size_t)-1) /* a length: up to the NUL */
 
-/* What Klieg does for plugins. `call` is the one that the handler got. Attributes, status and headers apply to the call's span: to be used in begin and
- * leave; in enter only after open() or find(). */
+/* What Klieg does for plugins. `call` is the one that the handler got. Attributes, status and headers apply to the call's span:
+ * to be used in begin and leave; in enter only after open() or find(). */
 struct klieg_host {
 	uint32_t size;
 	uint32_t abi;
 	const char *version;         /* Klieg's */
 
-	/* An attribute; key as OpenTelemetry's semantic conventions name it. Text must stay valid until the handler returns; over 1 KiB it is cut. NULL: none. */
+	/* An attribute; key as OpenTelemetry's semantic conventions name it. Text must stay valid until the handler returns; over 1
+	 * KiB it is cut. NULL: none. */
 	void (*text)(struct klieg_call *call, const char *key, const char *text, size_t n, unsigned flags);
 	void (*number)(struct klieg_call *call, const char *key, unsigned type, uint64_t bits); /* use klieg_set_int(), ... below */
-	/* PREFIX.address and PREFIX.port ("network.peer", "server", "client"; a literal), network.type and network.transport=unix where it applies. */
+	/* PREFIX.address and PREFIX.port ("network.peer", "server", "client"; a literal), network.type and network.transport=unix
+	 * where it applies. */
 	void (*address)(struct klieg_call *call, const char *prefix, const void *sockaddr, size_t n);
 	/* db.query.text with every literal replaced by ?, and db.operation.name. */
 	void (*query)(struct klieg_call *call, const char *sql, size_t n);
 	/* The span's status; text may be NULL. */
 	void (*status)(struct klieg_call *call, int error, const char *text);
 
-	/* Copies up to n bytes from an address that may be anything; how many could be read. text: up to and with the NUL, always terminated; -1: unreadable. */
+	/* Copies up to n bytes from an address that may be anything; how many could be read. text: up to and with the NUL, always
+	 * terminated; -1: unreadable. */
 	size_t (*read)(void *to, const void *from, size_t n);
 	long (*read_text)(char *to, size_t n, const char *from);
 
-	/* In enter (and before open()): the request's headers, by asking get(arg, name) with lower-case names (NULL = absent): W3C, B3, uber-trace-id, klieg-level. The span then
-	 * continues that trace. Takes effect in hooks with KLIEG_HOOK_ROOT and with open(). 1: found, 0: none. */
+	/* In enter (and before open()): the request's headers, by asking get(arg, name) with lower-case names (NULL = absent): W3C,
+	 * B3, uber-trace-id, klieg-level. The span then continues that trace. Takes effect in hooks with KLIEG_HOOK_ROOT and with
+	 * open(). 1: found, 0: none. */
 	int (*parent)(struct klieg_call *call, const char *(*get)(void *arg, const char *name), void *arg);
-	/* In begin, and after open() or find(): what a call made now, or in the request's name, has to carry. 1, or 0: nothing to send (both empty). */
+	/* In begin, and after open() or find(): what a call made now, or in the request's name, has to carry. 1, or 0: nothing to
+	 * send (both empty). */
 	int (*headers)(struct klieg_call *call, struct klieg_plugin_headers *ret_h);
 
 	/* In leave: the call is not recorded as a span after all. */
 	void (*drop)(struct klieg_call *call);
 
-	/* Requests that are not one call (event loops). open() begins a span of the hook's site that lasts until close(): in enter, which then returns KLIEG_PASS,
-	 * or in leave, with drop(). It is a child of parent(), else in hooks with KLIEG_HOOK_ROOT a trace of its own, else a child of what is current. key: an address that stands for the request until then, unique among all
-	 * plugins (the request's own, or one in the plugin's data). A key that is still open is given up first: its end was missed. After open() or find() the handler's attributes,
-	 * status and headers are that span's. resume(), in enter of a hook with KLIEG_HOOK_ROOT that returns KLIEG_TRACE: the call is part of that request.
-	 * All return 1, or 0: not recorded now, no such key, no room (counted). Attributes are kept on the thread that opened. */
+	/* Requests that are not one call (event loops). open() begins a span of the hook's site that lasts until close(): in enter,
+	 * which then returns KLIEG_PASS, or in leave, with drop(). It is a child of parent(), else in hooks with KLIEG_HOOK_ROOT a
+	 * trace of its own, else a child of what is current. key: an address that stands for the request until then, unique among
+	 * all plugins (the request's own, or one in the plugin's data). A key that is still open is given up first: its end was
+	 * missed. After open() or find() the handler's attributes, status and headers are that span's. resume(), in enter of a hook
+	 * with KLIEG_HOOK_ROOT that returns KLIEG_TRACE: the call is part of that request. All return 1, or 0: not recorded now, no
+	 * such key, no room (counted). Attributes are kept on the thread that opened. */
 	int (*open)(struct klieg_call *call, const void *key);
 	int (*find)(struct klieg_call *call, const void *key);
 	int (*resume)(struct klieg_call *call, const void *key);
 	int (*close)(struct klieg_call *call, const void *key); /* after the last attribute */
 
 	uint64_t (*now_ns)(void);    /* a monotonic clock that costs no system call */
-	/* What the user gave: `--plugin NAME:key=value,...`. To be asked in klieg_plugin(). Copies the value; its length, or -1: not given. */
+	/* What the user gave: `--plugin NAME:key=value,...`. To be asked in klieg_plugin(). Copies the value; its length, or -1: not
+	 * given. */
 	long (*option)(const char *plugin, const char *key, char *ret_value, size_t n);
-	/* Something that people should know ("client structure not understood, no attributes"). Kept once each, the first 16; the next `klieg attach PID --plugin
-	 * NAME` shows them. */
+	/* Something that people should know ("client structure not understood, no attributes"). Kept once each, the first 16; the
+	 * next `klieg attach PID --plugin NAME` shows them. */
 	void (*note)(const char *plugin, const char *text);
 };
 
-/* The one symbol that a plugin exports: it may look at the process (dlsym, options), called once on a thread of Klieg's own. NULL: it cannot work with host. */
+/* The one symbol that a plugin exports: it may look at the process (dlsym, options), called once on a thread of Klieg's own.
+ * NULL: it cannot work with host. */
 __attribute__((visibility("default"))) const struct klieg_plugin *klieg_plugin(const struct klieg_host *host);
 
 /* ---- conveniences --------------------------------------------------------------------------------------------------- */
 
 #define KLIEG_PLUGIN_HOOKS(array) (array), sizeof(array) / sizeof *(array), sizeof *(array)
 
-static inline void klieg_set_text(struct klieg_call *c, const char *key, const char *s) { c->host->text(c, key, s, KLIEG_TEXT_END, 0); }
-static inline void klieg_set_textn(struct klieg_call *c, const char *key, const char *s, size_t n) { c->host->text(c, key, s, n, 0); }
-static inline void klieg_set_int(struct klieg_call *c, const char *key, int64_t v) { c->host->number(c, key, KLIEG_TYPE_INT, (uint64_t)v); }
-static inline void klieg_set_bool(struct klieg_call *c, const char *key, int v) { c->host->number(c, key, KLIEG_TYPE_BOOL, v != 0); }
+static inline void klieg_set_text(struct klieg_call *c, const char *key, const char *s)
+{
+	c->host->text(c, key, s, KLIEG_TEXT_END, 0);
+}
+static inline void klieg_set_textn(struct klieg_call *c, const char *key, const char *s, size_t n)
+{
+	c->host->text(c, key, s, n, 0);
+}
+static inline void klieg_set_int(struct klieg_call *c, const char *key, int64_t v)
+{
+	c->host->number(c, key, KLIEG_TYPE_INT, (uint64_t)v);
+}
+static inline void klieg_set_bool(struct klieg_call *c, const char *key, int v)
+{
+	c->host->number(c, key, KLIEG_TYPE_BOOL, v != 0);
+}
 static inline void klieg_set_double(struct klieg_call *c, const char *key, double v)
 {
 	uint64_t bits;
 	memcpy(&bits, &v, sizeof bits);
 	c->host->number(c, key, KLIEG_TYPE_DOUBLE, bits);
 }
-static inline void *klieg_arg(const struct klieg_call *c, unsigned i) { return (void *)(uintptr_t)(i < 6 ? c->args[i] : c->stack[i - 6]); }
+static inline void *klieg_arg(const struct klieg_call *c, unsigned i)
+{
+	return (void *)(uintptr_t)(i < 6 ? c->args[i] : c->stack[i - 6]);
+}
 static inline int klieg_arg_int(const struct klieg_call *c, unsigned i) { return (int)(i < 6 ? c->args[i] : c->stack[i - 6]); }
 static inline void *klieg_result(const struct klieg_call *c) { return (void *)(uintptr_t)c->result; }
 static inline int klieg_result_int(const struct klieg_call *c) { return (int)c->result; }

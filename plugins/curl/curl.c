@@ -1,7 +1,8 @@
 /* libcurl: a client span for each curl_easy_perform, which carries the trace context to the server as headers.
  *
- * The handle's own header list must be kept, and libcurl does not tell it. Where in a handle it is, is found out once, on the program's thread at the first
- * transfer: a handle of our own is given a list and searched for it. If that does not work out, spans are made all the same, without headers, and a note says so. */
+ * The handle's own header list must be kept, and libcurl does not tell it. Where in a handle it is, is found out once, on the
+ * program's thread at the first transfer: a handle of our own is given a list and searched for it. If that does not work out,
+ * spans are made all the same, without headers, and a note says so. */
 #include <klieg/plugin.h>
 #include <dlfcn.h>
 #include <malloc.h>
@@ -9,7 +10,8 @@
 
 /* From curl.h, whose numbers never change. */
 struct curl_slist { char *data; struct curl_slist *next; };
-enum { OPT_HTTPHEADER = 10023, INFO_EFFECTIVE_URL = 0x100001, INFO_RESPONSE_CODE = 0x200002, INFO_PRIMARY_IP = 0x100020, INFO_PRIMARY_PORT = 0x200028,
+enum { OPT_HTTPHEADER = 10023, INFO_EFFECTIVE_URL = 0x100001, INFO_RESPONSE_CODE = 0x200002, INFO_PRIMARY_IP = 0x100020,
+	INFO_PRIMARY_PORT = 0x200028,
 	INFO_EFFECTIVE_METHOD = 0x10003a, INFO_SIZE_UPLOAD_T = 0x600007, INFO_SIZE_DOWNLOAD_T = 0x600008 };
 
 static struct {
@@ -113,7 +115,8 @@ static void leave(struct klieg_call *c)
 		int scheme = (int)(host - text);
 		at = memchr(host, '@', strcspn(host, "/?#"));
 		host = at ? at + 1 : host;
-		snprintf(url, sizeof url, "%.*s%.*s", scheme, text, (int)strcspn(host, "?#"), host); /* no password, no query: they may be secret */
+		/* no password, no query: they may be secret */
+		snprintf(url, sizeof url, "%.*s%.*s", scheme, text, (int)strcspn(host, "?#"), host);
 		klieg_set_text(c, "url.full", url);
 		klieg_set_textn(c, "server.address", host, *host == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":/?#"));
 	}
@@ -127,10 +130,12 @@ static void leave(struct klieg_call *c)
 }
 
 static const struct klieg_plugin_hook hooks[] = {
-	{ .library = "libcurl*.so.4*", .function = "curl_easy_perform", .site = "http.client", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = begin, .leave = leave },
+	{ .library = "libcurl*.so.4*", .function = "curl_easy_perform", .site = "http.client", .kind = KLIEG_KIND_CLIENT,
+		.level = KLIEG_LEVEL_SPAN, .begin = begin, .leave = leave },
 };
 
-static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "curl", "1.0", "libcurl 7.16 and later, the easy interface", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "curl", "1.0",
+	"libcurl 7.16 and later, the easy interface", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {
@@ -144,7 +149,8 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 		plugin.unfit = "no libcurl.so.4 is loaded";
 		return &plugin;
 	}
-	static const struct { const char *name; void *to; } needs[] = { { "curl_easy_init", &curl.init }, { "curl_easy_cleanup", &curl.cleanup }, { "curl_easy_setopt", &curl.setopt },
+	static const struct { const char *name; void *to; } needs[] = { { "curl_easy_init", &curl.init },
+		{ "curl_easy_cleanup", &curl.cleanup }, { "curl_easy_setopt", &curl.setopt },
 		{ "curl_easy_getinfo", &curl.getinfo }, { "curl_easy_strerror", &curl.strerror }, { "curl_slist_append", &curl.append },
 		{ "curl_slist_free_all", &curl.free_all } };
 	for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)

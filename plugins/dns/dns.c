@@ -19,13 +19,17 @@ static void leave(struct klieg_call *c)
 }
 
 static const struct klieg_plugin_hook hooks[] = {
-	{ .library = "libc.so.6", .function = "getaddrinfo", .site = "dns.lookup", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = begin, .leave = leave,
+	{ .library = "libc.so.6", .function = "getaddrinfo", .site = "dns.lookup", .kind = KLIEG_KIND_CLIENT,
+		.level = KLIEG_LEVEL_SPAN, .begin = begin, .leave = leave,
 		.data = "takes a service" },
-	{ .library = "libc.so.6", .function = "gethostbyname", .site = "dns.lookup", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NULL, .begin = begin },
-	{ .library = "libc.so.6", .function = "gethostbyname_r", .site = "dns.lookup", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NONZERO, .begin = begin },
+	{ .library = "libc.so.6", .function = "gethostbyname", .site = "dns.lookup", .kind = KLIEG_KIND_CLIENT,
+		.fails = KLIEG_FAILS_NULL, .begin = begin },
+	{ .library = "libc.so.6", .function = "gethostbyname_r", .site = "dns.lookup", .kind = KLIEG_KIND_CLIENT,
+		.fails = KLIEG_FAILS_NONZERO, .begin = begin },
 	{ .library = "libcares.so.2*", .function = "ares_getaddrinfo", .site = "dns.start", .flags = KLIEG_HOOK_OPTIONAL },
 };
 
-static const struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "dns", "1.0", "glibc 2.17 and later", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static const struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "dns", "1.0", "glibc 2.17 and later", NULL,
+	KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host) { return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL; }

@@ -1,5 +1,5 @@
-/* hiredis: a client span for each command, the peer from the connection's descriptor, errors from the reply. Formats ("SET %s %b") are their own normalised
- * text; of argument vectors only the command's name is taken: the rest are values. */
+/* hiredis: a client span for each command, the peer from the connection's descriptor, errors from the reply. Formats ("SET %s
+ * %b") are their own normalised text; of argument vectors only the command's name is taken: the rest are values. */
 #include <klieg/plugin.h>
 #include <ctype.h>
 #include <dlfcn.h>
@@ -8,8 +8,10 @@
 enum { REPLY_ERROR = 6 };
 /* Where things are, by the library's soname: it is raised whenever these structures change. */
 static const struct recipe { const char *soname; size_t fd, text; } recipes[] = {
-	{ "libhiredis.so.0.13", 132, 24 }, { "libhiredis.so.0.14", 132, 24 }, /* redisContext: int err; char errstr[128]; int fd. redisReply: type, integer, len, str */
-	{ "libhiredis.so.1.0.0", 140, 32 }, { "libhiredis.so.1.1.0", 140, 32 }, { "libhiredis.so.1", 140, 32 }, /* a function table before, a double before */
+	/* redisContext: int err; char errstr[128]; int fd. redisReply: type, integer, len, str */
+	{ "libhiredis.so.0.13", 132, 24 }, { "libhiredis.so.0.14", 132, 24 },
+	/* since 1.0 a function table comes before, and a double */
+	{ "libhiredis.so.1.0.0", 140, 32 }, { "libhiredis.so.1.1.0", 140, 32 }, { "libhiredis.so.1", 140, 32 },
 };
 static const struct recipe *recipe;
 
@@ -75,14 +77,20 @@ static void reply_leave(struct klieg_call *c)
 
 #define LIB "libhiredis.so.*"
 static const struct klieg_plugin_hook hooks[] = {
-	{ .library = LIB, .function = "redisvCommand", .site = "hiredis.command", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = format_begin, .leave = reply_leave },
-	{ .library = LIB, .function = "redisCommandArgv", .site = "hiredis.command", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = argv_begin, .leave = reply_leave },
-	{ .library = LIB, .function = "redisvAppendCommand", .site = "hiredis.append", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NONZERO, .begin = format_begin },
-	{ .library = LIB, .function = "redisAppendCommandArgv", .site = "hiredis.append", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NONZERO, .begin = argv_begin },
-	{ .library = LIB, .function = "redisGetReply", .site = "hiredis.reply", .kind = KLIEG_KIND_CLIENT, .fails = KLIEG_FAILS_NONZERO },
+	{ .library = LIB, .function = "redisvCommand", .site = "hiredis.command", .kind = KLIEG_KIND_CLIENT,
+		.level = KLIEG_LEVEL_SPAN, .begin = format_begin, .leave = reply_leave },
+	{ .library = LIB, .function = "redisCommandArgv", .site = "hiredis.command", .kind = KLIEG_KIND_CLIENT,
+		.level = KLIEG_LEVEL_SPAN, .begin = argv_begin, .leave = reply_leave },
+	{ .library = LIB, .function = "redisvAppendCommand", .site = "hiredis.append", .kind = KLIEG_KIND_CLIENT,
+		.fails = KLIEG_FAILS_NONZERO, .begin = format_begin },
+	{ .library = LIB, .function = "redisAppendCommandArgv", .site = "hiredis.append", .kind = KLIEG_KIND_CLIENT,
+		.fails = KLIEG_FAILS_NONZERO, .begin = argv_begin },
+	{ .library = LIB, .function = "redisGetReply", .site = "hiredis.reply", .kind = KLIEG_KIND_CLIENT,
+		.fails = KLIEG_FAILS_NONZERO },
 };
 
-static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "hiredis", "1.0", "hiredis 0.13, 0.14, 1.0 to 1.2", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "hiredis", "1.0", "hiredis 0.13, 0.14, 1.0 to 1.2", NULL,
+	KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {

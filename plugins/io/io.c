@@ -1,6 +1,6 @@
-/* Sockets and files: the calls of libc in which a thread waits for the kernel. One plugin for both, since read() and write() serve both; io.kind says which it
- * was. At detail: the peer of a socket, the path of a file, and how many bytes went through. Results below 0 are errors, but for EAGAIN on a
- * non-blocking descriptor, which is only an answer. */
+/* Sockets and files: the calls of libc in which a thread waits for the kernel. One plugin for both, since read() and write()
+ * serve both; io.kind says which it was. At detail: the peer of a socket, the path of a file, and how many bytes went through.
+ * Results below 0 are errors, but for EAGAIN on a non-blocking descriptor, which is only an answer. */
 #include <klieg/plugin.h>
 #include <errno.h>
 #include <stdio.h>
@@ -77,10 +77,13 @@ static void open_begin(struct klieg_call *c) { klieg_set_text(c, "file.path", kl
 static void openat_begin(struct klieg_call *c) { klieg_set_text(c, "file.path", klieg_arg(c, 1)); }
 
 #define LIBC "libc.so.6"
-#define BYTES(name) { .library = LIBC, .function = name, .site = "io." name, .level = KLIEG_LEVEL_SPAN, .begin = fd_begin, .leave = bytes_leave }
-#define INT(name, start) { .library = LIBC, .function = name, .site = "io." name, .level = KLIEG_LEVEL_SPAN, .begin = start, .leave = int_leave }
+#define BYTES(name) { .library = LIBC, .function = name, .site = "io." name, .level = KLIEG_LEVEL_SPAN, .begin = fd_begin, \
+	.leave = bytes_leave }
+#define INT(name, start) { .library = LIBC, .function = name, .site = "io." name, .level = KLIEG_LEVEL_SPAN, .begin = start, \
+	.leave = int_leave }
 static const struct klieg_plugin_hook hooks[] = {
-	{ .library = LIBC, .function = "connect", .site = "io.connect", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = connect_begin, .leave = int_leave },
+	{ .library = LIBC, .function = "connect", .site = "io.connect", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN,
+		.begin = connect_begin, .leave = int_leave },
 	{ .library = LIBC, .function = "accept", .site = "io.accept", .level = KLIEG_LEVEL_SPAN, .leave = accept_leave },
 	{ .library = LIBC, .function = "accept4", .site = "io.accept", .level = KLIEG_LEVEL_SPAN, .leave = accept_leave },
 	BYTES("send"), BYTES("sendto"), BYTES("sendmsg"), BYTES("recv"), BYTES("recvfrom"), BYTES("recvmsg"), BYTES("sendfile"),
@@ -88,6 +91,7 @@ static const struct klieg_plugin_hook hooks[] = {
 	INT("fsync", fd_begin), INT("fdatasync", fd_begin), INT("open", open_begin), INT("openat", openat_begin),
 };
 
-static const struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "io", "1.0", "glibc 2.17 and later", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static const struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "io", "1.0", "glibc 2.17 and later", NULL,
+	KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host) { return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL; }

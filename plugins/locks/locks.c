@@ -1,6 +1,6 @@
-/* Waiting for other threads: mutexes, conditions, semaphores, read-write locks. Contention only: a mutex that is free, a semaphore that is up, is passed over by
- * a glance at its first word (which glibc's static initialisers have fixed for good), before anything is recorded; of the rest, waits under a
- * microsecond are counted and not kept as spans. */
+/* Waiting for other threads: mutexes, conditions, semaphores, read-write locks. Contention only: a mutex that is free, a
+ * semaphore that is up, is passed over by a glance at its first word (which glibc's static initialisers have fixed for good),
+ * before anything is recorded; of the rest, waits under a microsecond are counted and not kept as spans. */
 #include <klieg/plugin.h>
 
 #define LIGHT __attribute__((target("general-regs-only")))
@@ -24,7 +24,8 @@ static void begin(struct klieg_call *c)
 }
 
 #define WAIT(fn, name) { .library = "libc.so.6", .function = fn, .site = name, .min_ns = 1000, .begin = begin }
-#define LOOK(fn, name, look) { .library = "libc.so.6", .function = fn, .site = name, .flags = KLIEG_HOOK_LIGHT, .level = KLIEG_LEVEL_COUNT, .min_ns = 1000, \
+#define LOOK(fn, name, look) { .library = "libc.so.6", .function = fn, .site = name, .flags = KLIEG_HOOK_LIGHT, \
+	.level = KLIEG_LEVEL_COUNT, .min_ns = 1000, \
 	.enter = look, .begin = begin }
 static const struct klieg_plugin_hook hooks[] = {
 	LOOK("pthread_mutex_lock", "lock.mutex", mutex_enter),
@@ -40,7 +41,8 @@ static const struct klieg_plugin_hook hooks[] = {
 	WAIT("pthread_join", "wait.thread"),
 };
 
-static const struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "locks", "1.0", "glibc 2.34 and later (before, the functions are in libpthread)", NULL,
+static const struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "locks", "1.0",
+	"glibc 2.34 and later (before, the functions are in libpthread)", NULL,
 	KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host) { return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL; }

@@ -1,6 +1,7 @@
-/* memcached: its binary is stripped to the last name, so its functions cannot be told apart. What can be seen is where its requests come in and go out: a span
- * lasts from the read() that brought a command to the sendmsg() that answers. Commands that arrive together are one span, named for the first. The text and
- * the binary protocol; not over TLS. Commands that get no answer (noreply, quiet) are no requests here. */
+/* memcached: its binary is stripped to the last name, so its functions cannot be told apart. What can be seen is where its
+ * requests come in and go out: a span lasts from the read() that brought a command to the sendmsg() that answers. Commands that
+ * arrive together are one span, named for the first. The text and the binary protocol; not over TLS. Commands that get no answer
+ * (noreply, quiet) are no requests here. */
 #include <klieg/plugin.h>
 #include <ctype.h>
 #include <errno.h>
@@ -9,9 +10,11 @@
 enum { CONNECTIONS = 65536, BINARY = 0x80 };
 static char connections[CONNECTIONS]; /* only their addresses are used: a key for each descriptor */
 
-static const char *const commands[] = { "get", "gets", "gat", "gats", "set", "add", "replace", "append", "prepend", "cas", "delete", "incr", "decr", "touch", "mg", "ms", "md", "ma",
+static const char *const commands[] = { "get", "gets", "gat", "gats", "set", "add", "replace", "append", "prepend", "cas",
+	"delete", "incr", "decr", "touch", "mg", "ms", "md", "ma",
 	"mn", "me", "stats", "flush_all", "version", "verbosity" };
-static const char *const binary[] = { "GET", "SET", "ADD", "REPLACE", "DELETE", "INCR", "DECR", "QUIT", "FLUSH_ALL", "", "NOOP", "VERSION", "GET", "", "APPEND", "PREPEND",
+static const char *const binary[] = { "GET", "SET", "ADD", "REPLACE", "DELETE", "INCR", "DECR", "QUIT", "FLUSH_ALL", "", "NOOP",
+	"VERSION", "GET", "", "APPEND", "PREPEND",
 	"STATS" }; /* by opcode; "": quiet */
 
 /* The first command's name in capitals, "" if these bytes begin none (the rest of a value, most likely). */
@@ -72,12 +75,15 @@ static int send_enter(struct klieg_call *c)
 }
 
 static const struct klieg_plugin_hook hooks[] = {
-	{ .library = "libc.so.6", .function = "read", .site = "memcached.request", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .enter = read_enter,
+	{ .library = "libc.so.6", .function = "read", .site = "memcached.request", .kind = KLIEG_KIND_SERVER,
+		.flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .enter = read_enter,
 		.leave = read_leave },
-	{ .library = "libc.so.6", .function = "sendmsg", .site = "memcached.request", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT, .enter = send_enter },
+	{ .library = "libc.so.6", .function = "sendmsg", .site = "memcached.request", .kind = KLIEG_KIND_SERVER,
+		.level = KLIEG_LEVEL_COUNT, .enter = send_enter },
 };
 
-static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "memcached", "1.0", "memcached 1.4.31 and later", "memcached", KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "memcached", "1.0", "memcached 1.4.31 and later",
+	"memcached", KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {

@@ -1,8 +1,9 @@
 /* libmicrohttpd: a server span for each request, which continues the client's trace.
  *
- * The library calls the program's access handler, whose name only the program knows: `klieg attach PID --plugin microhttpd:handler=FUNC`. Without it, the first
- * answer that is queued tells where the handler is, and a note says so. The library calls the handler several times for one request (headers, pieces of
- * the body, the end); the call that queues the answer is the span, the others are dropped. */
+ * The library calls the program's access handler, whose name only the program knows: `klieg attach PID --plugin
+ * microhttpd:handler=FUNC`. Without it, the first answer that is queued tells where the handler is, and a note says so. The
+ * library calls the handler several times for one request (headers, pieces of the body, the end); the call that queues the
+ * answer is the span, the others are dropped. */
 #include <klieg/plugin.h>
 #include <dlfcn.h>
 #include <stdio.h>
@@ -77,12 +78,14 @@ static int queue_enter(struct klieg_call *c)
 		return KLIEG_PASS;
 	/* struct MHD_Daemon begins with the handler's address, in all versions so far */
 	daemon = mhd.info(connection, INFO_DAEMON);
-	if (daemon && *daemon && c->host->read(&handler, *daemon, sizeof handler) == sizeof handler && dladdr(handler, &d) && d.dli_fname) {
+	if (daemon && *daemon && c->host->read(&handler, *daemon, sizeof handler) == sizeof handler && dladdr(handler, &d) &&
+		d.dli_fname) {
 		const char *file = strrchr(d.dli_fname, '/');
 		if (d.dli_sname && d.dli_saddr == handler)
 			snprintf(text, sizeof text, "requests become spans with --plugin microhttpd:handler=%s", d.dli_sname);
 		else
-			snprintf(text, sizeof text, "requests become spans with --plugin microhttpd:handler=FUNC: the function at %s+0x%lx", file ? file + 1 : d.dli_fname,
+			snprintf(text, sizeof text, "requests become spans with --plugin microhttpd:handler=FUNC: the function at %s+0x%lx",
+				file ? file + 1 : d.dli_fname,
 				(unsigned long)((const char *)handler - (const char *)d.dli_fbase));
 		c->host->note("microhttpd", text);
 	}
@@ -90,12 +93,15 @@ static int queue_enter(struct klieg_call *c)
 }
 
 static const struct klieg_plugin_hook hooks[] = {
-	{ .function = "handler", .site = "http.server", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT | KLIEG_HOOK_GIVEN, .level = KLIEG_LEVEL_COUNT, .enter = enter,
+	{ .function = "handler", .site = "http.server", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT | KLIEG_HOOK_GIVEN,
+		.level = KLIEG_LEVEL_COUNT, .enter = enter,
 		.begin = begin, .leave = leave },
-	{ .library = "libmicrohttpd.so.12*", .function = "MHD_queue_response", .site = "http.server", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT, .enter = queue_enter },
+	{ .library = "libmicrohttpd.so.12*", .function = "MHD_queue_response", .site = "http.server", .kind = KLIEG_KIND_SERVER,
+		.level = KLIEG_LEVEL_COUNT, .enter = queue_enter },
 };
 
-static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "microhttpd", "1.0", "libmicrohttpd 0.9.37 and later (soname 12)", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "microhttpd", "1.0",
+	"libmicrohttpd 0.9.37 and later (soname 12)", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {
@@ -104,7 +110,8 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 	if (host->abi != KLIEG_PLUGIN_ABI)
 		return NULL;
 	given = host->option("microhttpd", "handler", option, sizeof option) > 0;
-	if (!so || !(*(void **)&mhd.header = dlsym(so, "MHD_lookup_connection_value")) || !(*(void **)&mhd.info = dlsym(so, "MHD_get_connection_info")))
+	if (!so || !(*(void **)&mhd.header = dlsym(so, "MHD_lookup_connection_value")) ||
+		!(*(void **)&mhd.info = dlsym(so, "MHD_get_connection_info")))
 		plugin.unfit = "no libmicrohttpd.so.12 is loaded";
 	return &plugin;
 }

@@ -1,8 +1,10 @@
-/* nginx: a server span from a request's headers being complete to its end, across the event loop; what nginx does in between as its children; and the trace
- * context, in from the client and on to the upstream (as a header of the request, which proxy_pass sends along).
+/* nginx: a server span from a request's headers being complete to its end, across the event loop; what nginx does in between as
+ * its children; and the trace context, in from the client and on to the upstream (as a header of the request, which proxy_pass
+ * sends along).
  *
- * Functions come from the binary's dynamic symbols, which nginx needs for its modules. Where fields are in a request differs between builds: found out once,
- * at the first request, by patterns that cannot be anything else (see learn()). If they are not there, requests are spans without attributes. */
+ * Functions come from the binary's dynamic symbols, which nginx needs for its modules. Where fields are in a request differs
+ * between builds: found out once, at the first request, by patterns that cannot be anything else (see learn()). If they are not
+ * there, requests are spans without attributes. */
 #include <klieg/plugin.h>
 #include <dlfcn.h>
 #include <stdio.h>
@@ -26,14 +28,17 @@ static void learn(const struct klieg_host *host, const void *r)
 	char text[32];
 	unsigned in = 0, status = 0, line = 0;
 	if (n && (uint32_t)w[0] == SIGNATURE)
-		for (size_t i = 1; i + 16 < n && !in; i++) /* pool, header_in, headers_in.headers: an ngx_list_t of table elements in that pool */
+		for (size_t i = 1; i + 16 < n && !in; i++)
+			/* pool, header_in, headers_in.headers: an ngx_list_t of table elements in that pool */
 			if (w[i] && w[i + 8] == w[i] && (w[i + 6] == sizeof(header) || w[i + 6] == sizeof(header) + 8) && w[i + 7] == 20)
 				in = (unsigned)i + 2;
 	for (size_t i = in + 7; in && i + 15 < n && !status; i++) /* headers_out: the headers, the trailers, the status */
 		if (w[i + 4] == w[in + 4] && w[i + 6] == w[in + 6] && w[i + 11] == w[in + 4] && w[i + 13] == w[in + 6])
 			status = (unsigned)i + 14;
-	for (size_t i = status + 1; status && i + 14 < n && !line; i++) /* request_line, uri, args, exten, unparsed_uri, method_name (the line's first word) */
-		if (w[i] > 10 && w[i] < 65536 && w[i + 11] == w[i + 1] && w[i + 10] >= 3 && w[i + 10] < 16 && host->read(text, (void *)w[i + 1], 20) >= w[i + 10] + 2 &&
+	for (size_t i = status + 1; status && i + 14 < n && !line; i++)
+		/* request_line, uri, args, exten, unparsed_uri, method_name (the line's first word) */
+		if (w[i] > 10 && w[i] < 65536 && w[i + 11] == w[i + 1] && w[i + 10] >= 3 && w[i + 10] < 16 &&
+			host->read(text, (void *)w[i + 1], 20) >= w[i + 10] + 2 &&
 			text[w[i + 10]] == ' ' && text[w[i + 10] + 1] == '/')
 			line = (unsigned)i;
 	if (line && line < 256) {
@@ -138,19 +143,26 @@ static int end_enter(struct klieg_call *c)
 
 static int resume_enter(struct klieg_call *c) { return c->host->resume(c, klieg_arg(c, 0)) ? KLIEG_TRACE : KLIEG_PASS; }
 
-#define STEP(fn, name) { .function = fn, .site = name, .flags = KLIEG_HOOK_ROOT | KLIEG_HOOK_OPTIONAL, .level = KLIEG_LEVEL_COUNT, .enter = resume_enter }
+#define STEP(fn, name) { .function = fn, .site = name, .flags = KLIEG_HOOK_ROOT | KLIEG_HOOK_OPTIONAL, .level = KLIEG_LEVEL_COUNT, \
+	.enter = resume_enter }
 static const struct klieg_plugin_hook hooks[] = {
-	{ .function = "ngx_http_process_request", .site = "nginx.request", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .enter = begin_enter },
-	{ .function = "ngx_http_free_request", .site = "nginx.request", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT, .enter = end_enter },
-	STEP("ngx_http_core_run_phases", "nginx.phases"), STEP("ngx_http_upstream_init", "nginx.upstream"), STEP("ngx_http_send_header", "nginx.send_header"),
-	STEP("ngx_http_output_filter", "nginx.output"), STEP("ngx_http_read_client_request_body", "nginx.read_body"), STEP("ngx_http_finalize_request", "nginx.finalize"),
+	{ .function = "ngx_http_process_request", .site = "nginx.request", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT,
+		.level = KLIEG_LEVEL_COUNT, .enter = begin_enter },
+	{ .function = "ngx_http_free_request", .site = "nginx.request", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT,
+		.enter = end_enter },
+	STEP("ngx_http_core_run_phases", "nginx.phases"), STEP("ngx_http_upstream_init", "nginx.upstream"),
+	STEP("ngx_http_send_header", "nginx.send_header"),
+	STEP("ngx_http_output_filter", "nginx.output"), STEP("ngx_http_read_client_request_body", "nginx.read_body"),
+	STEP("ngx_http_finalize_request", "nginx.finalize"),
 };
 
-static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "nginx", "1.0", "nginx 1.14 and later, with dynamic symbols", "nginx*", KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "nginx", "1.0",
+	"nginx 1.14 and later, with dynamic symbols", "nginx*", KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {
-	if (!(*(void **)&list_push = dlsym(RTLD_DEFAULT, "ngx_list_push")) || !(*(void **)&palloc = dlsym(RTLD_DEFAULT, "ngx_pnalloc")))
+	if (!(*(void **)&list_push = dlsym(RTLD_DEFAULT, "ngx_list_push")) ||
+		!(*(void **)&palloc = dlsym(RTLD_DEFAULT, "ngx_pnalloc")))
 		plugin.unfit = "this nginx exports no symbols";
 	return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL;
 }

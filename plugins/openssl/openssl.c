@@ -1,5 +1,5 @@
-/* OpenSSL: TLS handshakes. SSL_connect and SSL_accept come through SSL_do_handshake, which is the one that is intercepted. On a non-blocking connection each
- * attempt is a span; only the last one has a version. */
+/* OpenSSL: TLS handshakes. SSL_connect and SSL_accept come through SSL_do_handshake, which is the one that is intercepted. On a
+ * non-blocking connection each attempt is a span; only the last one has a version. */
 #include <klieg/plugin.h>
 #include <dlfcn.h>
 #include <sys/socket.h>
@@ -43,10 +43,12 @@ static void leave(struct klieg_call *c)
 }
 
 static const struct klieg_plugin_hook hooks[] = {
-	{ .library = "libssl.so.*", .function = "SSL_do_handshake", .site = "tls.handshake", .level = KLIEG_LEVEL_SPAN, .begin = begin, .leave = leave },
+	{ .library = "libssl.so.*", .function = "SSL_do_handshake", .site = "tls.handshake", .level = KLIEG_LEVEL_SPAN,
+		.begin = begin, .leave = leave },
 };
 
-static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "openssl", "1.0", "OpenSSL 1.1 and 3", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "openssl", "1.0", "OpenSSL 1.1 and 3", NULL,
+	KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {
@@ -59,8 +61,10 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 		plugin.unfit = "no libssl of OpenSSL 1.1 or 3 is loaded";
 		return &plugin;
 	}
-	static const struct { const char *name; void *to; } needs[] = { { "SSL_get_version", &ssl.version }, { "SSL_get_servername", &ssl.servername },
-		{ "SSL_CIPHER_get_name", &ssl.cipher_name }, { "SSL_get_current_cipher", &ssl.cipher }, { "SSL_get_error", &ssl.error }, { "SSL_get_fd", &ssl.fd },
+	static const struct { const char *name; void *to; } needs[] = { { "SSL_get_version", &ssl.version },
+		{ "SSL_get_servername", &ssl.servername },
+		{ "SSL_CIPHER_get_name", &ssl.cipher_name }, { "SSL_get_current_cipher", &ssl.cipher }, { "SSL_get_error", &ssl.error },
+			{ "SSL_get_fd", &ssl.fd },
 		{ "SSL_is_server", &ssl.is_server }, { "SSL_session_reused", &ssl.reused } };
 	for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
 		if (!(*(void **)needs[i].to = dlsym(so, needs[i].name)))

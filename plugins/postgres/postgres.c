@@ -1,13 +1,15 @@
-/* PostgreSQL backends: a server span for each statement, from the moment that the backend reports itself running it (what pg_stat_activity shows) to when it
- * reports idle; parsing, planning, execution, commit and WAL flush as its children. A statement that ends in a sqlcommenter comment (the pq plugin with
- * sqlcommenter=on, and other instrumentations) continues its client's trace. All of it by exported functions, which a stripped server still has. */
+/* PostgreSQL backends: a server span for each statement, from the moment that the backend reports itself running it (what
+ * pg_stat_activity shows) to when it reports idle; parsing, planning, execution, commit and WAL flush as its children. A
+ * statement that ends in a sqlcommenter comment (the pq plugin with sqlcommenter=on, and other instrumentations) continues its
+ * client's trace. All of it by exported functions, which a stripped server still has. */
 #include <klieg/plugin.h>
 #include <dlfcn.h>
 #include <stdlib.h>
 
 static const char *(*config_option)(const char *name, _Bool missing_ok, _Bool restrict_privileged);
 static char query[1];         /* a backend runs one statement at a time: its address is the key */
-static uint64_t running;      /* hash of its text, to tell the steps of one statement (parse, bind, execute) from the next one; 0: idle */
+/* Hash of its text, to tell the steps of one statement (parse, bind, execute) from the next one; 0: idle. */
+static uint64_t running;
 static int version;           /* 150020 */
 
 /* Asked in the backend's own thread: PostgreSQL has no other. */
@@ -31,7 +33,10 @@ static uint64_t hash(const char *s)
 }
 
 struct comment { char traceparent[64]; };
-static const char *get(void *arg, const char *name) { return strcmp(name, "traceparent") ? NULL : ((struct comment *)arg)->traceparent; }
+static const char *get(void *arg, const char *name)
+{
+	return strcmp(name, "traceparent") ? NULL : ((struct comment *)arg)->traceparent;
+}
 
 static void continue_trace(struct klieg_call *c, const char *sql)
 {
@@ -78,17 +83,24 @@ static int abort_enter(struct klieg_call *c)
 
 static int step_enter(struct klieg_call *c) { return c->host->resume(c, query) ? KLIEG_TRACE : KLIEG_PASS; }
 
-#define STEP(fn, name) { .function = fn, .site = name, .flags = KLIEG_HOOK_ROOT | KLIEG_HOOK_OPTIONAL, .level = KLIEG_LEVEL_COUNT, .enter = step_enter }
+#define STEP(fn, name) { .function = fn, .site = name, .flags = KLIEG_HOOK_ROOT | KLIEG_HOOK_OPTIONAL, .level = KLIEG_LEVEL_COUNT, \
+	.enter = step_enter }
 static const struct klieg_plugin_hook hooks[] = {
-	{ .function = "pgstat_report_activity", .site = "postgres.query", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .enter = activity_enter },
-	{ .function = "AbortCurrentTransaction", .site = "postgres.query", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT, .enter = abort_enter },
-	STEP("pg_parse_query", "postgres.parse"), STEP("pg_analyze_and_rewrite_fixedparams", "postgres.analyze"), STEP("pg_analyze_and_rewrite", "postgres.analyze"),
-	STEP("pg_plan_query", "postgres.plan"), STEP("PortalRun", "postgres.execute"), STEP("CommitTransactionCommand", "postgres.commit"),
+	{ .function = "pgstat_report_activity", .site = "postgres.query", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT,
+		.level = KLIEG_LEVEL_COUNT, .enter = activity_enter },
+	{ .function = "AbortCurrentTransaction", .site = "postgres.query", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT,
+		.enter = abort_enter },
+	STEP("pg_parse_query", "postgres.parse"), STEP("pg_analyze_and_rewrite_fixedparams", "postgres.analyze"),
+	STEP("pg_analyze_and_rewrite", "postgres.analyze"),
+	STEP("pg_plan_query", "postgres.plan"), STEP("PortalRun", "postgres.execute"),
+	STEP("CommitTransactionCommand", "postgres.commit"),
 	STEP("XLogFlush", "postgres.wal_flush"),
-	{ .function = "LockAcquireExtended", .site = "postgres.lock", .flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .min_ns = 5000, .enter = step_enter }, /* waits only */
+	{ .function = "LockAcquireExtended", .site = "postgres.lock", .flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT,
+		.min_ns = 5000, .enter = step_enter }, /* waits only */
 };
 
-static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "postgres", "1.0", "PostgreSQL 9.6 and later", "postgres*", KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "postgres", "1.0", "PostgreSQL 9.6 and later", "postgres*",
+	KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {

@@ -1,7 +1,8 @@
 /* libpq: a client span for each statement, its text without literals, what the server said.
  *
- * The asynchronous interface (PQsendQuery, ...) is one span from the send to the PQgetResult that returns NULL. With `--plugin pq:sqlcommenter=on` statements
- * carry the trace context as a comment at their end (https://google.github.io/sqlcommenter): the postgres plugin reads it on the other side. */
+ * The asynchronous interface (PQsendQuery, ...) is one span from the send to the PQgetResult that returns NULL. With `--plugin
+ * pq:sqlcommenter=on` statements carry the trace context as a comment at their end (https://google.github.io/sqlcommenter): the
+ * postgres plugin reads it on the other side. */
 #include <klieg/plugin.h>
 #include <dlfcn.h>
 #include <stdio.h>
@@ -132,17 +133,23 @@ static void result_leave(struct klieg_call *c)
 		c->host->close(c, conn);
 }
 
-#define CALL(fn, name, at) { .library = "libpq.so.5*", .function = fn, .site = name, .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = begin, .leave = leave, .data = (void *)at }
-#define SEND(fn, at) { .library = "libpq.so.5*", .function = fn, .site = "pq.send", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_COUNT, .enter = send_enter, .leave = send_leave, \
+#define CALL(fn, name, at) { .library = "libpq.so.5*", .function = fn, .site = name, .kind = KLIEG_KIND_CLIENT, \
+	.level = KLIEG_LEVEL_SPAN, .begin = begin, .leave = leave, .data = (void *)at }
+#define SEND(fn, at) { .library = "libpq.so.5*", .function = fn, .site = "pq.send", .kind = KLIEG_KIND_CLIENT, \
+	.level = KLIEG_LEVEL_COUNT, .enter = send_enter, .leave = send_leave, \
 	.data = (void *)at }
 static const struct klieg_plugin_hook hooks[] = {
-	CALL("PQexec", "pq.exec", 1), CALL("PQexecParams", "pq.exec", 1), CALL("PQprepare", "pq.prepare", 2), CALL("PQexecPrepared", "pq.exec_prepared", 0),
+	CALL("PQexec", "pq.exec", 1), CALL("PQexecParams", "pq.exec", 1), CALL("PQprepare", "pq.prepare", 2),
+	CALL("PQexecPrepared", "pq.exec_prepared", 0),
 	SEND("PQsendQuery", 1), SEND("PQsendQueryParams", 1), SEND("PQsendPrepare", 2), SEND("PQsendQueryPrepared", 0),
-	{ .library = "libpq.so.5*", .function = "PQgetResult", .site = "pq.send", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_COUNT, .enter = result_enter, .leave = result_leave },
-	{ .library = "libpq.so.5*", .function = "PQconnectPoll", .site = "pq.connect", .kind = KLIEG_KIND_CLIENT, .flags = KLIEG_HOOK_COUNT },
+	{ .library = "libpq.so.5*", .function = "PQgetResult", .site = "pq.send", .kind = KLIEG_KIND_CLIENT,
+		.level = KLIEG_LEVEL_COUNT, .enter = result_enter, .leave = result_leave },
+	{ .library = "libpq.so.5*", .function = "PQconnectPoll", .site = "pq.connect", .kind = KLIEG_KIND_CLIENT,
+		.flags = KLIEG_HOOK_COUNT },
 };
 
-static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "pq", "1.0", "libpq of PostgreSQL 9.3 and later", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "pq", "1.0", "libpq of PostgreSQL 9.3 and later", NULL,
+	KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {
@@ -154,8 +161,10 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 		plugin.unfit = "no libpq.so.5 is loaded";
 		return &plugin;
 	}
-	static const struct { const char *name; void *to; } needs[] = { { "PQdb", &pq.db }, { "PQhost", &pq.host }, { "PQport", &pq.port }, { "PQerrorMessage", &pq.error },
-		{ "PQresultStatus", &pq.status }, { "PQntuples", &pq.ntuples }, { "PQresultErrorField", &pq.field }, { "PQresultErrorMessage", &pq.result_error } };
+	static const struct { const char *name; void *to; } needs[] = { { "PQdb", &pq.db }, { "PQhost", &pq.host },
+		{ "PQport", &pq.port }, { "PQerrorMessage", &pq.error },
+		{ "PQresultStatus", &pq.status }, { "PQntuples", &pq.ntuples }, { "PQresultErrorField", &pq.field },
+			{ "PQresultErrorMessage", &pq.result_error } };
 	for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
 		if (!(*(void **)needs[i].to = dlsym(so, needs[i].name)))
 			plugin.unfit = "this libpq lacks a function of version 9.3";

@@ -1,5 +1,6 @@
-/* redis-server: a server span for each command of a client. The command's name is its first argument, in struct client, whose layout is Redis' own: where the
- * arguments are is found out at the first commands by what they must look like, looked at again each time, and without it spans have no attributes. */
+/* redis-server: a server span for each command of a client. The command's name is its first argument, in struct client, whose
+ * layout is Redis' own: where the arguments are is found out at the first commands by what they must look like, looked at again
+ * each time, and without it spans have no attributes. */
 #include <klieg/plugin.h>
 #include <ctype.h>
 #include <dlfcn.h>
@@ -23,8 +24,8 @@ static int command_at(const struct klieg_host *host, const char *client, unsigne
 {
 	struct { int argc, pad; struct object **argv; } x;
 	struct object *first;
-	if (host->read(&x, client + offset, sizeof x) != sizeof x || x.argc < 1 || x.argc > 1 << 20 || host->read(&first, x.argv, sizeof first) != sizeof first ||
-		text_of(host, first, name, 32))
+	if (host->read(&x, client + offset, sizeof x) != sizeof x || x.argc < 1 || x.argc > 1 << 20 ||
+		host->read(&first, x.argv, sizeof first) != sizeof first || text_of(host, first, name, 32))
 		return -1;
 	for (char *s = name; *s; s++)
 		if (!isalnum((unsigned char)*s) && !strchr("._-", *s))
@@ -55,7 +56,8 @@ static void begin(struct klieg_call *c)
 }
 
 static const struct klieg_plugin_hook hooks[] = {
-	{ .function = "processCommand", .site = "redis.command", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT, .begin = begin },
+	{ .function = "processCommand", .site = "redis.command", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT,
+		.begin = begin },
 	{ .function = "call", .site = "redis.call", .begin = begin },
 	{ .function = "rdbSave", .site = "redis.save", .flags = KLIEG_HOOK_OPTIONAL, .fails = KLIEG_FAILS_NONZERO },
 	{ .function = "flushAppendOnlyFile", .site = "redis.aof", .flags = KLIEG_HOOK_OPTIONAL },
@@ -63,7 +65,8 @@ static const struct klieg_plugin_hook hooks[] = {
 	{ .function = "performEvictions", .site = "redis.evict", .flags = KLIEG_HOOK_OPTIONAL },
 };
 
-static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "redis-server", "1.0", "Redis 5 to 7, built with -rdynamic, as they are",
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "redis-server", "1.0",
+	"Redis 5 to 7, built with -rdynamic, as they are",
 	"redis-*", KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)

@@ -1,4 +1,5 @@
-/* SQLite: a span for each sqlite3_step (one row, or the whole of a statement that returns none), for preparing and for sqlite3_exec around them. */
+/* SQLite: a span for each sqlite3_step (one row, or the whole of a statement that returns none), for preparing and for
+ * sqlite3_exec around them. */
 #include <klieg/plugin.h>
 #include <dlfcn.h>
 
@@ -42,7 +43,8 @@ static void leave(struct klieg_call *c)
 	}
 }
 
-#define HOOK(fn, name, start, sized) { .library = "libsqlite3.so.0*", .function = fn, .site = name, .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, .begin = start, .leave = leave, \
+#define HOOK(fn, name, start, sized) { .library = "libsqlite3.so.0*", .function = fn, .site = name, .kind = KLIEG_KIND_CLIENT, \
+	.level = KLIEG_LEVEL_SPAN, .begin = start, .leave = leave, \
 	.data = (void *)sized }
 static const struct klieg_plugin_hook hooks[] = {
 	HOOK("sqlite3_step", "sqlite.step", step_begin, 0), HOOK("sqlite3_exec", "sqlite.exec", text_begin, 0),
@@ -50,7 +52,8 @@ static const struct klieg_plugin_hook hooks[] = {
 	HOOK("sqlite3_prepare", "sqlite.prepare", text_begin, 1),
 };
 
-static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "sqlite", "1.0", "SQLite 3.7.15 and later, as a shared library", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
+static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "sqlite", "1.0",
+	"SQLite 3.7.15 and later, as a shared library", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {
@@ -61,7 +64,8 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 		plugin.unfit = "no libsqlite3.so.0 is loaded";
 		return &plugin;
 	}
-	static const struct { const char *name; void *to; } needs[] = { { "sqlite3_sql", &lite.sql }, { "sqlite3_errstr", &lite.errstr },
+	static const struct { const char *name; void *to; } needs[] = { { "sqlite3_sql", &lite.sql },
+		{ "sqlite3_errstr", &lite.errstr },
 		{ "sqlite3_db_filename", &lite.filename }, { "sqlite3_db_handle", &lite.handle } };
 	for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
 		if (!(*(void **)needs[i].to = dlsym(so, needs[i].name)))

@@ -1,5 +1,6 @@
-/* Tries a plugin out in a forked child before it gets anywhere near a traced process: loads it, calls klieg_plugin() with a host that does nothing, looks through
- * all that it declares. What crashes, hangs or exits does so there. The answer comes back through a pipe. Any thread; blocks for at most 5 s. */
+/* Tries a plugin out in a forked child before it gets anywhere near a traced process: loads it, calls klieg_plugin() with a host
+ * that does nothing, looks through all that it declares. What crashes, hangs or exits does so there. The answer comes back
+ * through a pipe. Any thread; blocks for at most 5 s. */
 #include "agent/plugins.h"
 #include "base/buf.h"
 #include "klieg/plugin.h"
@@ -93,10 +94,12 @@ static int check(struct verdict *v, const struct klieg_plugin *at)
 		return fail(v, "its struct klieg_plugin has %u bytes, at least %zu are needed", head[0], sizeof k);
 	if (!is_name(k.name))
 		return fail(v, "its name is none: 1 to 31 of a-z, 0-9 and - are allowed");
-	if (!is_text(k.version, 31, true) || !is_text(k.fits, 159, true) || !is_text(k.program, 63, true) || !is_text(k.unfit, 159, true))
+	if (!is_text(k.version, 31, true) || !is_text(k.fits, 159, true) || !is_text(k.program, 63, true) ||
+		!is_text(k.unfit, 159, true))
 		return fail(v, "a text that it declares (version, fits, program, unfit) is too long or no text");
 	if (k.nhooks > HOOKS || (k.nhooks && k.hook_size < sizeof(struct klieg_plugin_hook)))
-		return fail(v, "it declares %u hooks of %u bytes: at most %d of at least %zu are possible", k.nhooks, k.hook_size, HOOKS, sizeof(struct klieg_plugin_hook));
+		return fail(v, "it declares %u hooks of %u bytes: at most %d of at least %zu are possible", k.nhooks, k.hook_size, HOOKS,
+			sizeof(struct klieg_plugin_hook));
 	if (!k.nhooks && !k.unfit)
 		return fail(v, "it declares no hooks and no reason");
 	for (uint32_t i = 0; i < k.nhooks; i++)
@@ -106,7 +109,10 @@ static int check(struct verdict *v, const struct klieg_plugin *at)
 }
 
 /* A host for klieg_plugin(): there is no call yet, so what is for calls has nothing to do. */
-static void no_text(struct klieg_call *c, const char *k, const char *t, size_t n, unsigned f) { (void)c; (void)k; (void)t; (void)n; (void)f; }
+static void no_text(struct klieg_call *c, const char *k, const char *t, size_t n, unsigned f)
+{
+	(void)c; (void)k; (void)t; (void)n; (void)f;
+}
 static void no_number(struct klieg_call *c, const char *k, unsigned t, uint64_t b) { (void)c; (void)k; (void)t; (void)b; }
 static void no_address(struct klieg_call *c, const char *p, const void *s, size_t n) { (void)c; (void)p; (void)s; (void)n; }
 static void no_query(struct klieg_call *c, const char *s, size_t n) { (void)c; (void)s; (void)n; }
@@ -123,8 +129,14 @@ static long own_read_text(char *to, size_t n, const char *from)
 		to[got] = 0;
 	return got ? (long)strlen(to) : -1;
 }
-static int no_parent(struct klieg_call *c, const char *(*g)(void *, const char *), void *a) { (void)c; (void)g; (void)a; return 0; }
-static int no_headers(struct klieg_call *c, struct klieg_plugin_headers *h) { (void)c; h->traceparent[0] = h->tracestate[0] = 0; return 0; }
+static int no_parent(struct klieg_call *c, const char *(*g)(void *, const char *), void *a)
+{
+	(void)c; (void)g; (void)a; return 0;
+}
+static int no_headers(struct klieg_call *c, struct klieg_plugin_headers *h)
+{
+	(void)c; h->traceparent[0] = h->tracestate[0] = 0; return 0;
+}
 static void no_drop(struct klieg_call *c) { (void)c; }
 static int no_key(struct klieg_call *c, const void *key) { (void)c; (void)key; return 0; }
 static uint64_t now_ns(void)
@@ -135,7 +147,8 @@ static uint64_t now_ns(void)
 }
 static long no_option(const char *p, const char *k, char *v, size_t n) { (void)p; (void)k; (void)v; (void)n; return -1; }
 static void no_note(const char *p, const char *t) { (void)p; (void)t; }
-static const struct klieg_host host = { sizeof host, KLIEG_PLUGIN_ABI, "0.1.0", no_text, no_number, no_address, no_query, no_status, own_read, own_read_text, no_parent,
+static const struct klieg_host host = { sizeof host, KLIEG_PLUGIN_ABI, "0.1.0", no_text, no_number, no_address, no_query,
+	no_status, own_read, own_read_text, no_parent,
 	no_headers, no_drop, no_key, no_key, no_key, no_key, now_ns, no_option, no_note };
 
 static _Noreturn void child(const char *path, int out)

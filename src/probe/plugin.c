@@ -1,6 +1,7 @@
-/* Runs the handlers of plugins around intercepted calls, on the program's own threads. hook.c calls in, with the vector registers still the program's; a handler
- * is ordinary code and runs inside klieg__call_kept(), everything that is no handler stays outside of it. While one runs, me->in_plugin lets the functions
- * that it calls pass untraced. Owns nothing: a run lives on the stack of its call. */
+/* Runs the handlers of plugins around intercepted calls, on the program's own threads. hook.c calls in, with the vector
+ * registers still the program's; a handler is ordinary code and runs inside klieg__call_kept(), everything that is no handler
+ * stays outside of it. While one runs, me->in_plugin lets the functions that it calls pass untraced. Owns nothing: a run lives
+ * on the stack of its call. */
 #include "probe/plugin_internal.h"
 #include <errno.h>
 
@@ -77,7 +78,8 @@ static inline void prepare_run(struct klieg__run *r, const struct kw_hook *h, ui
 	r->n = r->used = 0;
 }
 
-/* The request's own trace becomes current: hook.c has put aside what was, and brings it back. Only where a root has just begun: nothing is current then. */
+/* The request's own trace becomes current: hook.c has put aside what was, and brings it back. Only where a root has just begun:
+ * nothing is current then. */
 static void continue_parent(struct klieg__run *r)
 {
 	struct klieg__thread *me = &klieg__thread;
@@ -107,7 +109,8 @@ static uint64_t run_saved(void *arg)
 	return rc;
 }
 
-static __attribute__((noinline)) int enter_heavy(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4], unsigned level)
+static __attribute__((noinline)) int enter_heavy(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot,
+	uint64_t user[4], unsigned level)
 {
 	struct klieg__run r;
 	prepare_run(&r, h, user, level, NULL);
@@ -118,7 +121,8 @@ static __attribute__((noinline)) int enter_heavy(const struct kw_hook *h, const 
 	return rc;
 }
 
-int klieg__plugin_enter(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4], unsigned level)
+int klieg__plugin_enter(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4],
+	unsigned level)
 {
 	const struct klieg_plugin_hook *k = hook_of(h);
 	user[0] = user[1] = user[2] = user[3] = 0;
@@ -133,7 +137,8 @@ int klieg__plugin_enter(const struct kw_hook *h, const struct klieg__regs *regs,
 	return k->enter(&c) != KLIEG_PASS;
 }
 
-static __attribute__((noinline)) void begin_heavy(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4], unsigned level,
+static __attribute__((noinline)) void begin_heavy(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot,
+	uint64_t user[4], unsigned level,
 	klieg_span *s)
 {
 	struct klieg__run r;
@@ -148,7 +153,8 @@ static __attribute__((noinline)) void begin_heavy(const struct kw_hook *h, const
 /* The level of an open span: klieg__span_level() knows detail. */
 static inline unsigned level_now(const klieg_span *s) { return klieg__span_level(s) ? KLIEG_LEVEL_DETAIL : s->seq ? KLIEG_LEVEL_SPAN : KLIEG_LEVEL_COUNT; }
 
-void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4], klieg_span *s)
+void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4],
+	klieg_span *s)
 {
 	const struct klieg_plugin_hook *k = hook_of(h);
 	if (!k || !k->begin)
@@ -170,7 +176,8 @@ static inline bool failed(uint32_t fails, uint64_t rax)
 	}
 }
 
-static __attribute__((noinline)) void leave_heavy(const struct kw_hook *h, uint64_t rax, uint64_t user[4], unsigned level, klieg_span *s)
+static __attribute__((noinline)) void leave_heavy(const struct kw_hook *h, uint64_t rax, uint64_t user[4], unsigned level,
+	klieg_span *s)
 {
 	struct klieg__run r;
 	prepare_run(&r, h, user, level, s);

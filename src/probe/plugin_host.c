@@ -1,5 +1,6 @@
-/* The host table: what plugins can ask of Klieg. Called by handlers, so inside klieg__call_saved() and with me->in_plugin set; the functions that take no call
- * also by klieg_plugin() on the agent's loader thread. Nothing allocates. Attributes are collected in the run and written to the ring together. */
+/* The host table: what plugins can ask of Klieg. Called by handlers, so inside klieg__call_kept() and with me->in_plugin set;
+ * the functions that take no call also by klieg_plugin() on the agent's loader thread. Nothing allocates. Attributes are
+ * collected in the run and written to the ring together. */
 #include "probe/plugin_internal.h"
 #include "wire/plugin_area.h"
 #include <arpa/inet.h>
@@ -55,7 +56,8 @@ static void host_text(struct klieg_call *call, const char *key, const char *text
 		return;
 	if (n == KLIEG_TEXT_END)
 		n = strnlen(text, 1025); /* one more than is kept, so that a cut shows */
-	bool local = (uintptr_t)text < (uintptr_t)r && (uintptr_t)text >= (uintptr_t)__builtin_frame_address(0); /* the handler's own: gone when it returns */
+	/* the handler's own: gone when it returns */
+	bool local = (uintptr_t)text < (uintptr_t)r && (uintptr_t)text >= (uintptr_t)__builtin_frame_address(0);
 	if (n > 1025)
 		n = 1025;
 	reserve(r, 1, local ? n : 0);
@@ -110,7 +112,8 @@ static void host_address(struct klieg_call *call, const char *prefix, const void
 		put(r, "network.type", klieg__str(four ? "ipv4" : "ipv6"));
 	} else if (ss.ss_family == AF_UNIX) {
 		const struct sockaddr_un *un = (const struct sockaddr_un *)&ss;
-		size_t skip = offsetof(struct sockaddr_un, sun_path), len = n > skip ? strnlen(un->sun_path + 1, n - skip > 0 ? n - skip - 1 : 0) + 1 : 0;
+		size_t skip = offsetof(struct sockaddr_un, sun_path);
+		size_t len = n > skip ? strnlen(un->sun_path + 1, n - skip - 1) + 1 : 0; /* an abstract name begins with a NUL */
 		if (len && !un->sun_path[0] && len == 1)
 			len = 0; /* unnamed */
 		char *text = len ? room(r, len) : NULL;
@@ -156,14 +159,15 @@ static void host_drop(struct klieg_call *call)
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
-/* rt_sigprocmask copies its set before it looks at `how`: EFAULT if the eight bytes cannot be read, EINVAL if they can, and nothing is changed. Unlike
- * process_vm_readv it is in every seccomp filter's list, since libc cannot do without it. */
+/* rt_sigprocmask copies its set before it looks at `how`: EFAULT if the eight bytes cannot be read, EINVAL if they can, and
+ * nothing is changed. Unlike process_vm_readv it is in every seccomp filter's list, since libc cannot do without it. */
 static bool readable(uintptr_t at)
 {
 #if defined(__x86_64__)
 	long rc;
 	register long r10 __asm__("r10") = 8;
-	__asm__ volatile("syscall" : "=a"(rc) : "a"((long)SYS_rt_sigprocmask), "D"(-1L), "S"(at & ~(uintptr_t)7), "d"(0L), "r"(r10) : "rcx", "r11", "memory");
+	__asm__ volatile("syscall" : "=a"(rc) : "a"((long)SYS_rt_sigprocmask), "D"(-1L), "S"(at & ~(uintptr_t)7), "d"(0L),
+		"r"(r10) : "rcx", "r11", "memory");
 	return rc != -EFAULT;
 #else
 	return syscall(SYS_rt_sigprocmask, -1, at & ~(uintptr_t)7, NULL, 8) != -1 || errno != EFAULT;
@@ -174,7 +178,8 @@ static size_t host_read(void *to, const void *from, size_t n)
 {
 	uintptr_t at = (uintptr_t)from;
 	size_t done = 0;
-	while (done < n && at + done >= 4096 && readable(at + done)) { /* a page at a time; the bytes of a page are readable together */
+	while (done < n && at + done >= 4096 && readable(at + done)) {
+		/* a page at a time; the bytes of a page are readable together */
 		size_t some = 4096 - ((at + done) & 4095);
 		if (some > n - done)
 			some = n - done;
@@ -215,7 +220,8 @@ static int host_parent(struct klieg_call *call, const char *(*get)(void *arg, co
 	return r->has_parent && (r->parent.trace_hi | r->parent.trace_lo);
 }
 
-_Static_assert(sizeof(struct klieg_plugin_headers) == sizeof(struct klieg_headers), "the same text in two headers that know nothing of each other");
+_Static_assert(sizeof(struct klieg_plugin_headers) == sizeof(struct klieg_headers),
+	"the same text in two headers that know nothing of each other");
 
 static int host_headers(struct klieg_call *call, struct klieg_plugin_headers *ret)
 {
@@ -279,7 +285,8 @@ static void host_note(const char *plugin, const char *text)
 	uint32_t n = a->notes_n;
 	bool known = false;
 	for (uint32_t i = 0; i < n && i < KW_PLUGIN_NOTES; i++)
-		known |= !strncmp(a->notes[i].plugin, plugin, sizeof a->notes[i].plugin - 1) && !strncmp(a->notes[i].text, text, sizeof a->notes[i].text - 1);
+		known |= !strncmp(a->notes[i].plugin, plugin, sizeof a->notes[i].plugin - 1) &&
+			!strncmp(a->notes[i].text, text, sizeof a->notes[i].text - 1);
 	if (!known && n < KW_PLUGIN_NOTES) {
 		strncpy(a->notes[n].plugin, plugin, sizeof a->notes[n].plugin - 1);
 		strncpy(a->notes[n].text, text, sizeof a->notes[n].text - 1);
@@ -295,8 +302,10 @@ void klieg__run_requests_lost(void) { __atomic_fetch_add(&shared.area.requests_l
 const struct klieg_host *const klieg__host = &shared.host;
 
 static struct shared shared = {
-	.host = { sizeof(struct klieg_host), KLIEG_PLUGIN_ABI, "0.1.0", host_text, host_number, host_address, host_query, host_status, host_read, host_read_text,
-		host_parent, host_headers, host_drop, klieg__request_open, klieg__request_find, klieg__request_resume, klieg__request_close, host_now_ns, host_option, host_note },
+	.host = { sizeof(struct klieg_host), KLIEG_PLUGIN_ABI, "0.1.0", host_text, host_number, host_address, host_query, host_status,
+		host_read, host_read_text,
+		host_parent, host_headers, host_drop, klieg__request_open, klieg__request_find, klieg__request_resume,
+			klieg__request_close, host_now_ns, host_option, host_note },
 };
 
 void *klieg__plugin_host(void) { return &shared.host; }

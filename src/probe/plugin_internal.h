@@ -4,10 +4,13 @@
 #include "klieg/plugin.h"
 #include "probe/plugin_sql.h"
 
-/* hook.c calls these around the span of a call whose kw_hook.data is the address of a struct klieg_plugin_hook. ra_slot: where the return address is.
- * enter: before the span begins; 0: not to be traced. It zeroes user. begun: the span is open and recorded at level span or deeper. leave: before it ends. */
-int klieg__plugin_enter(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4], unsigned level);
-void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4], klieg_span *s);
+/* hook.c calls these around the span of a call whose kw_hook.data is the address of a struct klieg_plugin_hook. ra_slot: where
+ * the return address is. enter: before the span begins; 0: not to be traced. It zeroes user. begun: the span is open and
+ * recorded at level span or deeper. leave: before it ends. */
+int klieg__plugin_enter(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4],
+	unsigned level);
+void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4],
+	klieg_span *s);
 void klieg__plugin_leave(const struct kw_hook *h, uint64_t rax, uint64_t user[4], klieg_span *s);
 /* The host table given to plugins; kw_region.plugin_host. Behind it is struct kw_plugin_area (wire/plugin_area.h). */
 void *klieg__plugin_host(void);

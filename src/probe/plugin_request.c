@@ -1,6 +1,7 @@
-/* Requests that are not one call: an event loop begins one in this function, goes on with it in others and ends it in a third. Each is an explicit span
- * (KLIEG_BEGIN/KLIEG_END of klieg.h) in a table by a key that the plugin chose. Called by handlers, on the program's threads, without locks: a place is claimed
- * by compare-and-swap; a key is used by one thread at a time, as the program's own request is. */
+/* Requests that are not one call: an event loop begins one in this function, goes on with it in others and ends it in a third.
+ * Each is an explicit span (KLIEG_BEGIN/KLIEG_END of klieg.h) in a table by a key that the plugin chose. Called by handlers, on
+ * the program's threads, without locks: a place is claimed by compare-and-swap; a key is used by one thread at a time, as the
+ * program's own request is. */
 #include "probe/plugin_internal.h"
 
 enum { REQUESTS = 16384, PROBES = 64, STACKED = 16 };
@@ -26,7 +27,8 @@ static struct request *claim(uint64_t key)
 	for (uint32_t i = 0, at = (uint32_t)kw_mix(key); i < PROBES; i++) {
 		struct request *q = &requests[(at + i) % REQUESTS];
 		uint64_t nobody = 0;
-		if (!klieg__load(&q->key, RELAXED) && __atomic_compare_exchange_n(&q->key, &nobody, TAKEN, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+		if (!klieg__load(&q->key, RELAXED) && __atomic_compare_exchange_n(&q->key, &nobody, TAKEN, false, __ATOMIC_ACQUIRE,
+			__ATOMIC_RELAXED))
 			return q;
 	}
 	return NULL;
@@ -91,7 +93,8 @@ int klieg__request_open(struct klieg_call *call, const void *key)
 		return 0;
 	}
 	klieg_current(&q->ctx);
-	if (klieg__slot_now(&klieg__thread)->depth > STACKED) /* the thread's stack is for what it does, not for all that it waits for */
+	if (klieg__slot_now(&klieg__thread)->depth > STACKED)
+		/* the thread's stack is for what it does, not for all that it waits for */
 		klieg__unstack(&q->span);
 	klieg_restore(&before);
 	klieg__store(&q->key, k, RELEASE);

@@ -1,6 +1,6 @@
-/* Takes what may be secret out of a statement and leaves what makes it the same statement as another: literals become ?, comments go, white space is one space,
- * `IN (1, 2, 3)` is `IN (?)`. Reads the SQL of PostgreSQL and SQLite (dollar quotes, E'' strings, nested comments, parameters). A literal that does not end
- * is one to the end. Bounded, no allocation; pure. */
+/* Takes what may be secret out of a statement and leaves what makes it the same statement as another: literals become ?,
+ * comments go, white space is one space, `IN (1, 2, 3)` is `IN (?)`. Reads the SQL of PostgreSQL and SQLite (dollar quotes, E''
+ * strings, nested comments, parameters). A literal that does not end is one to the end. Bounded, no allocation; pure. */
 #include "probe/plugin_sql.h"
 #include <stdbool.h>
 #include <string.h>
@@ -15,7 +15,10 @@ static void add(struct out *o, char c)
 
 static char last(const struct out *o) { return o->n ? o->to[o->n - 1] : 0; }
 static bool digit(char c) { return c >= '0' && c <= '9'; }
-static bool word(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || digit(c) || c == '_' || (unsigned char)c >= 0x80; }
+static bool word(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || digit(c) || c == '_' || (unsigned char)c >= 0x80;
+}
 static bool space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 static char upper(char c) { return c >= 'a' && c <= 'z' ? (char)(c - 32) : c; }
 
@@ -121,7 +124,8 @@ size_t klieg__sql_normalise(const char *s, size_t n, char *ret_text, size_t size
 		size_t end = i;
 		if (c == '\'') {
 			end = quoted(s, n, i, false);
-		} else if (next == '\'' && (upper(c) == 'E' || upper(c) == 'X' || upper(c) == 'B' || upper(c) == 'N') && !(i && word(s[i - 1]))) {
+		} else if (next == '\'' && (upper(c) == 'E' || upper(c) == 'X' || upper(c) == 'B' || upper(c) == 'N') &&
+			!(i && word(s[i - 1]))) {
 			end = quoted(s, n, i + 1, upper(c) == 'E');
 		} else if (c == '$' && !(i && word(s[i - 1]))) {
 			end = dollar(s, n, i);
@@ -134,7 +138,8 @@ size_t klieg__sql_normalise(const char *s, size_t n, char *ret_text, size_t size
 		} else if (c == '"' || c == '`') {
 			for (end = quoted(s, n, i, false); i < end; i++)
 				add(&o, s[i]);
-		} else if (word(c) || c == '$' || c == ':' || c == '@') { /* a name, a parameter: to its end, so that its digits are no number */
+		} else if (word(c) || c == '$' || c == ':' || c == '@') {
+			/* a name, a parameter: to its end, so that its digits are no number */
 			bool name = word(c);
 			do {
 				if (name && verb < 23)

@@ -1,5 +1,5 @@
-/* What the agent and the plugins in a traced process tell each other, beside the host table of libklieg: at kw_region.plugin_host + KW_PLUGIN_AREA. The agent
- * reads and writes it through /proc/PID/mem and believes none of it. */
+/* What the agent and the plugins in a traced process tell each other, beside the host table of libklieg: at
+ * kw_region.plugin_host + KW_PLUGIN_AREA. The agent reads and writes it through /proc/PID/mem and believes none of it. */
 #pragma once
 #include <stdint.h>
 
@@ -14,4 +14,5 @@ struct kw_plugin_area {
 	uint64_t requests_lost;      /* library: requests not followed, because too many were open */
 	struct kw_plugin_note notes[KW_PLUGIN_NOTES];
 };
-_Static_assert(sizeof(struct kw_plugin_area) == KW_PLUGIN_OPTIONS + 16 + KW_PLUGIN_NOTES * sizeof(struct kw_plugin_note), "no holes");
+_Static_assert(sizeof(struct kw_plugin_area) == KW_PLUGIN_OPTIONS + 16 + KW_PLUGIN_NOTES * sizeof(struct kw_plugin_note),
+	"no holes");

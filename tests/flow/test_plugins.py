@@ -115,6 +115,7 @@ def test_io_dns_locks_and_malloc(klieg_up, cc, spawn):
 #include <fcntl.h>
 #include <netdb.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,6 +128,8 @@ static void *hold(void *arg)
 	struct timespec t = { 0, 3000000 };
 	pthread_mutex_lock(&m);
 	pthread_barrier_wait(arg);
+	while (*(volatile int *)&m != 2) /* until somebody waits: then for as long as t, however late they came */
+		sched_yield();
 	nanosleep(&t, NULL);
 	pthread_mutex_unlock(&m);
 	return NULL;
