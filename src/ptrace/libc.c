@@ -18,7 +18,8 @@ int libc_find(pid_t pid, int mem, struct libc *ret_l)
 	FILE *maps = proc_maps_open(pid);
 	if (!maps)
 		return KLIEG_E_NO_TARGET;
-	bool any = false;
+	bool any = false, delicate = false;
+	char module[sizeof m.path] = "";
 	while (proc_maps_next(maps, &m)) {
 		any = true;
 		const char *slash = strrchr(m.path, '/'), *name = slash ? slash + 1 : "";
@@ -32,6 +33,16 @@ int libc_find(pid_t pid, int mem, struct libc *ret_l)
 				l.loader_start = m.start;
 				l.loader_end = m.end;
 			}
+		}
+		if (strcmp(m.path, module)) {
+			struct image i;
+			memcpy(module, m.path, sizeof module);
+			delicate = starts(name, "ld-") || starts(name, "libc.") || starts(name, "libc-") ||
+				(m.path[0] == '/' && m.offset == 0 && !process_image_open(mem, m.start, &i) && process_image_symbol(&i, "calloc"));
+		}
+		if (delicate && m.perms[2] == 'x' && l.delicate_n++ < LIBC_DELICATE) {
+			l.delicate[l.delicate_n - 1].start = m.start;
+			l.delicate[l.delicate_n - 1].end = m.end;
 		}
 		if (!base && m.offset == 0 && (starts(name, "libc.so.6") || starts(name, "libc-2.")))
 			base = m.start;

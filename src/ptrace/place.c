@@ -1,7 +1,8 @@
-/* Finds a thread that may be borrowed to call pthread_create. It must hold no lock of the allocator or the loader, and be at no half-done
- * state of theirs: so it is one that waits, or is about to, in a system call which neither of them makes, was made from outside ld.so,
- * and not by a signal handler (which may have interrupted either of them). Waiting threads are taken first, they cost the program nothing;
- * if there are none, a running one is stopped at its next harmless system call. */
+/* Finds a thread that may be borrowed to call pthread_create. It must be inside neither the allocator nor the loader, nor in a handler that interrupted
+ * them. Two kinds of places are such:
+ *   - a system call that neither of them makes, made from outside ld.so. Waiting threads are taken first: they cost the program nothing
+ *   - code outside the C library, ld.so and whatever exports calloc: those never call back into a program while half done (but by signal handlers)
+ * So a thread that computes is borrowed where it stands, and one that is somewhere else is followed to its next harmless system call. */
 #include "ptrace/place.h"
 #include "base/clock.h"
 #include "ptrace/proc.h"
@@ -66,6 +67,16 @@ static bool safe(const struct remote *r, const struct libc *l, const struct user
 	return remote_in_syscall(r->mem, g) && harmless(g->orig_rax, args, false) && !(g->rip >= l->loader_start && g->rip < l->loader_end) && !in_handler(r, g);
 }
 
+static bool safe_code(const struct remote *r, const struct libc *l, const struct user_regs_struct *g)
+{
+	if ((int64_t)g->orig_rax >= 0 || l->delicate_n > LIBC_DELICATE)
+		return false;
+	for (uint32_t i = 0; i < l->delicate_n; i++)
+		if (g->rip >= l->delicate[i].start && g->rip < l->delicate[i].end)
+			return false;
+	return !in_handler(r, g);
+}
+
 /* What a thread waits in, without stopping it; false if it runs, or that is not told. */
 static bool waits_harmlessly(pid_t pid, pid_t tid)
 {
@@ -112,6 +123,14 @@ static int take_running(struct remote *r, const struct libc *l, pid_t tid, int64
 		return 0;
 	r->tid = tid;
 	int sig = 0;
+	struct user_regs_struct at;
+	if (ptrace(PTRACE_GETREGS, tid, 0, &at) == 0 && safe_code(r, l, &at)) {
+		*ret_since = start;
+		code = remote_borrow(r, false, e);
+		if (!code)
+			return 1;
+		remote_return(r);
+	}
 	for (bool entry = true; clock_mono() - start < STEPS_NS;) {
 		if (ptrace(PTRACE_SYSCALL, tid, 0, (void *)(long)sig) < 0)
 			return 0;

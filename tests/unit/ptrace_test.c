@@ -231,6 +231,11 @@ static void busy_threads_and_large_tls(void **state)
 	struct run t = START("calls", "compute");
 	assert_int_equal(load(t.pid, "count", NULL, &r), 0);
 	finish(t);
+	t = START("spin"); /* one thread, no system call */
+	assert_int_equal(load(t.pid, "count", NULL, &r), 0);
+	assert_int_equal(load(t.pid, "count", NULL, &r), 0);
+	assert_int_equal(entries(t.pid, "task"), 1);
+	put_away(t);
 	t = start_as(target_tls, 0, NULL, (char *[]){ "threads", "2", NULL });
 	int left = residue(t.pid);
 	assert_int_equal(load(t.pid, "count", NULL, &r), 0);
