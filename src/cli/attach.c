@@ -123,7 +123,8 @@ void cli_attach_print(FILE *f, const json_t *a)
 		print_text(f, json_string_value(x) ?: "");
 		fputc('\n', f);
 	}
-	fprintf(f, "  next      klieg ls '%s:*'\n            klieg illuminate FUNC --service %s\n  undo      klieg detach %lld\n", service, service, (long long)jint(a, "pid"));
+	fprintf(f, "  next      klieg ls '%s:*'\n            klieg illuminate FUNC --service %s\n", service, service);
+	fprintf(f, "  undo      klieg detach %lld\n", (long long)jint(a, "pid"));
 }
 
 static bool print_check(const json_t *a)
@@ -212,8 +213,8 @@ static bool print_detached(const json_t *d, bool text)
 	if (text) {
 		printf("detached from ");
 		print_text(stdout, jstr(d, "service"));
-		printf("%sprocess %lld: %lld function%s put back, paused for %s; ", *jstr(d, "service") ? ", " : "", (long long)jint(d, "pid"), (long long)jint(d, "restored"),
-			cli_plural(jint(d, "restored")), fmt_duration(&f, jnum(d, "pause_nano")));
+		printf("%sprocess %lld: %lld function%s put back, paused for %s; ", *jstr(d, "service") ? ", " : "", (long long)jint(d, "pid"),
+			(long long)jint(d, "restored"), cli_plural(jint(d, "restored")), fmt_duration(&f, jnum(d, "pause_nano")));
 		printf("%s\n", same ? "its text is what it was before" : "its text is NOT what it was when Klieg came");
 	}
 	fflush(stdout);

@@ -56,7 +56,8 @@ static void draw(struct tree *t, const json_t *node, const char *service, bool r
 		fmt_safe(t->out, jstr(node, "name"), room > 16 ? (size_t)room : 16);
 	buf_add_str(t->out, paint(t, root ? "\033[0m" : ""));
 	if (jnum(node, "errors") > 0)
-		buf_printf(t->out, "  %s%s error%s%s", paint(t, "\033[31m"), fmt_count(&calls, jnum(node, "errors")), cli_plural(jint(node, "errors")), paint(t, "\033[0m"));
+		buf_printf(t->out, "  %s%s error%s%s", paint(t, "\033[31m"), fmt_count(&calls, jnum(node, "errors")), cli_plural(jint(node, "errors")),
+			paint(t, "\033[0m"));
 	buf_byte(t->out, '\n');
 	size_t keep = t->prefix.n, i, n = json_array_size(children);
 	if (!root)
@@ -74,7 +75,8 @@ void calltree_text(const json_t *graph, double seconds, double min_share, int co
 	const json_t *roots = json_object_get(graph, "roots"), *r;
 	struct tree t = { .out = out, .seconds = seconds > .001 ? seconds : .001, .columns = columns < 80 ? 80 : columns, .ascii = ascii, .colour = colour };
 	size_t i;
-	buf_printf(out, "%s%7s %7s %8s %8s %8s %8s %-14s FUNCTION%s\n", paint(&t, "\033[2m"), "CALLS", "/S", "TOTAL", "SELF", "P50", "P99", "% OF CALLER", paint(&t, "\033[0m"));
+	buf_printf(out, "%s%7s %7s %8s %8s %8s %8s %-14s FUNCTION%s\n", paint(&t, "\033[2m"), "CALLS", "/S", "TOTAL", "SELF", "P50", "P99", "% OF CALLER",
+		paint(&t, "\033[0m"));
 	json_array_foreach(roots, i, r)
 		draw(&t, r, i ? jstr(json_array_get(roots, i - 1), "service") : "", true, true, 0);
 	other(&t, graph);

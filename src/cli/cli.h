@@ -150,7 +150,8 @@ int64_t jint(const json_t *o, const char *key);
 
 int cli_run(int, char **), cli_ps(int, char **), cli_ls(int, char **), cli_on(int, char **), cli_off(int, char **), cli_toggles(int, char **),
 	cli_top(int, char **), cli_hot(int, char **), cli_tail(int, char **), cli_query(int, char **), cli_trace(int, char **), cli_inflight(int, char **),
-	cli_attach(int, char **), cli_detach(int, char **), cli_illuminate(int, char **), cli_doctor(int, char **), cli_status(int, char **), cli_open_dashboard(int, char **), cli_completion(int, char **);
+	cli_attach(int, char **), cli_detach(int, char **), cli_illuminate(int, char **), cli_doctor(int, char **), cli_status(int, char **),
+	cli_open_dashboard(int, char **), cli_completion(int, char **);
 /* In the composed executable only (up.c, agent.c, server.c are linked by src/meson.build); absent in the unit tests. */
 int cli_up(int, char **) __attribute__((weak));
 int cli_agent(int, char **) __attribute__((weak));

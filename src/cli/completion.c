@@ -82,11 +82,13 @@ static void words(int argc, char **argv)
 		bool attach = !strcmp(c->name, "attach");
 		if (client_json(&client, "GET", attach ? "/api/v1/candidates" : "/api/v1/attachments", NULL, &doc, NULL, &e) == 0)
 			json_array_foreach(json_object_get(doc, attach ? "candidates" : "attachments"), i, x) {
-				const char *exe = jstr(x, "exe"), *name = attach ? (*jstr(x, "comm") ? jstr(x, "comm") : jstr(x, "name")) : strrchr(exe, '/') ? strrchr(exe, '/') + 1 : exe;
+				const char *exe = jstr(x, "exe"), *base = strrchr(exe, '/') ? strrchr(exe, '/') + 1 : exe;
+				const char *name = !attach ? base : *jstr(x, "comm") ? jstr(x, "comm") : jstr(x, "name");
+				long long pid = jint(x, "pid");
 				struct buf b = { 0 };
 				fmt_safe(&b, name, 0);
 				if (!attach || json_is_true(json_object_get(x, "attachable")))
-					printf("%lld\t%.*s\n%.*s\tprocess %lld\n", (long long)jint(x, "pid"), (int)b.n, (char *)b.p, (int)b.n, (char *)b.p, (long long)jint(x, "pid"));
+					printf("%lld\t%.*s\n%.*s\tprocess %lld\n", pid, (int)b.n, (char *)b.p, (int)b.n, (char *)b.p, pid);
 				buf_finish(&b);
 			}
 		json_decref(doc);

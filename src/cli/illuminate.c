@@ -60,8 +60,8 @@ static int toggle(struct light *l, const char *sel, const char *level, bool dry,
 	struct passwd *pw = getpwuid(geteuid());
 	char ttl[40];
 	snprintf(ttl, sizeof(ttl), "%lldms", (long long)(l->ttl_ns / 1000000 ? l->ttl_ns / 1000000 : 1));
-	json_t *body = json_pack("{s:s, s:s, s:f, s:s, s:s, s:s, s:s?, s:b, s:s}", "selector", sel, "level", level, "keep", l->keep, "ttl", ttl, "reason", "klieg illuminate",
-		"owner", pw ? pw->pw_name : "unknown", "where", l->where, "dry_run", dry, "estimate", "250ms");
+	json_t *body = json_pack("{s:s, s:s, s:f, s:s, s:s, s:s, s:s?, s:b, s:s}", "selector", sel, "level", level, "keep", l->keep, "ttl", ttl,
+		"reason", "klieg illuminate", "owner", pw ? pw->pw_name : "unknown", "where", l->where, "dry_run", dry, "estimate", "250ms");
 	if (!body)
 		return err_set(e, KLIEG_E_BAD_DATA, "an argument is not valid UTF-8");
 	if (!strcmp(level, "deep")) {
@@ -162,7 +162,8 @@ static int lights_on(struct light *l, struct err *e)
 	double cost = jnum(predicted, "cpu_percent") * (double)(1 + (l->callees - l->unseen) * (size_t)l->depth);
 	if (json_is_true(json_object_get(predicted, "known")) && cost > l->max_cost) {
 		l->keep = l->keep * l->max_cost / cost < LEAST_KEEP ? LEAST_KEEP : l->keep * l->max_cost / cost;
-		snprintf(l->note, sizeof(l->note), "all traces might cost %s of a core, so %.2g %% of them are kept and stand for the others", fmt_percent(&f, cost), l->keep * 100);
+		snprintf(l->note, sizeof(l->note), "all traces might cost %s of a core, so %.2g %% of them are kept and stand for the others",
+			fmt_percent(&f, cost), l->keep * 100);
 	}
 	json_decref(doc);
 	doc = NULL;
@@ -297,8 +298,8 @@ static void show(struct light *l, json_t *doc, struct str unseen_text, bool redr
 
 static void print_json(struct light *l, json_t *doc)
 {
-	json_t *out = json_pack("{s:s, s:s, s:I, s:f, s:f, s:I, s:O, s:O?}", "function", l->func, "selector", l->sel, "depth", (json_int_t)l->depth, "keep", l->keep, "cost_percent",
-		l->cost > 0 ? l->cost : 0, "lost", (json_int_t)(l->lost - l->lost_before), "graph", doc, "plan", l->plan);
+	json_t *out = json_pack("{s:s, s:s, s:I, s:f, s:f, s:I, s:O, s:O?}", "function", l->func, "selector", l->sel, "depth", (json_int_t)l->depth,
+		"keep", l->keep, "cost_percent", l->cost > 0 ? l->cost : 0, "lost", (json_int_t)(l->lost - l->lost_before), "graph", doc, "plan", l->plan);
 	output_json(out);
 	fflush(stdout);
 	json_decref(out);

@@ -127,8 +127,9 @@ int cli_ls(int argc, char **argv)
 		return status;
 	size_t rows = json_array_size(json_object_get(doc, "sites"));
 	int64_t matched = jint(doc, "matched"), processes = jint(doc, "processes");
+	bool text = c.out == OUT_TABLE || c.out == OUT_WIDE;
 	if (rows || c.out != OUT_TABLE)
-		output_rows(c.out, doc, "sites", (c.out == OUT_TABLE || c.out == OUT_WIDE) && hookable_texts(json_object_get(doc, "sites")) ? function_columns : site_columns);
+		output_rows(c.out, doc, "sites", text && hookable_texts(json_object_get(doc, "sites")) ? function_columns : site_columns);
 	if (!rows && c.args.npos)
 		status = cli_no_match(&c, c.args.pos[0]);
 	else if (!rows) {
@@ -136,7 +137,7 @@ int cli_ls(int argc, char **argv)
 		status = CLI_NONE;
 	} else {
 		status = CLI_OK;
-		if (c.out == OUT_TABLE || c.out == OUT_WIDE)
+		if (text)
 			fprintf(stderr, "showing %zu of %lld site%s in %lld process%s\n", rows, (long long)matched, matched == 1 ? "" : "s", (long long)processes,
 				processes == 1 ? "" : "es");
 	}
@@ -192,7 +193,8 @@ int cli_on(int argc, char **argv)
 	if (!cli_open(argc, argv, &c, &status))
 		return status;
 	const char *sel = c.args.pos[0], *level = cli_opt(&c.args, "level") ?: "span", *keep_text = cli_opt(&c.args, "keep"), *ttl = cli_opt(&c.args, "ttl"),
-		*where = cli_opt(&c.args, "where"), *hold_text = cli_opt(&c.args, "for"), *depth_text = cli_opt(&c.args, "depth"), *pause = cli_opt(&c.args, "max-pause"), *most_text = cli_opt(&c.args, "max-functions");
+		*where = cli_opt(&c.args, "where"), *hold_text = cli_opt(&c.args, "for"), *depth_text = cli_opt(&c.args, "depth"),
+		*pause = cli_opt(&c.args, "max-pause"), *most_text = cli_opt(&c.args, "max-functions");
 	bool dry = cli_flag(&c.args, "dry-run");
 	double keep = 1;
 	int64_t ttl_ns, hold_ns = 0, depth = 0, most = 0, pause_ns;

@@ -84,7 +84,8 @@ static void list(const json_t *targets, char *s, size_t n)
 			snprintf(s + at, n - at, ", ...");
 			return;
 		}
-		at += (size_t)snprintf(s + at, n - at, "%s%lld (%.30s)", i ? ", " : "", (long long)json_integer_value(json_object_get(t, "pid")), *text(t, "cmdline") ? text(t, "cmdline") : text(t, "exe"));
+		const char *what = *text(t, "cmdline") ? text(t, "cmdline") : text(t, "exe");
+		at += (size_t)snprintf(s + at, n - at, "%s%lld (%.30s)", i ? ", " : "", (long long)json_integer_value(json_object_get(t, "pid")), what);
 	}
 }
 

@@ -44,7 +44,8 @@ static void callgraph_work(struct call *c)
 	struct store_found f;
 	double share = json_number_value(json_object_get(c->params, "min_share"));
 	struct callgraph_config cfg = { .from_selected = x->tq || x->root, .min_share = share > 0 ? share : -1,
-		.max_nodes = (uint32_t)json_integer_value(json_object_get(c->params, "limit")), .max_depth = (uint32_t)json_integer_value(json_object_get(c->params, "depth")) };
+		.max_nodes = (uint32_t)json_integer_value(json_object_get(c->params, "limit")),
+		.max_depth = (uint32_t)json_integer_value(json_object_get(c->params, "depth")) };
 	struct hot *h = hot_create(&(struct hot_config){ .q = x->root, .also = x->tq, .no_attrs = true });
 	x->q.q = NULL;
 	x->q.limit = 0;

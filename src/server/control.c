@@ -103,7 +103,8 @@ unsigned toggles_active(struct server *s, int64_t *ret_next)
 /* What the agent gets of a toggle. */
 static json_t *wire(const json_t *t)
 {
-	static const char *const keys[] = { "id", "selector", "level", "keep", "scope", "where", "expires_unix_nano", "owner", "reason", "depth", "max_pause_nano", "max_functions", "max_cost" };
+	static const char *const keys[] = { "id", "selector", "level", "keep", "scope", "where", "expires_unix_nano", "owner", "reason",
+		"depth", "max_pause_nano", "max_functions", "max_cost" };
 	json_t *o = json_object();
 	for (unsigned i = 0; i < sizeof(keys) / sizeof(*keys); i++)
 		if (i < 9 || json_object_get(t, keys[i]))   /* the others are optional */
