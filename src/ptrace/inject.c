@@ -3,7 +3,7 @@
  *   2. that thread, traced from its birth, makes a memfd; the file is copied into it; it runs dlopen and the function, and ends. Being traced it needs no
  *      polling, no seccomp filter sees its calls, and a crash in a constructor stops at us instead of killing the process
  *   3. a thread is borrowed again: the memory goes
- * All of it on a tracer thread of its own, whose end lets go of whatever is still traced. Only 1 and 3 pause a thread of the program, for four and three
+ * All of it on a tracer thread of its own, whose end lets go of whatever is still traced. Only 1 and 3 pause a thread of the program, for five and three
  * stops of it.
  *
  * What is left if we are killed: in 1 and 3 the borrowed thread goes back by itself (remote.h); in 2 the loading thread goes on untraced: without

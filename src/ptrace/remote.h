@@ -4,7 +4,11 @@
  * A thread is *parked* when it stands in a PTRACE_EVENT_STOP: nothing of its own is in flight, a signal that came was delivered, a system call
  * that it was in is restarted by the kernel when it is let go. It is *borrowed* between remote_borrow and remote_return: other registers
  * are in it, and signals wait. A borrowed thread whose tracer is killed goes back by itself: each foreign call returns into a
- * signal frame that holds the thread's own registers and signal mask, as if a signal handler had ended. */
+ * signal frame that holds the thread's own registers and signal mask, as if a signal handler had ended.
+ *
+ * What a program may notice of a tracer that is killed: a wait that was just interrupted ends with EINTR (epoll_wait, sigtimedwait and others that the kernel
+ * does not restart), or starts over with its whole time; SIGURG in a thread of a program that handles it. A thread that uses a shadow stack (CET)
+ * cannot go back by such a frame; the tracer's own way back does not need it. */
 #pragma once
 #include "base/err.h"
 #include <stdbool.h>
