@@ -50,6 +50,15 @@ int symbols_borrow(struct agent *a, int fd, const char *debug_file, struct symbo
 	return 0;
 }
 
+static struct symbols *symbols_share(struct agent *a, struct symbols *s)
+{
+	pthread_mutex_lock(&a->lock);
+	for (struct symbols_cache *c = a->symbols; c; c = c->next)
+		c->refs += c->s == s;
+	pthread_mutex_unlock(&a->lock);
+	return s;
+}
+
 void symbols_return(struct agent *a, struct symbols *s)
 {
 	struct symbols_cache *gone = NULL;
@@ -375,6 +384,29 @@ void functions_destroy(struct process *p)
 	p->fns = NULL;
 }
 
+/* A child that ended before it was met: what it ran, a relative runs, at the same addresses. */
+static bool relatives_files(struct process *p, struct function_file **ret_f, uint32_t *ret_n)
+{
+	for (uint32_t k = 0; k < p->agent->nprocs; k++) {
+		const struct process *o = p->agent->procs[k];
+		if (o == p || !o->fns || !o->fns->nmods || o->reg.gate_enter != p->reg.gate_enter || o->reg.gate_data != p->reg.gate_data)
+			continue;
+		struct function_file *f = base_calloc(o->fns->nmods, sizeof *f);
+		for (uint32_t i = 0; i < o->fns->nmods; i++) {
+			f[i] = o->fns->mods[i].file;
+			f[i].path = str_dup(str_of(f[i].path));
+			f[i].base = str_dup(str_of(f[i].base));
+			symbols_share(p->agent, f[i].symbols);
+		}
+		free(p->exe);
+		p->exe = str_dup(str_of(o->exe));
+		*ret_f = f;
+		*ret_n = o->fns->nmods;
+		return true;
+	}
+	return false;
+}
+
 /* What the notes in the control page say of this process: of a former agent, or copied by a fork. Nothing in them is believed before the files agree. */
 static void from_notes(struct process *p)
 {
@@ -382,7 +414,9 @@ static void from_notes(struct process *p)
 	uint32_t n = 0;
 	struct err e = { 0 };
 	int rc = functions_files(p->agent, p->pid, NULL, NULL, p->control, &all, &n, &e);
-	if (rc < 0) {
+	if (rc >= 0 && !n) /* it was ending while we looked */
+		rc = err_set(&e, KLIEG_E_NO_TARGET, "it is gone");
+	if (rc < 0 && !relatives_files(p, &all, &n)) {
 		log_warn("agent", "process %d was attached to, but: %s", p->pid, e.msg);
 		return;
 	}
@@ -433,29 +467,40 @@ static pid_t parent_of(pid_t pid)
 	return parent;
 }
 
+/* Who forked p. Where that cannot be told any more (p or its parent is gone), a relative will do: same program, same addresses. */
+static struct process *ancestor(const struct process *p)
+{
+	pid_t parent = parent_of(p->pid);
+	struct process *found = NULL;
+	for (uint32_t k = 0; k < p->agent->nprocs; k++) {
+		struct process *o = p->agent->procs[k];
+		if (o == p || !o->map || !o->fns || !o->fns->nmods || o->reg.gate_enter != p->reg.gate_enter || o->reg.gate_data != p->reg.gate_data)
+			continue;
+		if (!found || o->pid == parent)
+			found = o;
+	}
+	return found;
+}
+
 /* Its text is a copy of the parent's, jumps and stubs included; its region is its own, with the parent's indices left free. */
 void functions_inherit(struct process *p)
 {
-	pid_t parent = parent_of(p->pid);
-	for (uint32_t k = 0; k < p->agent->nprocs; k++) {
-		struct process *o = p->agent->procs[k];
-		if (o == p || o->pid != parent || !o->map || !o->fns || !o->fns->nmods || o->reg.gate_enter != p->reg.gate_enter)
-			continue;
-		memcpy(p->control->attached, o->control->attached, sizeof p->control->attached);
-		memcpy(p->control->pool, o->control->pool, sizeof p->control->pool);
-		p->control->attached_live = o->control->attached_live;
-		from_notes(p);
-		if (!p->fns)
-			return;
-		p->fns->max_pause_ns = o->fns->max_pause_ns;
-		for (uint32_t i = 0; i < o->fns->nroots; i++) {
-			p->fns->roots = base_realloc(p->fns->roots, (p->fns->nroots + 1) * sizeof *p->fns->roots);
-			p->fns->roots[p->fns->nroots++] = str_dup(str_of(o->fns->roots[i]));
-		}
-		functions_roots(p);
-		plugins_inherit(p, o);
+	const struct process *o = ancestor(p);
+	if (!o)
 		return;
+	memcpy(p->control->attached, o->control->attached, sizeof p->control->attached);
+	memcpy(p->control->pool, o->control->pool, sizeof p->control->pool);
+	p->control->attached_live = o->control->attached_live;
+	from_notes(p);
+	if (!p->fns)
+		return;
+	p->fns->max_pause_ns = o->fns->max_pause_ns;
+	for (uint32_t i = 0; i < o->fns->nroots; i++) {
+		p->fns->roots = base_realloc(p->fns->roots, (p->fns->nroots + 1) * sizeof *p->fns->roots);
+		p->fns->roots[p->fns->nroots++] = str_dup(str_of(o->fns->roots[i]));
 	}
+	functions_roots(p);
+	plugins_inherit(p, o);
 }
 
 void functions_roots(struct process *p)

@@ -149,6 +149,19 @@ static void adopt_counts(struct process *p)
 	}
 }
 
+/* What a process takes for its own id: in a PID namespace it is another than ours. */
+static pid_t inner_pid(pid_t pid)
+{
+	char *status = read_text(pid, "status", 8192), *at = strstr(status, "\nNSpid:"), *save = NULL;
+	if (at) {
+		at[1 + strcspn(at + 1, "\n")] = 0;
+		for (char *word = strtok_r(at + 7, "\t ", &save); word; word = strtok_r(NULL, "\t ", &save))
+			pid = (pid_t)atoi(word);
+	}
+	free(status);
+	return pid;
+}
+
 int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, enum adopt how)
 {
 	bool late = how != ADOPT_HELLO;
@@ -164,6 +177,10 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, enum adopt h
 		why = "the memfd is not sealed against shrinking";
 	else if (pread(memfd, &reg, sizeof reg, 0) != sizeof reg || !kw_region_valid(&reg, (uint64_t)st.st_size))
 		why = "the region's header is not valid";
+	if (!why && how == ADOPT_FOUND && (pid_t)reg.pid != inner_pid(pid)) {
+		close(memfd); /* its parent's: after vfork, or before it had a region of its own */
+		return 0;
+	}
 	if (!why && how == ADOPT_FOUND) {
 		reg.socket[sizeof reg.socket - 1] = 0;
 		struct kw_control c;
@@ -262,7 +279,7 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, enum adopt h
 	}
 	agent_wake_words(a);
 	sites_refresh(p);
-	if (p->mem >= 0 && reg.gate_count) {
+	if (reg.gate_count) {
 		functions_recover(p);
 		if (!p->fns)
 			functions_inherit(p);
