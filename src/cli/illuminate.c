@@ -25,6 +25,7 @@ struct light {
 	int64_t ended;             /* monotonic, 0 = still on */
 	double cost;               /* percent of one core, the busiest process; negative: not known yet */
 	unsigned over;             /* for so many seconds */
+	bool gone;                 /* none of the processes lives */
 	int64_t dropped;           /* callees that the agent has switched off again */
 	int64_t lost, lost_before; /* spans that did not fit the rings */
 	size_t callees, unseen;    /* direct ones; of these not hookable */
@@ -117,10 +118,12 @@ static bool measure(struct light *l)
 		return false;
 	l->cost = 0;
 	l->lost = 0;
+	l->gone = true;
 	json_array_foreach(json_object_get(doc, "processes"), i, p)
 		if (concerned(l, p)) {
 			l->cost = jnum(p, "overhead_percent") > l->cost ? jnum(p, "overhead_percent") : l->cost;
 			l->lost += jint(json_object_get(p, "dropped"), "ring_full");
+			l->gone &= strcmp(jstr(p, "state"), "live") != 0;
 		}
 	json_decref(doc);
 	return true;
@@ -318,8 +321,9 @@ static int watch(struct light *l)
 		unseen(l, &text);
 	if (redraw)
 		fputs("\033[?25l\033[2J", stdout);
-	while (rc >= 0 && !interrupted && clock_mono() < end) {
-		next += SECOND;
+	while (rc >= 0 && !interrupted && !l->gone && clock_mono() < end) {
+		/* A server that is slow to answer is not asked again at once. */
+		next = next + SECOND > clock_mono() + SECOND / 2 ? next + SECOND : clock_mono() + SECOND / 2;
 		interrupted = cli_held_until(next < end ? next : end);
 		if ((rc = guard(l, &e)) < 0 || interrupted || l->once)
 			continue;
@@ -335,6 +339,7 @@ static int watch(struct light *l)
 	}
 	if (redraw)
 		fputs("\033[?25h", stdout);
+	fflush(stdout);
 	struct err off = { 0 };
 	l->ended = clock_mono();
 	measure(l);
@@ -357,7 +362,7 @@ static int watch(struct light *l)
 	if (rc < 0)
 		return cli_fail(&e);
 	struct fmt f;
-	fprintf(stderr, "off again%s\n", interrupted || l->once ? "" : ": the time is over");
+	fprintf(stderr, "off again%s\n", l->gone ? ": the process has ended" : interrupted || l->once ? "" : ": the time is over");
 	if (!roots && l->text)
 		fprintf(stderr, "no call of %s ended in %s; is it called at all? klieg on '%s' --level count, klieg top\n", l->func,
 			fmt_duration(&f, (double)(l->ended - l->started)), l->func);

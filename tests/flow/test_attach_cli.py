@@ -203,6 +203,11 @@ def test_illuminate_ends_with_control_c(klieg_up, program):
 	live.send_signal(signal.SIGINT)
 	_, err = live.communicate(timeout=20)
 	assert live.returncode == 130 and "off again" in err and up.get("/toggles")["toggles"] == []
+	live = subprocess.Popen([KLIEG, "illuminate", "handle", "--max-cost", "50%", "-o", "ndjson"], env=up.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+	live.stdout.readline()
+	p.kill()
+	assert "the process has ended" in live.communicate(timeout=20)[1] and live.returncode == 0 and up.get("/toggles")["toggles"] == []
+	up.cli("attach", str(program().pid))
 	r = up.cli("illuminate", "handle", "--ttl", "1500ms", "--max-cost", "50%")
 	assert r.stdout.count("plain-server:handle") >= 1 and "the time is over" in r.stderr and up.get("/toggles")["toggles"] == []
 
