@@ -10,8 +10,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #if defined(__x86_64__)
 
@@ -224,30 +222,6 @@ static bool condition(const struct kw_hook *h, const struct klieg__regs *regs, c
 		}
 	}
 	return stack & 1;
-}
-
-static long raw(long nr, long a, long b, long c, long d, long e, long f)
-{
-	long rc;
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
-	register long r9 __asm__("r9") = f;
-	__asm__ volatile("syscall" : "=a"(rc) : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
-	return rc;
-}
-
-size_t klieg__read_safely(void *to, uint64_t from, size_t n)
-{
-	struct { uint64_t base, len; } local = { (uint64_t)(uintptr_t)to, n }, remote[2];
-	uint64_t first = 4096 - (from & 4095); /* a transfer is cut between two pieces, not within one: a piece a page */
-	if (!from || n > 4096)
-		return 0;
-	remote[0].base = from;
-	remote[0].len = first < n ? first : n;
-	remote[1].base = from + first;
-	remote[1].len = n - remote[0].len;
-	long got = raw(SYS_process_vm_readv, klieg__process.region->pid, (long)&local, 1, (long)remote, remote[1].len ? 2 : 1, 0);
-	return got > 0 ? (size_t)got : 0;
 }
 
 struct capture { const struct kw_hook *h; const struct klieg__regs *regs; const uint64_t *slot; struct kw_frame *f; uint64_t rax; bool leaving; };

@@ -18,7 +18,7 @@ void klieg__hook_region(struct kw_region *r);       /* says where the gate is */
 void klieg__hook_thread_exit(struct klieg__thread *me);
 void klieg__hook_forked(struct klieg__thread *me);  /* in the child: only this thread is left */
 uint64_t klieg__hook_argument(const struct kw_arg *a, const struct klieg__regs *regs, const uint64_t *slot, uint64_t rax);
-/* Reads up to n bytes at an address that may be anything; returns how many could be read. */
+/* plugin_host.c: reads up to n bytes at an address that may be anything; returns how many could be read. */
 size_t klieg__read_safely(void *to, uint64_t from, size_t n);
 
 /* span.c: for spans whose end is known by frame, not by scope. */

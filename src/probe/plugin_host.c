@@ -160,7 +160,7 @@ static void host_drop(struct klieg_call *call)
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
 /* rt_sigprocmask copies its set before it looks at `how`: EFAULT if the eight bytes cannot be read, EINVAL if they can, and
- * nothing is changed. Unlike process_vm_readv it is in every seccomp filter's list, since libc cannot do without it. */
+ * nothing is changed. Unlike process_vm_readv hardly a seccomp filter kills for it, since libc cannot do without it. */
 static bool readable(uintptr_t at)
 {
 #if defined(__x86_64__)
@@ -168,26 +168,27 @@ static bool readable(uintptr_t at)
 	register long r10 __asm__("r10") = 8;
 	__asm__ volatile("syscall" : "=a"(rc) : "a"((long)SYS_rt_sigprocmask), "D"(-1L), "S"(at & ~(uintptr_t)7), "d"(0L),
 		"r"(r10) : "rcx", "r11", "memory");
-	return rc != -EFAULT;
+	return rc == -EINVAL; /* and nothing else: a filter may refuse even this */
 #else
-	return syscall(SYS_rt_sigprocmask, -1, at & ~(uintptr_t)7, NULL, 8) != -1 || errno != EFAULT;
+	return syscall(SYS_rt_sigprocmask, -1, at & ~(uintptr_t)7, NULL, 8) == -1 && errno == EINVAL;
 #endif
 }
 
-static size_t host_read(void *to, const void *from, size_t n)
+size_t klieg__read_safely(void *to, uint64_t from, size_t n)
 {
-	uintptr_t at = (uintptr_t)from;
 	size_t done = 0;
-	while (done < n && at + done >= 4096 && readable(at + done)) {
+	while (done < n && from + done >= 4096 && readable(from + done)) {
 		/* a page at a time; the bytes of a page are readable together */
-		size_t some = 4096 - ((at + done) & 4095);
+		size_t some = 4096 - ((from + done) & 4095);
 		if (some > n - done)
 			some = n - done;
-		memcpy((char *)to + done, (const char *)at + done, some);
+		memcpy((char *)to + done, (const char *)(uintptr_t)from + done, some);
 		done += some;
 	}
 	return done;
 }
+
+static size_t host_read(void *to, const void *from, size_t n) { return klieg__read_safely(to, (uint64_t)(uintptr_t)from, n); }
 
 static long host_read_text(char *to, size_t n, const char *from)
 {

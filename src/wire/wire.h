@@ -170,7 +170,7 @@ _Static_assert(sizeof(struct kw_where) == 16, "");
 
 enum kw_hook_flags {
 	KW_HOOK_ROOT = 1,        /* a request begins here: a trace of its own, whatever is open around it */
-	KW_HOOK_STRINGS = 2,     /* strings may be read (process_vm_readv: a seccomp filter may not like it) */
+	KW_HOOK_STRINGS = 2,     /* strings may be read */
 };
 #define KW_HOOK_ARGS 12u
 #define KW_HOOK_WHERE 8u
