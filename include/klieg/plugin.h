@@ -171,6 +171,8 @@ struct klieg_host {
 	/* Something that people should know ("client structure not understood, no attributes"). Kept once each, the first 16; the
 	 * next `klieg attach PID --plugin NAME` shows them. */
 	void (*note)(const char *plugin, const char *text);
+	/* In klieg_plugin(): does a seccomp filter watch this program? Handlers then make no system calls: it may be killed for them. */
+	int (*filtered)(void);
 };
 
 /* The one symbol that a plugin exports: it may look at the process (dlsym, options), called once on a thread of Klieg's own.

@@ -14,6 +14,7 @@ static const struct recipe { const char *soname; size_t fd, text; } recipes[] = 
 	{ "libhiredis.so.1.0.0", 140, 32 }, { "libhiredis.so.1.1.0", 140, 32 }, { "libhiredis.so.1", 140, 32 },
 };
 static const struct recipe *recipe;
+static int filtered; /* by seccomp: no system calls of ours */
 
 static void describe(struct klieg_call *c, const char *redis)
 {
@@ -22,7 +23,7 @@ static void describe(struct klieg_call *c, const char *redis)
 	int fd;
 	memcpy(&fd, redis + recipe->fd, sizeof fd);
 	klieg_set_text(c, "db.system.name", "redis");
-	if (!getpeername(fd, (struct sockaddr *)&ss, &n))
+	if (!filtered && !getpeername(fd, (struct sockaddr *)&ss, &n))
 		c->host->address(c, "server", &ss, n);
 }
 
@@ -99,5 +100,8 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 			recipe = &recipes[i];
 	if (!recipe)
 		plugin.unfit = "no hiredis of a known version is loaded (0.13, 0.14, 1.0 to 1.2)";
-	return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL;
+	if (host->abi != KLIEG_PLUGIN_ABI)
+		return NULL;
+	filtered = host->filtered();
+	return &plugin;
 }

@@ -20,6 +20,7 @@ static void *(*palloc)(void *, size_t);
 enum { WORDS = 200, SIGNATURE = 0x50545448 /* "HTTP" */ };
 static struct { uint8_t state, in, status, line; } at; /* in words; state 1: known, 2: given up. A worker has one thread. */
 static unsigned tries;
+static int filtered; /* by seccomp: no system calls of ours */
 
 static void learn(const struct klieg_host *host, const void *r)
 {
@@ -121,7 +122,7 @@ static int begin_enter(struct klieg_call *c)
 	klieg_set_textn(c, "url.path", line[1].data, line[1].len);
 	if (host)
 		klieg_set_textn(c, "server.address", host->value.data, host->value.len);
-	if (c->level >= KLIEG_LEVEL_DETAIL && !getpeername(fd, (struct sockaddr *)&ss, &n))
+	if (!filtered && c->level >= KLIEG_LEVEL_DETAIL && !getpeername(fd, (struct sockaddr *)&ss, &n))
 		c->host->address(c, "client", &ss, n);
 	return KLIEG_PASS;
 }
@@ -164,5 +165,8 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 	if (!(*(void **)&list_push = dlsym(RTLD_DEFAULT, "ngx_list_push")) ||
 		!(*(void **)&palloc = dlsym(RTLD_DEFAULT, "ngx_pnalloc")))
 		plugin.unfit = "this nginx exports no symbols";
-	return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL;
+	if (host->abi != KLIEG_PLUGIN_ABI)
+		return NULL;
+	filtered = host->filtered();
+	return &plugin;
 }

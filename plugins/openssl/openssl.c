@@ -12,6 +12,8 @@ static struct {
 	int (*reused)(const void *);
 } ssl;
 
+static int filtered; /* by seccomp: no system calls of ours */
+
 static void begin(struct klieg_call *c)
 {
 	void *s = klieg_arg(c, 0);
@@ -21,7 +23,7 @@ static void begin(struct klieg_call *c)
 	if (!s || c->level < KLIEG_LEVEL_DETAIL)
 		return;
 	klieg_set_text(c, "tls.role", ssl.is_server(s) ? "server" : "client");
-	if (!getpeername(ssl.fd(s), (struct sockaddr *)&ss, &n))
+	if (!filtered && !getpeername(ssl.fd(s), (struct sockaddr *)&ss, &n))
 		c->host->address(c, "network.peer", &ss, n);
 }
 
@@ -57,6 +59,7 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 		so = dlopen("libssl.so.1.1", RTLD_LAZY | RTLD_NOLOAD);
 	if (host->abi != KLIEG_PLUGIN_ABI)
 		return NULL;
+	filtered = host->filtered();
 	if (!so) {
 		plugin.unfit = "no libssl of OpenSSL 1.1 or 3 is loaded";
 		return &plugin;

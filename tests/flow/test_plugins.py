@@ -523,3 +523,17 @@ def test_memcached(klieg_up, serve):  # noqa: F811
 	assert not changed(before, p.pid)
 	assert ask(b"get k\r\n", b"END\r\n") == b"VALUE k 0 5\r\nworld\r\nEND\r\n"
 	s.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_program_under_seccomp_lives_through_a_plugin(klieg_up, target):
+	t = target("confined", "seccomp")  # dies of an open, is refused nearly everything else
+	plain, _ = t.go(10)
+	before = text_of(t.pid)
+	plugin_on(klieg_up, t.pid, "io", "io.write")
+	assert t.go(10)[0] == plain and t.go(10)[0] == plain
+	wait_for(lambda: klieg_up.settled() and klieg_up.stored('{ name = "io.write" }') >= 2)
+	assert all("io.bytes" in s["attributes"] and "io.kind" not in s["attributes"] for s in spans(klieg_up, '{ name = "io.write" }'))
+	klieg_up.detach(t.pid)
+	assert not changed(before, t.pid) and t.go(10)[0] == plain
+	t.end()
