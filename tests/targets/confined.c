@@ -54,7 +54,8 @@ static int confine(const char *how, const char *dir)
 			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_read, 7, 0), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_write, 6, 0),
 			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 5, 0), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_brk, 4, 0),
 			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fstat, 3, 0), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_newfstatat, 2, 0),
-			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getpid, 1, 0), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getpid, 1, 0), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+			BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 		};
 		struct sock_fprog p = { sizeof f / sizeof *f, f };
 		return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p);
@@ -66,7 +67,8 @@ static int confine(const char *how, const char *dir)
 	if (!strcmp(how, "chroot"))
 		return !dir || chdir(dir) || chroot(dir) || chdir("/");
 	if (!strcmp(how, "mount"))
-		return unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("none", "/tmp", "tmpfs", 0, NULL) || umount2("/proc", MNT_DETACH);
+		return unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+			mount("none", "/tmp", "tmpfs", 0, NULL) || umount2("/proc", MNT_DETACH);
 	if (!strcmp(how, "threads")) {
 		pthread_attr_t a;
 		pthread_t t;

@@ -1,4 +1,4 @@
-/* Threads that hammer hooked functions. `go N`: four threads, N calls each. `start K`: K threads (at most four) run until `stop`, which answers like `go`; `count` says how many
+/* Threads that hammer hooked functions. `go N`: four threads, N calls each. `start K`: K threads (at most four) run until `stop`; `count` says how many
  * calls there were so far, so that a test sees that it lives. `park`: goes deep into hooked functions and waits there for a line, then comes back with `unparked`. */
 #include "target.h"
 #include <pthread.h>
