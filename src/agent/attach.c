@@ -546,9 +546,11 @@ json_t *candidates(struct agent *a)
 		const char *slash = strrchr(exe, '/');
 		if (!str_utf8_valid(str_of(exe)))
 			continue;
-		json_array_append_new(list, json_pack("{s:i,s:s,s:s,s:i,s:f,s:b,s:b,s:s}", "pid", (int)pid, "name", slash ? slash + 1 : exe, "exe", exe, "uid", (int)st.st_uid,
+		char *name = program_name(pid, slash ? slash + 1 : exe);
+		json_array_append_new(list, json_pack("{s:i,s:s,s:s,s:i,s:f,s:b,s:b,s:s}", "pid", (int)pid, "name", name, "exe", exe, "uid", (int)st.st_uid,
 			"cpu_seconds", (double)(user + sys) / (double)sysconf(_SC_CLK_TCK), "attached", known && known->fns && known->fns->live, "attachable",
 			b.obstacle == INJECT_NONE, "why", b.text));
+		free(name);
 	}
 	if (d)
 		closedir(d);

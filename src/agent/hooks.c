@@ -329,8 +329,11 @@ static void uprobes_apply(struct process *p)
 	int64_t now = clock_mono();
 	for (uint32_t k = 0; k < fns->nmods; k++) {
 		const struct function_module *m = &fns->mods[k];
-		char file[64];
-		snprintf(file, sizeof file, "/proc/%d/exe", p->pid);
+		char file[800];
+		if (m->file.exe)
+			snprintf(file, sizeof file, "/proc/%d/exe", p->pid);
+		else
+			snprintf(file, sizeof file, "/proc/%d/root%.700s", p->pid, m->file.path);
 		for (uint32_t i = m->first; i < m->first + m->n; i++) {
 			struct site *s = &p->sites[i];
 			bool on = (s->level > s->peek ? s->level : s->peek) && !s->bad;
@@ -353,6 +356,10 @@ static void uprobes_apply(struct process *p)
 			uint32_t bytes = f->size < 16 ? f->size : 16;
 			const uint8_t *text = symbols_text(m->file.symbols, f->addr, bytes);
 			s->probe_ns = text ? uprobe_cost(text, bytes).both_ns : 10000;
+			if (rc == 1) {
+				struct str name = strtab_get(&p->strs, s->name);
+				problem(p, "%.*s: calls are counted, not timed: %s", (int)name.n, name.p, uprobe_note(p->uprobe, i));
+			}
 			if (rc < 0) {
 				struct str name = strtab_get(&p->strs, s->name);
 				problem(p, "%.*s cannot be probed: %s", (int)name.n, name.p, e.msg);
@@ -555,6 +562,7 @@ int hooks_remove(struct process *p, int64_t *ret_pause_ns, struct err *e)
 				uprobe_remove(p->uprobe, i), p->sites[i].patched = 0;
 		for (int64_t until = clock_mono() + 5 * SECOND; uprobe_pending(p->uprobe) && clock_mono() < until;) {
 			uprobe_poll(p->uprobe, UPROBE_BUDGET);
+			drain_all(p);
 			usleep(500); /* the kernel's own pace: some 50 ms */
 		}
 		return uprobe_pending(p->uprobe) ? err_set(e, KLIEG_E_BUSY, "the kernel has not taken all probes away yet") : 0;

@@ -388,6 +388,8 @@ void process_exited(struct process *p)
 		return;
 	struct agent *a = p->agent;
 	sites_refresh(p);
+	while (p->uprobe && uprobe_poll(p->uprobe, UPROBE_BUDGET) == UPROBE_BUDGET)
+		drain_all(p);
 	drain_all(p);
 	for (uint32_t i = 0; i < p->reg.max_threads; i++)
 		if (p->threads[i])

@@ -318,7 +318,7 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 		}
 		if (klieg__unlikely(got >= KW_DETAIL && h->nargs)) {
 			struct capture c = { h, regs, slot, f, 0, false };
-			klieg__call_saved(capture_saved, &c);
+			klieg__call_kept(capture_saved, &c);
 		}
 		return tail ? 0 : thunk_of(g);
 	}
@@ -355,7 +355,7 @@ void klieg__hook_leave(uint64_t *slot, uint64_t rax)
 			klieg__plugin_leave(h, rax, f->user, s);
 		if (klieg__unlikely(h->nargs) && h->args[h->nargs - 1].at == KW_ARG_RET && klieg__span_level(s)) {
 			struct capture c = { h, NULL, slot, f, rax, true };
-			klieg__call_saved(capture_saved, &c);
+			klieg__call_kept(capture_saved, &c);
 		}
 		if (klieg__unlikely(!s->open || h->min_ticks) || klieg__unlikely(!end_fast(me, s)))
 			if (s->open)

@@ -65,6 +65,13 @@ static inline __attribute__((always_inline)) int make_memfd(const char *label)
 		fd = call(SYS_memfd_create, (long)label, CLOSE_ON_EXEC | NOT_EXECUTABLE, 0, 0);
 	if (fd < 0)
 		fd = call(SYS_memfd_create, (long)label, CLOSE_ON_EXEC, 0, 0);
+	/* Its number stays in the loader's name of the library: a debugger that opens that name must not find a file of its own, or a pipe, by it. */
+	enum { DUP_CLOSE_ON_EXEC = 1030, HIGH = 701 };
+	long high = fd < 0 ? fd : call(SYS_fcntl, fd, DUP_CLOSE_ON_EXEC, HIGH, 0);
+	if (high >= 0) {
+		call(SYS_close, fd, 0, 0, 0);
+		fd = high;
+	}
 	return (int)fd;
 }
 
