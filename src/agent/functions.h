@@ -28,7 +28,7 @@ struct functions {
 	uint32_t nmods;
 	char **roots; uint32_t nroots;
 	bool live;                /* false: detached; the stubs stay where they are for the next time */
-	int64_t max_pause_ns;     /* for this process; a toggle may ask for less */
+	int64_t max_pause_ns;     /* for this process; a toggle may ask for another */
 	int64_t last_pause_ns, longest_pause_ns;
 	uint64_t arms;            /* times the process was stopped */
 	char problem[256];        /* of the last arming, "" = none */

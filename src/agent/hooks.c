@@ -41,6 +41,19 @@ static int stop(struct process *p, int64_t budget, unsigned tries, struct world 
 	while (rc == KLIEG_E_LIMIT && --tries);
 	return rc;
 }
+/* How long p may be stopped to be patched: the least that a toggle asks for, else what was said at the attach. */
+static int64_t budget_of(const struct process *p)
+{
+	int64_t least = 0;
+	for (uint32_t k = 0; k < p->agent->ntoggles; k++) {
+		int64_t asked = p->agent->toggles[k]->max_pause_ns;
+		least = asked && (!least || asked < least) ? asked : least;
+	}
+	for (const struct request *r = p->agent->waiting; r; r = r->next) /* one whose cost is being estimated is patched already */
+		if (r->peek && r->peek->max_pause_ns && (!least || r->peek->max_pause_ns < least))
+			least = r->peek->max_pause_ns;
+	return least ? least : p->fns->max_pause_ns;
+}
 #define TRIES 10
 #define TRIES_LEAVING 20 /* to go away matters more */
 
@@ -98,7 +111,7 @@ static int pool_make(struct process *p, uint64_t function)
 	}
 	struct err e = { 0 };
 	struct world *w;
-	int rc = stop(p, p->fns->max_pause_ns, TRIES, &w, &e);
+	int rc = stop(p, budget_of(p), TRIES, &w, &e);
 	uint64_t got = 0;
 	if (rc >= 0) {
 		/* Never writable there: we write through /proc/PID/mem. */
@@ -300,7 +313,7 @@ static int change_all(struct process *p, struct change *c, uint32_t n, unsigned 
 {
 	struct world *w;
 	qsort(c, n, sizeof *c, by_addr);
-	int rc = stop(p, p->fns->max_pause_ns, tries, &w, e);
+	int rc = stop(p, budget_of(p), tries, &w, e);
 	if (rc < 0)
 		return rc;
 	move_threads(p, w, c, n);
@@ -589,7 +602,7 @@ int hooks_remove(struct process *p, int64_t *ret_pause_ns, struct err *e)
 	if (!any)
 		return 0;
 	struct world *w;
-	rc = stop(p, fns->max_pause_ns, TRIES_LEAVING, &w, e);
+	rc = stop(p, budget_of(p), TRIES_LEAVING, &w, e);
 	if (rc < 0)
 		return rc;
 	uint32_t back = return_addresses(p, p->reg.gate_thunks);

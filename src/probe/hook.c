@@ -3,7 +3,7 @@
  *
  * Frames are found by where the return address was (the CFA), never by their order alone: longjmp, exceptions, coroutines and signal handlers
  * leave frames behind or come between. A call that cannot be followed to its end is let through and counted. Nothing here allocates, waits or
- * touches a vector register; what may (a thread's first record, reading strings, plugins) runs inside klieg__call_saved(). */
+ * touches a vector register; what may (a thread's first record, reading strings, plugins) runs inside klieg__call_saved() or klieg__call_kept(). */
 #include "probe/fast.h"
 #include "probe/hook_internal.h"
 #include "probe/plugin_internal.h"
