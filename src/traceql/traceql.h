@@ -64,3 +64,33 @@ void traceql_pushdown(const struct traceql *q, struct tq_pushdown *ret_p);
 /* Does it mention only what is known of a site (name, resource.*, instrumentation:*, component, file, function, kind)? Otherwise *e says which
  * field is not (duration, status, span attributes): `klieg on` then suggests --where. */
 int traceql_check_site(const struct traceql *q, struct err *e);
+
+/* ---- policies ---------------------------------------------------------------------------------------------------------- */
+
+/* Where a query may stand, and so what it may mention. A filter that decides at span start sees resource, instrumentation, name, kind and the attributes
+ * given at the start; not duration, status, the whole trace. A trigger is a metrics query with a comparison. In policies && and || are not mixed without parentheses. */
+enum tq_profile { TQ_PROFILE_START, TQ_PROFILE_END, TQ_PROFILE_TRIGGER };
+int traceql_check_profile(const struct traceql *q, enum tq_profile profile, struct err *e);
+
+/* Takes a start filter apart: what a site alone decides (name, kind, component, file, function, resource.*, instrumentation:*), and what is known when a request
+ * comes (span attributes). Both are new queries, the caller's; *ret_request is NULL when there is no such part. The parts are and-ed at the top level; an `||`
+ * across them is refused, with the hint to write two rules. */
+int traceql_split_start(const struct traceql *q, struct traceql **ret_site, struct traceql **ret_request, struct err *e);
+
+/* `{ ... } | quantile_over_time(duration, .99) by(...) > 250ms`: the filter is what traceql_eval and traceql_match see. */
+enum tq_metric_fn { TQ_RATE, TQ_COUNT, TQ_MIN, TQ_MAX, TQ_AVG, TQ_SUM, TQ_HISTOGRAM, TQ_QUANTILE };
+struct tq_metric {
+	enum tq_metric_fn fn;
+	struct tq_field field;       /* of what: duration, or an attribute */
+	double quantile;
+	bool compared; const char *cmp; /* ">" ">=" "<" "<=" */
+	double threshold;            /* ns for durations */
+	const struct tq_field *by; uint32_t nby;
+};
+bool traceql_metric(const struct traceql *q, struct tq_metric *ret_m); /* false: it is a filter */
+
+/* A filter's inside, for who compiles it to something else. Nodes are numbered; false = nothing simpler to be said of this one (arithmetic, ...). */
+enum tq_view_op { TQ_VIEW_AND, TQ_VIEW_OR, TQ_VIEW_NOT, TQ_VIEW_CMP, TQ_VIEW_EXISTS /* != nil */, TQ_VIEW_ABSENT /* = nil */ };
+struct tq_view { enum tq_view_op op; uint16_t l, r; const char *cmp; /* = != < <= > >= =~ !~ */ struct tq_field field; struct tq_value value; };
+bool traceql_root(const struct traceql *q, uint16_t *ret_node);      /* false: `{ }` */
+bool traceql_view(const struct traceql *q, uint16_t node, struct tq_view *ret_v);
