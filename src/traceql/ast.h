@@ -1,6 +1,6 @@
 /* What a parsed query is made of; for this folder only. Nodes live in one array and refer to each other by index, strings in one
- * table: a query is a few allocations, and a matcher can keep its own array beside the nodes. A pipeline will be a list of stages whose
- * first is a spanset; structural operators will be nodes over spansets. Today there is one spanset filter: `root`. */
+ * table: a query is a few allocations, and a matcher can keep its own array beside the nodes. A pipeline is a list of stages whose
+ * first is a spanset filter (`root`); today a metric and its comparison may follow. Structural operators will be nodes over spansets. */
 #pragma once
 #include "traceql/traceql.h"
 #include <stdatomic.h>
@@ -9,6 +9,8 @@
 #define TQ_DEPTH_MAX 64u
 #define TQ_NODES_MAX 1000u
 #define TQ_REGEX_MAX 4096u   /* bytes of one pattern */
+#define TQ_STAGES_MAX 16u
+#define TQ_BY_MAX 8u
 #define TQ_NONE UINT16_MAX
 #define TQ_UNKNOWN 0xffu     /* static type of what is known at run time only */
 
@@ -31,10 +33,26 @@ struct tq_node {
 	struct tq_field field;
 };
 
+enum tq_stage_kind { STAGE_FILTER, STAGE_METRIC, STAGE_COMPARE };
+struct tq_stage {
+	uint8_t kind, fn, op;    /* STAGE_METRIC: enum tq_metric_fn; STAGE_COMPARE: enum tq_op */
+	bool of_field;           /* STAGE_METRIC: it measures `field`; rate() and count_over_time() do not */
+	uint16_t line;
+	uint32_t column;
+	struct tq_field field;
+	uint8_t type;            /* of field: static type */
+	uint16_t by, nby;        /* STAGE_METRIC: in q->by */
+	struct tq_value value;   /* STAGE_METRIC: the quantile; STAGE_COMPARE: what it is compared with */
+};
+
 struct tq_regex;
 struct traceql {
 	struct tq_node *nodes;
 	uint16_t n, root;        /* root TQ_NONE: `{ }` */
+	struct tq_stage *stages; /* stages[0] is the filter */
+	uint16_t nstages, nby;
+	struct tq_field *by;
+	int mixed_line, mixed_column; /* the first && beside || without parentheses; 0: none */
 	struct strtab strs;
 	struct tq_regex **regexes;
 	uint16_t regexes_n;
@@ -43,6 +61,12 @@ struct traceql {
 };
 
 /* parse.c / print.c */
+uint16_t tq_append(struct traceql *q, const struct tq_node *n);        /* unchecked; the index */
+uint16_t tq_append_regex(struct traceql *q, struct tq_regex *r);       /* takes r */
+static inline bool tq_is_number(unsigned type) { return type == TQ_INT || type == TQ_FLOAT || type == TQ_DURATION; }
+bool tq_whole_trace(const struct tq_field *f);   /* an intrinsic that only the whole trace knows */
+void tq_stages_print(const struct traceql *q, struct buf *ret_text);   /* those after the filter */
+void tq_literal_print(const struct tq_value *v, struct buf *ret_text);
 int tq_prec(enum tq_op op);                   /* of an operator; literals and fields bind tightest */
 bool tq_needs_parens(const struct traceql *q, enum tq_op parent, uint16_t child, bool right);
 const char *tq_op_text(enum tq_op op);
@@ -67,6 +91,11 @@ bool tq_is_multi(const struct tq_field *f);            /* of events and links: s
 void tq_eval_node(const struct traceql *q, uint16_t node, const struct tq_source *src, struct tq_value *ret_v);
 bool tq_compare(const struct traceql *q, const struct tq_node *n, const struct tq_value *l, const struct tq_value *r);
 void tq_attr_value(const struct batch *b, const struct attr *a, struct tq_value *ret_v);
+
+/* check.c */
+enum tq_op tq_mirrored(enum tq_op op);                 /* the other side's operator: `5 < x` is `x > 5` */
+bool tq_known_of_site(const struct tq_field *f);
+int tq_check_start(const struct traceql *q, bool sited, struct err *e);
 
 /* trace.c: what a batch knows of the traces in it. */
 struct tq_traces;

@@ -2,8 +2,7 @@
  * site before any span exists. Pure; any thread. */
 #include "traceql/ast.h"
 
-/* The other side's operator: `5 < x` is `x > 5`. */
-static enum tq_op mirrored(enum tq_op op)
+enum tq_op tq_mirrored(enum tq_op op)
 {
 	switch (op) {
 	case OP_LT: return OP_GT;
@@ -22,7 +21,7 @@ static void push_condition(const struct traceql *q, const struct tq_node *n, str
 		const struct tq_node *swap = l;
 		l = r;
 		r = swap;
-		op = mirrored(op);
+		op = tq_mirrored(op);
 	}
 	if (l->op != OP_FIELD || r->op != OP_LIT)
 		return;
@@ -65,7 +64,7 @@ void traceql_pushdown(const struct traceql *q, struct tq_pushdown *ret_p)
 }
 
 /* Of a site these attributes are known; with `.` also the resource's, by the namespaces that resources have. */
-static bool known_of_site(const struct tq_field *f)
+bool tq_known_of_site(const struct tq_field *f)
 {
 	static const char *const site_keys[] = { "component", "code.file.path", "code.function.name", "code.line.number", "klieg.site.id" };
 	static const char *const resource_prefixes[] = { "service.", "host.", "process.", "os.", "container.", "k8s.", "deployment.", "cloud.",
@@ -91,7 +90,7 @@ int traceql_check_site(const struct traceql *q, struct err *e)
 {
 	for (uint16_t i = 0; i < q->n; i++) {
 		const struct tq_node *n = q->nodes + i;
-		if (n->op != OP_FIELD || known_of_site(&n->field))
+		if (n->op != OP_FIELD || tq_known_of_site(&n->field))
 			continue;
 		struct buf b = { 0 };
 		tq_field_print(&n->field, &b);
@@ -105,4 +104,90 @@ int traceql_check_site(const struct traceql *q, struct err *e)
 		return KLIEG_E_TYPE;
 	}
 	return 0;
+}
+
+/* ---- profiles -------------------------------------------------------------------------------------------------------------- */
+
+static int refuse(const struct tq_field *f, int line, int column, const char *why, const char *hint, struct err *e)
+{
+	struct buf b = { 0 };
+	tq_field_print(f, &b);
+	err_at(e, KLIEG_E_TYPE, line, column, "`%.*s` %s", (int)(b.n > 80 ? 80 : b.n), (const char *)b.p, why);
+	err_hint(e, "%s", hint);
+	buf_finish(&b);
+	return KLIEG_E_TYPE;
+}
+
+/* sited: also not what is known at the start of a span in general, but of no site of ours. */
+int tq_check_start(const struct traceql *q, bool sited, struct err *e)
+{
+	for (uint16_t i = 0; i < q->n; i++) {
+		const struct tq_node *n = q->nodes + i;
+		const struct tq_field *f = &n->field;
+		if (n->op != OP_FIELD)
+			continue;
+		int line = (int)n->line, column = (int)n->column;
+		if (tq_whole_trace(f) || (f->scope == TQ_INTRINSIC && f->intrinsic == TQ_TRACE_ID))
+			return refuse(f, line, column, "is of a whole trace, but this is decided when a span starts",
+				"at the start are known: name, kind, resource.*, and the attributes given at the start (.x)", e);
+		if (f->scope == TQ_EVENT || f->scope == TQ_LINK || tq_is_multi(f))
+			return refuse(f, line, column, "is not known when a span starts", "events and links come later; ask for them in a query, or in `where`", e);
+		if (f->scope == TQ_INTRINSIC && f->intrinsic != TQ_NAME && f->intrinsic != TQ_KIND_ && f->intrinsic != TQ_SCOPE_NAME &&
+			f->intrinsic != TQ_SCOPE_VERSION)
+			return refuse(f, line, column, "is not known when a span starts",
+				f->intrinsic == TQ_DURATION_ || f->intrinsic == TQ_STATUS_ ? "to react to slow or failed spans use a trigger: `escalate: { when: '{ ... } | quantile_over_time(duration, .99) > 250ms' }`"
+				: "at the start are known: name, kind, resource.*, and the attributes given at the start (.x)", e);
+		if (sited && (f->scope == TQ_INSTRUMENTATION || (f->scope == TQ_INTRINSIC && f->intrinsic == TQ_SCOPE_VERSION)))
+			return refuse(f, line, column, "is not known of a site", "a site has its component: `instrumentation:name`", e);
+	}
+	return 0;
+}
+
+/* An agent sees the spans of its host, one batch at a time. */
+static int check_trigger(const struct traceql *q, struct err *e)
+{
+	static const char why[] = "is of a whole trace, which no agent sees", hint[] = "measure spans: `duration`, `status`, attributes";
+	struct tq_metric m;
+	if (!traceql_metric(q, &m)) {
+		err_set(e, KLIEG_E_TYPE, "a trigger is a metrics query with a threshold, but this is a filter");
+		return err_hint(e, "add what is measured: `| quantile_over_time(duration, .99) > 250ms`, `| rate() > 100`"), KLIEG_E_TYPE;
+	}
+	const struct tq_stage *s = q->stages + 1;
+	if (!m.compared) {
+		err_at(e, KLIEG_E_TYPE, (int)s->line, (int)s->column, "a trigger needs a threshold");
+		return err_hint(e, s->fn == TQ_HISTOGRAM ? "a histogram has none: use `quantile_over_time(duration, .99) > 250ms`"
+			: s->of_field && s->type == TQ_DURATION ? "add `> 250ms` at the end" : "add `> 100` at the end"), KLIEG_E_TYPE;
+	}
+	for (uint16_t i = 0; i < q->n; i++)
+		if (q->nodes[i].op == OP_FIELD && tq_whole_trace(&q->nodes[i].field))
+			return refuse(&q->nodes[i].field, (int)q->nodes[i].line, (int)q->nodes[i].column, why, hint, e);
+	if (s->of_field && tq_whole_trace(&s->field))
+		return refuse(&s->field, (int)s->line, (int)s->column, why, hint, e);
+	for (uint16_t i = 0; i < s->nby; i++)
+		if (tq_whole_trace(q->by + s->by + i))
+			return refuse(q->by + s->by + i, (int)s->line, (int)s->column, why, hint, e);
+	return 0;
+}
+
+int traceql_check_profile(const struct traceql *q, enum tq_profile profile, struct err *e)
+{
+	struct tq_metric m;
+	int rc = 0;
+	if (profile == TQ_PROFILE_TRIGGER) {
+		rc = check_trigger(q, e);
+	} else if (traceql_metric(q, &m)) {
+		err_at(e, KLIEG_E_TYPE, (int)q->stages[1].line, (int)q->stages[1].column, "this is a metrics query, but a filter is wanted here");
+		rc = (err_hint(e, "leave away what follows the `}`"), KLIEG_E_TYPE);
+	} else if (profile == TQ_PROFILE_START) {
+		rc = tq_check_start(q, false, e);
+	}
+	if (rc >= 0 && q->mixed_line) {
+		struct buf b = { 0 };
+		traceql_print(q, &b);
+		err_at(e, KLIEG_E_TYPE, q->mixed_line, q->mixed_column, "&& and || are mixed without parentheses");
+		err_hint(e, "as it stands it means %.*s", (int)(b.n > 200 ? 200 : b.n), (const char *)b.p);
+		buf_finish(&b);
+		rc = KLIEG_E_TYPE;
+	}
+	return rc;
 }

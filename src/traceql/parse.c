@@ -1,21 +1,10 @@
 /* Tokens -> checked nodes: precedence climbing over one spanset filter. What the language has beyond that (pipelines, structural operators,
  * aggregates, metrics) is recognised and refused by its name. Static types are checked here: a comparison that can never be true for
  * any span (`status = "error"`) is an error, not an empty result. Depth and node counts are limited before anything recurses. */
-#include "traceql/lex.h"
+#include "traceql/parse.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-struct parser {
-	struct tq_lexer lex;
-	struct tq_token t;           /* the current one */
-	struct traceql *q;
-	unsigned depth;
-};
-#define FAIL(p, tok, code, ...) err_at((p)->lex.e, code, (tok)->line, (tok)->column, __VA_ARGS__)
-#define SHOW(s) (int)((s).n > 60 ? 60 : (s).n), (s).p
-
-static int next(struct parser *p) { return tq_lex(&p->lex, &p->t); }
 
 /* Loosest to tightest; && and || share a level (as in Tempo): `a || b && c` is `(a || b) && c`. */
 enum { PREC_LOGIC = 1, PREC_COMPARE, PREC_ADD, PREC_NOT, PREC_MUL, PREC_POW, PREC_PRIMARY };
@@ -87,9 +76,24 @@ const char *tq_type_name(unsigned type)
 	return "a value";
 }
 
-static bool numeric(unsigned type) { return type == TQ_INT || type == TQ_FLOAT || type == TQ_DURATION; }
+static bool numeric(unsigned type) { return tq_is_number(type); }
 
-static int add_node(struct parser *p, const struct tq_token *at, struct tq_node n, uint16_t *ret_i)
+uint16_t tq_append(struct traceql *q, const struct tq_node *n)
+{
+	if ((q->n & (q->n - 1)) == 0)
+		q->nodes = base_realloc(q->nodes, (q->n ? q->n * 2u : 1u) * sizeof *q->nodes);
+	q->nodes[q->n] = *n;
+	return q->n++;
+}
+
+uint16_t tq_append_regex(struct traceql *q, struct tq_regex *r)
+{
+	q->regexes = base_realloc(q->regexes, (q->regexes_n + 1u) * sizeof *q->regexes);
+	q->regexes[q->regexes_n] = r;
+	return q->regexes_n++;
+}
+
+static int add_node(struct tq_parser *p, const struct tq_token *at, struct tq_node n, uint16_t *ret_i)
 {
 	struct traceql *q = p->q;
 	if (q->n == TQ_NODES_MAX)
@@ -106,16 +110,13 @@ static int add_node(struct parser *p, const struct tq_token *at, struct tq_node 
 	}
 	n.line = (uint16_t)(at->line > UINT16_MAX ? UINT16_MAX : at->line);
 	n.column = (uint32_t)at->column;
-	if ((q->n & (q->n - 1)) == 0)
-		q->nodes = base_realloc(q->nodes, (q->n ? q->n * 2u : 1u) * sizeof *q->nodes);
-	q->nodes[q->n] = n;
-	*ret_i = q->n++;
+	*ret_i = tq_append(q, &n);
 	return 0;
 }
 
 /* ---- checking ------------------------------------------------------------------------------------------------------ */
 
-static int check_logic(struct parser *p, const struct tq_token *op, uint16_t side)
+static int check_logic(struct tq_parser *p, const struct tq_token *op, uint16_t side)
 {
 	unsigned type = p->q->nodes[side].type;
 	if (type == TQ_BOOL || type == TQ_UNKNOWN)
@@ -125,7 +126,7 @@ static int check_logic(struct parser *p, const struct tq_token *op, uint16_t sid
 }
 
 /* `trace:id = "ABC"`: the literal becomes the full lower-case id, which is what spans have. */
-static int normalise_id(struct parser *p, const struct tq_token *op, const struct tq_field *f, struct tq_node *lit)
+static int normalise_id(struct tq_parser *p, const struct tq_token *op, const struct tq_field *f, struct tq_node *lit)
 {
 	char hex[33];
 	uint64_t hi, lo;
@@ -143,7 +144,7 @@ static int normalise_id(struct parser *p, const struct tq_token *op, const struc
 	return 0;
 }
 
-static int check_compare(struct parser *p, const struct tq_token *op, struct tq_node *n)
+static int check_compare(struct tq_parser *p, const struct tq_token *op, struct tq_node *n)
 {
 	struct tq_node *l = p->q->nodes + n->l, *r = p->q->nodes + n->r;
 	if (n->op == OP_RE || n->op == OP_NRE) {
@@ -155,10 +156,7 @@ static int check_compare(struct parser *p, const struct tq_token *op, struct tq_
 		int rc = tq_regex_compile(r->lit.s, &re, p->lex.e, (int)r->line, (int)r->column);
 		if (rc < 0)
 			return rc;
-		struct traceql *q = p->q;
-		q->regexes = base_realloc(q->regexes, (q->regexes_n + 1u) * sizeof *q->regexes);
-		q->regexes[q->regexes_n] = re;
-		n->regex = q->regexes_n++;
+		n->regex = tq_append_regex(p->q, re);
 		return 0;
 	}
 	if (n->op == OP_EQ || n->op == OP_NE) {
@@ -189,7 +187,7 @@ static int check_compare(struct parser *p, const struct tq_token *op, struct tq_
 	return KLIEG_E_TYPE;
 }
 
-static int check_number(struct parser *p, const struct tq_token *op, uint16_t side)
+static int check_number(struct tq_parser *p, const struct tq_token *op, uint16_t side)
 {
 	unsigned type = p->q->nodes[side].type;
 	if (numeric(type) || type == TQ_UNKNOWN)
@@ -197,7 +195,7 @@ static int check_number(struct parser *p, const struct tq_token *op, uint16_t si
 	return FAIL(p, op, KLIEG_E_TYPE, "`%.*s` needs numbers, but there is %s beside it", SHOW(op->text), tq_type_name(type));
 }
 
-static int make_binary(struct parser *p, const struct tq_token *op, uint16_t l, uint16_t r, uint16_t *ret_i)
+static int make_binary(struct tq_parser *p, const struct tq_token *op, uint16_t l, uint16_t r, uint16_t *ret_i)
 {
 	struct tq_node n = { .op = (uint8_t)op_of(op), .l = l, .r = r, .type = TQ_BOOL };
 	int rc;
@@ -222,9 +220,9 @@ static int make_binary(struct parser *p, const struct tq_token *op, uint16_t l, 
 
 /* ---- expressions ---------------------------------------------------------------------------------------------------- */
 
-static int parse_expr(struct parser *p, int min, uint16_t *ret_i);
+static int parse_expr(struct tq_parser *p, int min, uint16_t *ret_i);
 
-static int unexpected(struct parser *p)
+static int unexpected(struct tq_parser *p)
 {
 	switch (p->t.kind) {
 	case TOK_WORD:
@@ -242,7 +240,7 @@ static int unexpected(struct parser *p)
 	}
 }
 
-static int parse_prefix(struct parser *p, const struct tq_token *op, uint16_t *ret_i)
+static int parse_prefix(struct tq_parser *p, const struct tq_token *op, uint16_t *ret_i)
 {
 	uint16_t inner;
 	bool neg = op->kind == TOK_SUB;
@@ -266,7 +264,7 @@ static int parse_prefix(struct parser *p, const struct tq_token *op, uint16_t *r
 	return add_node(p, op, made, ret_i);
 }
 
-static int parse_primary(struct parser *p, uint16_t *ret_i)
+static int parse_primary(struct tq_parser *p, uint16_t *ret_i)
 {
 	struct tq_token t = p->t;
 	int rc;
@@ -274,19 +272,15 @@ static int parse_primary(struct parser *p, uint16_t *ret_i)
 		struct tq_node n = { .l = TQ_NONE, .r = TQ_NONE, .lit = t.lit, .field = t.field };
 		n.op = t.kind == TOK_LITERAL ? OP_LIT : OP_FIELD;
 		n.type = (uint8_t)(t.kind == TOK_LITERAL ? (uint8_t)t.lit.type : t.type);
-		if (n.op == OP_FIELD && n.field.scope == TQ_INTRINSIC)
-			switch (n.field.intrinsic) {
-			case TQ_CHILD_COUNT: case TQ_TRACE_DURATION: case TQ_ROOT_NAME: case TQ_ROOT_SERVICE: p->q->needs_trace = true; break;
-			default: break;
-			}
+		p->q->needs_trace |= n.op == OP_FIELD && tq_whole_trace(&n.field);
 		rc = add_node(p, &t, n, ret_i);
-		return rc < 0 ? rc : next(p);
+		return rc < 0 ? rc : tq_next(p);
 	}
 	if (t.kind != TOK_LPAREN && t.kind != TOK_NOT && t.kind != TOK_SUB)
 		return unexpected(p);
 	if (++p->depth > TQ_DEPTH_MAX)
 		return FAIL(p, &t, KLIEG_E_LIMIT, "the query is nested deeper than %u levels", TQ_DEPTH_MAX);
-	if ((rc = next(p)) < 0)
+	if ((rc = tq_next(p)) < 0)
 		return rc;
 	if (t.kind != TOK_LPAREN) {
 		rc = parse_prefix(p, &t, ret_i);
@@ -300,21 +294,28 @@ static int parse_primary(struct parser *p, uint16_t *ret_i)
 			return FAIL(p, &p->t, KLIEG_E_SYNTAX, "an operator or `)` was expected, not `%.*s`", SHOW(p->t.text));
 		}
 		if (rc >= 0)
-			rc = next(p);
+			rc = tq_next(p);
 	}
 	p->depth--;
 	return rc;
 }
 
-static int parse_expr(struct parser *p, int min, uint16_t *ret_i)
+static int parse_expr(struct tq_parser *p, int min, uint16_t *ret_i)
 {
 	uint16_t l, r;
-	int rc = parse_primary(p, &l);
+	int rc = parse_primary(p, &l), before = -1;
 	if (rc < 0)
 		return rc;
 	for (int op; (op = op_of(&p->t)) >= 0 && tq_prec(op) >= min;) {
 		struct tq_token t = p->t;
-		if ((rc = next(p)) < 0)
+		if (tq_prec(op) == PREC_LOGIC) {
+			if (before >= 0 && before != op && !p->q->mixed_line) {
+				p->q->mixed_line = t.line;
+				p->q->mixed_column = t.column;
+			}
+			before = op;
+		}
+		if ((rc = tq_next(p)) < 0)
 			return rc;
 		if (op == OP_POW && ++p->depth > TQ_DEPTH_MAX)
 			return FAIL(p, &t, KLIEG_E_LIMIT, "the query is nested deeper than %u levels", TQ_DEPTH_MAX);
@@ -329,10 +330,11 @@ static int parse_expr(struct parser *p, int min, uint16_t *ret_i)
 
 /* ---- what surrounds the filter --------------------------------------------------------------------------------------- */
 
-static int unsupported(struct parser *p, const struct tq_token *at, const char *what)
+int tq_unsupported(struct tq_parser *p, const struct tq_token *at, const char *what)
 {
 	FAIL(p, at, KLIEG_E_UNSUPPORTED, "%s are not supported yet (`%.*s`)", what, SHOW(at->text));
-	return err_hint(p->lex.e, "this version takes one filter: `{ condition && condition }`"), KLIEG_E_UNSUPPORTED;
+	return err_hint(p->lex.e, p->metrics ? "this version takes one filter and one metric: `{ condition } | rate() by(.x) > 5`"
+		: "this version takes one filter: `{ condition && condition }`"), KLIEG_E_UNSUPPORTED;
 }
 
 static bool is_one_of(struct str s, const char *list)
@@ -347,7 +349,7 @@ static bool is_one_of(struct str s, const char *list)
 }
 
 /* A stage after `|`, or a query that starts like one. NULL if it is no word of the language. */
-static const char *stage_name(struct str w)
+const char *tq_stage_name(struct str w)
 {
 	if (is_one_of(w, "count min max avg sum"))
 		return "aggregates";
@@ -355,75 +357,83 @@ static const char *stage_name(struct str w)
 		return "grouping stages";
 	if (is_one_of(w, "select"))
 		return "select stages";
-	if (is_one_of(w, "rate count_over_time min_over_time max_over_time avg_over_time sum_over_time quantile_over_time histogram_over_time compare topk bottomk"))
-		return "metrics queries";
+	if (tq_metric_fn_of(w) >= 0)
+		return "metrics without a filter before them";
+	if (is_one_of(w, "compare topk bottomk"))
+		return "comparisons and rankings of metrics";
 	return is_one_of(w, "with") ? "query hints" : NULL;
 }
 
-static int check_end(struct parser *p, unsigned parens)
+static int check_end(struct tq_parser *p, unsigned parens)
 {
 	struct tq_token t = p->t;
 	const char *what;
 	int rc;
 	switch (t.kind) {
 	case TOK_END:
-		return 0;
+		if (!p->metrics || parens)
+			return 0;
+		FAIL(p, &t, KLIEG_E_TYPE, "this is a filter, but a metrics query is wanted here");
+		return err_hint(p->lex.e, "add what is measured: `| quantile_over_time(duration, .99) > 250ms`, `| rate() > 100`"), KLIEG_E_TYPE;
 	case TOK_AND: case TOK_OR:
 		FAIL(p, &t, KLIEG_E_UNSUPPORTED, "combinations of spansets are not supported yet (`%.*s`)", SHOW(t.text));
 		return err_hint(p->lex.e, "about one span: put both conditions into one pair of braces, `{ a %.*s b }`", SHOW(t.text)), KLIEG_E_UNSUPPORTED;
 	case TOK_STRUCTURAL: case TOK_GT: case TOK_LT: case TOK_NRE:
-		return unsupported(p, &t, "structural operators");
+		return tq_unsupported(p, &t, "structural operators");
 	case TOK_PIPE:
-		if ((rc = next(p)) < 0)
+		if ((rc = tq_next(p)) < 0)
 			return rc;
-		if (p->t.kind == TOK_WORD && (what = stage_name(p->t.text)))
-			return unsupported(p, &p->t, what);
+		if (p->t.kind == TOK_WORD && tq_metric_fn_of(p->t.text) >= 0 && !parens)
+			return tq_parse_metric(p);
+		if (p->t.kind == TOK_WORD && (what = tq_stage_name(p->t.text)))
+			return tq_unsupported(p, &p->t, what);
 		if (p->t.kind == TOK_LBRACE || p->t.kind == TOK_LPAREN || p->t.kind == TOK_LITERAL)
-			return unsupported(p, &t, "pipelines");
+			return tq_unsupported(p, &t, "pipelines");
 		return p->t.kind == TOK_WORD ? FAIL(p, &p->t, KLIEG_E_SYNTAX, "unknown stage `%.*s` after `|`", SHOW(p->t.text))
 			: FAIL(p, &p->t, KLIEG_E_SYNTAX, "a stage was expected after `|`");
 	case TOK_WORD:
-		if ((what = stage_name(t.text)))
-			return unsupported(p, &t, what);
+		if ((what = tq_stage_name(t.text)))
+			return tq_unsupported(p, &t, what);
 		break;
 	case TOK_RBRACE:
 		return FAIL(p, &t, KLIEG_E_SYNTAX, "this `}` closes nothing");
 	case TOK_RPAREN:
 		return FAIL(p, &t, KLIEG_E_SYNTAX, "this `)` closes nothing");
 	case TOK_ADD: case TOK_SUB: case TOK_MUL: case TOK_DIV: case TOK_MOD: case TOK_POW:
-		return unsupported(p, &t, "operations on query results");
+		return tq_unsupported(p, &t, "operations on query results");
 	default:
 		break;
 	}
 	return FAIL(p, &t, KLIEG_E_SYNTAX, "unexpected `%.*s` after the filter", SHOW(t.text));
 }
 
-static int parse_root(struct parser *p)
+static int parse_root(struct tq_parser *p)
 {
 	struct tq_token open;
 	unsigned parens = 0;
-	int rc = next(p);
+	int rc = tq_next(p);
 	for (; rc >= 0 && p->t.kind == TOK_LPAREN; parens++) {
 		if (parens == TQ_DEPTH_MAX)
 			return FAIL(p, &p->t, KLIEG_E_LIMIT, "the query is nested deeper than %u levels", TQ_DEPTH_MAX);
-		rc = next(p);
+		rc = tq_next(p);
 	}
 	if (rc < 0)
 		return rc;
 	open = p->t;
 	if (open.kind != TOK_LBRACE) {
-		const char *what = open.kind == TOK_WORD ? stage_name(open.text) : NULL;
+		const char *what = open.kind == TOK_WORD ? tq_stage_name(open.text) : NULL;
 		if (what)
-			return unsupported(p, &open, what);
+			return tq_unsupported(p, &open, what);
 		if (open.kind == TOK_END)
 			FAIL(p, &open, KLIEG_E_SYNTAX, "the query is empty");
 		else
 			FAIL(p, &open, KLIEG_E_SYNTAX, "a query starts with `{`, not with `%.*s`", SHOW(open.text));
 		return err_hint(p->lex.e, "put the condition in braces: `{ name = \"x\" }`; `{ }` is all spans"), KLIEG_E_SYNTAX;
 	}
-	if ((rc = next(p)) < 0)
+	if ((rc = tq_next(p)) < 0)
 		return rc;
 	p->q->root = TQ_NONE;
+	tq_add_stage(p, &open, &(struct tq_stage){ .kind = STAGE_FILTER });
 	if (p->t.kind != TOK_RBRACE) {
 		if (p->t.kind == TOK_END)
 			return FAIL(p, &open, KLIEG_E_SYNTAX, "this `{` is not closed");
@@ -453,10 +463,10 @@ static int parse_root(struct parser *p)
 		}
 		p->q->root = root;
 	}
-	if ((rc = next(p)) < 0)
+	if ((rc = tq_next(p)) < 0)
 		return rc;
 	for (; parens && p->t.kind == TOK_RPAREN; parens--)
-		if ((rc = next(p)) < 0)
+		if ((rc = tq_next(p)) < 0)
 			return rc;
 	if ((rc = check_end(p, parens)) < 0)
 		return rc;
@@ -465,7 +475,7 @@ static int parse_root(struct parser *p)
 	return 0;
 }
 
-int traceql_parse(struct str text, struct traceql **ret_q, struct err *e)
+static int parse(struct str text, bool metrics, struct traceql **ret_q, struct err *e)
 {
 	struct err scratch;
 	e = e ? e : &scratch;
@@ -475,7 +485,7 @@ int traceql_parse(struct str text, struct traceql **ret_q, struct err *e)
 		return err_set(e, KLIEG_E_SYNTAX, "the query is not valid UTF-8");
 	struct traceql *q = base_calloc(1, sizeof *q);
 	strtab_init(&q->strs);
-	struct parser p = { .lex = { .text = text, .line = 1, .strs = &q->strs, .e = e }, .q = q };
+	struct tq_parser p = { .lex = { .text = text, .line = 1, .strs = &q->strs, .e = e }, .q = q, .metrics = metrics };
 	int rc = parse_root(&p);
 	if (rc < 0) {
 		traceql_destroy(q);
@@ -487,6 +497,9 @@ int traceql_parse(struct str text, struct traceql **ret_q, struct err *e)
 	return 0;
 }
 
+int traceql_parse(struct str text, struct traceql **ret_q, struct err *e) { return parse(text, false, ret_q, e); }
+int traceql_parse_metric(struct str text, struct traceql **ret_q, struct err *e) { return parse(text, true, ret_q, e); }
+
 void traceql_destroy(struct traceql *q)
 {
 	if (!q)
@@ -495,6 +508,8 @@ void traceql_destroy(struct traceql *q)
 		tq_regex_free(q->regexes[i]);
 	free(q->regexes);
 	free(q->nodes);
+	free(q->stages);
+	free(q->by);
 	strtab_finish(&q->strs);
 	free(q);
 }

@@ -116,7 +116,7 @@ static void print_duration(int64_t ns, struct buf *b)
 	buf_add_str(b, small[i].text);
 }
 
-static void print_literal(const struct tq_value *v, struct buf *b)
+void tq_literal_print(const struct tq_value *v, struct buf *b)
 {
 	char num[40];
 	switch (v->type) {
@@ -156,7 +156,7 @@ static void print_node(const struct traceql *q, uint16_t i, struct buf *b)
 {
 	const struct tq_node *n = q->nodes + i;
 	switch (n->op) {
-	case OP_LIT: print_literal(&n->lit, b); break;
+	case OP_LIT: tq_literal_print(&n->lit, b); break;
 	case OP_FIELD: tq_field_print(&n->field, b); break;
 	case OP_NOT: case OP_NEG:
 		buf_add_str(b, tq_op_text(n->op));
@@ -177,4 +177,5 @@ void traceql_print(const struct traceql *q, struct buf *ret_text)
 		buf_byte(ret_text, ' ');
 	}
 	buf_byte(ret_text, '}');
+	tq_stages_print(q, ret_text);
 }

@@ -1,6 +1,6 @@
 /* TraceQL: the one language that asks (queries) and switches (selectors, policies). Grammar and semantics: docs/traceql.md.
- * This cut accepts `{ ... }` spanset filters (comparison, regex, && || !, arithmetic, parentheses, intrinsics, scopes) and says clearly
- * what it does not take yet. A parsed query is immutable: any thread may evaluate it, each with its own source. */
+ * This cut accepts `{ ... }` spanset filters (comparison, regex, && || !, arithmetic, parentheses, intrinsics, scopes), for triggers with a metric
+ * and a threshold after it, and says clearly what it does not take yet. A parsed query is immutable: any thread may evaluate it, each with its own source. */
 #pragma once
 #include "base/buf.h"
 #include "base/err.h"
@@ -8,11 +8,13 @@
 
 struct traceql;
 
-/* Parses and checks. Limits: 64 KiB of text, depth 64, 1,000 nodes. On failure *e has line, column, message and hint. */
+/* Parses and checks a filter; a metrics query is refused (see traceql_parse_metric). Limits: 64 KiB of text, depth 64, 1,000 nodes. On failure *e has line, column, message and hint. */
 int traceql_parse(struct str text, struct traceql **ret_q, struct err *e);
 /* A selector: `{...}`, or the short form `glob` (on the site's/span's name) / `service:glob`, or "" / "*" for all. */
 int traceql_parse_selector(struct str text, struct traceql **ret_q, struct err *e);
-void traceql_destroy(struct traceql *q);
+/* A metrics query: `{ ... } | metric(...) [by(...)] [> number]`; a mere filter is refused. */
+int traceql_parse_metric(struct str text, struct traceql **ret_q, struct err *e);
+void traceql_destroy(struct traceql *q);                 /* NULL is fine */
 /* The canonical text, e.g. `{ name =~ "pay.*" && resource.service.name = "shop" }`. */
 void traceql_print(const struct traceql *q, struct buf *ret_text);
 
@@ -94,3 +96,6 @@ enum tq_view_op { TQ_VIEW_AND, TQ_VIEW_OR, TQ_VIEW_NOT, TQ_VIEW_CMP, TQ_VIEW_EXI
 struct tq_view { enum tq_view_op op; uint16_t l, r; const char *cmp; /* = != < <= > >= =~ !~ */ struct tq_field field; struct tq_value value; };
 bool traceql_root(const struct traceql *q, uint16_t *ret_node);      /* false: `{ }` */
 bool traceql_view(const struct traceql *q, uint16_t node, struct tq_view *ret_v);
+bool traceql_eval_node(const struct traceql *q, uint16_t node, const struct tq_source *src); /* is this condition true? */
+/* Whatever a matches, b matches too. False proves nothing: only conditions that are the same, or a field that is fixed to a value, are compared. */
+bool traceql_implies(const struct traceql *a, const struct traceql *b);
