@@ -77,8 +77,8 @@ static void refresh(struct agent *a)
 			p = a->procs[i];
 		}
 		if (p->map && sites_refresh(p)) {
-			toggles_match(a, p, 0);
-			patch_apply(p);
+			grants_make(a, p);
+			rules_apply(a);
 			agent_emit(a, "sites", json_pack("{s:i,s:s,s:i}", "pid", (int)p->pid, "service", p->service, "sites", (int)p->sites_alive));
 		}
 	}
@@ -128,8 +128,8 @@ static void second(struct agent *a)
 		p->spent_before = p->spent_ns;
 		p->spent_at = now;
 	}
-	if (toggles_expire(a) | toggles_narrow(a))
-		toggles_apply(a);
+	if (rules_expire(a) | rules_narrow(a))
+		rules_apply(a);
 	forget(a);
 }
 
@@ -173,12 +173,14 @@ static void *loop(void *arg)
 			a->next_second = now + SECOND;
 		}
 		control_waiting(a);
-		int timeout = n ? 0 : due || a->batch ? 10 : a->ntoggles || a->waiting ? 20 : 200;
-		for (uint32_t i = 0; i < a->ntoggles; i++) { /* a TTL ends on time */
-			int64_t left = (a->toggles[i]->expires_ns - clock_wall()) / 1000000 + 1;
-			if (a->toggles[i]->expires_ns && left < timeout)
+		if (a->dirty)
+			rules_apply(a);
+		int timeout = n ? 0 : due || a->batch ? 10 : a->nrules || a->waiting ? 20 : 200;
+		if (a->next_expiry) { /* a TTL ends on time */
+			int64_t left = (a->next_expiry - clock_wall()) / 1000000 + 1;
+			if (left < timeout)
 				timeout = left < 0 ? 0 : (int)left;
-			if (a->toggles[i]->expires_ns && left <= 0)
+			if (left <= 0)
 				a->next_second = 0;
 		}
 		if (timeout)
@@ -202,15 +204,14 @@ static void *loop(void *arg)
 		control_run(a);
 	}
 	/* Everything off, what is left out, then the leases go. */
-	while (a->ntoggles)
-		toggle_remove(a, a->toggles[0]->id);
+	rules_clear(a);
 	for (struct request *r; (r = a->waiting);) { /* answered by control_waiting, as they are */
 		r->due = 0;
 		control_waiting(a);
 	}
-	while (a->ntoggles)
-		toggle_remove(a, a->toggles[0]->id);
-	toggles_apply(a);
+	rules_clear(a);
+	rules_dirty(a);
+	rules_apply(a);
 	int64_t until = clock_mono() + SECOND;
 	for (bool due = true; due && clock_mono() < until;) {
 		due = false;
@@ -252,7 +253,7 @@ static void finish(struct agent *a)
 		free(s);
 	}
 	batch_destroy(a->batch);
-	free(a->toggles);
+	rules_finish(a);
 	free(a->seen);
 	free(a->socket);
 	free(a->host);

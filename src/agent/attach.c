@@ -376,8 +376,8 @@ static int finish(struct attach_job *j, json_t **ret_o, struct err *e)
 		undo(j, p);
 		return rc;
 	}
-	toggles_match(a, p, 0);
-	patch_apply(p);
+	grants_make(a, p);
+	rules_apply(a);
 	*ret_o = answer(j, p, plugins, notes);
 	log_info("agent", "attached to process %d (%s), paused for %ld us", p->pid, p->service, (long)(j->report.pause_ns / 1000));
 	agent_emit(a, "process", json_pack("{s:i,s:s,s:s}", "pid", (int)p->pid, "service", p->service, "state", "attached"));

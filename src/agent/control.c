@@ -10,7 +10,9 @@ void control_reply(struct request *r, int rc, json_t *result, const struct err *
 		r->reply(r->arg, rc, result, e);
 	json_decref(result);
 	json_decref(r->params);
-	toggle_destroy(r->peek);
+	for (uint32_t i = 0; i < r->npeek; i++)
+		rule_destroy(r->peek[i]);
+	free(r->peek);
 	free(r->method);
 	free(r);
 }
@@ -79,6 +81,10 @@ static json_t *ps(struct agent *a)
 			(json_int_t)p->attached_ns, "state", p->exited_ns ? "exited" : "live", "threads", threads, "rings", threads, "modules", modules,
 			"sites", (int)p->sites_alive, "on", on, "made", (json_int_t)made(&c), "passed", (json_int_t)c.passed, "open", (json_int_t)open,
 			"dropped", drops(&c), "overhead_percent", p->overhead, "lease", (int)p->lease, "patch", p->denied ? "denied" : "mem", "resource", p->resource);
+		if (o) {
+			json_object_set_new(o, "instance", json_real(p->instance));
+			json_object_set_new(o, "generation", json_integer(a->generation));
+		}
 		if (o && p->fns) {
 			json_object_set_new(o, "attached", json_boolean(p->fns->live));
 			json_object_set_new(o, "longest_pause_nano", json_integer(p->fns->longest_pause_ns));
@@ -89,7 +95,7 @@ static json_t *ps(struct agent *a)
 		if (o)
 			json_array_append_new(list, o);
 	}
-	return json_pack("{s:o,s:{s:f}}", "processes", list, "agent", "cpu_percent", a->cpu_percent);
+	return json_pack("{s:o,s:{s:f},s:I,s:s}", "processes", list, "agent", "cpu_percent", a->cpu_percent, "generation", (json_int_t)a->generation, "host", a->host);
 }
 
 /* The logical sites that a query matches: one per id and service. */
@@ -207,7 +213,7 @@ static struct rate rate_of(struct agent *a, const struct traceql *q)
 	return r;
 }
 
-static json_t *predict(const struct agent *a, const struct toggle *t, const struct rate *r)
+static json_t *predict(const struct agent *a, const struct rule *t, const struct rate *r)
 {
 	char basis[64];
 	long long age = r->age / SECOND;
@@ -223,10 +229,10 @@ static json_t *predict(const struct agent *a, const struct toggle *t, const stru
 	return cost_json(a, t->level, t->keep, r->per_s > 0 ? r->besides / r->per_s : 0, r->known, r->known ? r->per_s : 0, basis);
 }
 
-static json_t *plan(struct agent *a, struct toggle *t)
+static json_t *plan(struct agent *a, struct rule *t)
 {
 	struct finding r;
-	find(a, t->q, &r);
+	find(a, t->site, &r);
 	json_t *services = json_array(), *sample = json_array();
 	for (uint32_t i = 0; i < r.n; i++) {
 		size_t k;
@@ -273,7 +279,7 @@ static void warnings(struct agent *a, bool too_many, json_t *o)
 }
 
 /* The end of `on`: with or without a peek before it. */
-static void on_finish(struct agent *a, struct request *r, struct toggle *t, json_t *predicted)
+static void on_finish(struct agent *a, struct request *r, struct rule *t, json_t *predicted)
 {
 	bool dry = json_is_true(json_object_get(r->params, "dry_run"));
 	json_t *o;
@@ -282,13 +288,13 @@ static void on_finish(struct agent *a, struct request *r, struct toggle *t, json
 	char *id = str_dup(str_of(t->id));
 	if (dry) {
 		o = plan(a, t);
-		toggle_destroy(t);
+		rule_destroy(t);
 	} else {
 		json_decref(t->predicted);
 		t->predicted = json_incref(predicted);
-		toggle_add(a, t);
+		rules_add(a, t);
 		int64_t start = clock_mono();
-		toggles_apply(a);
+		rules_apply(a);
 		ack = clock_mono() - start;
 		o = plan(a, t);
 		too_many = t->too_many;
@@ -331,29 +337,82 @@ static uint32_t functions_matched(struct agent *a, const struct traceql *q)
 	return n;
 }
 
+/* Counts for a while what the rules would switch on and is off: then what they cost is known. Takes the rules. */
+static void peek(struct agent *a, struct request *r, struct rule **rules, uint32_t n, int64_t estimate)
+{
+	r->peek = rules;
+	r->npeek = n;
+	r->peek_functions = true;
+	for (uint32_t i = 0; i < n; i++)
+		r->peek_functions &= functions_matched(a, rules[i]->site) <= PEEK_FUNCTIONS_MAX;
+	r->next = a->waiting;
+	a->waiting = r;
+	rules_dirty(a);
+	rules_apply(a);
+	int64_t now = clock_mono();
+	r->due = now + (estimate < 5 * SECOND ? estimate : 5 * SECOND);
+	r->peek_started = now;
+	r->peek_calls = peek_calls(a, rules[0]->site, now);
+}
+
 static void on(struct agent *a, struct request *r)
 {
 	struct err e = { 0 };
-	struct toggle *t;
-	int rc = toggle_parse(json_object_get(r->params, "toggle"), &t, &e);
+	struct rule *t;
+	int rc = rule_parse(json_object_get(r->params, "toggle"), &t, &e);
 	if (rc < 0) {
 		control_reply(r, rc, NULL, &e);
 		return;
 	}
-	int64_t estimate = json_integer_value(json_object_get(r->params, "estimate_nano")), now = clock_mono();
-	struct rate rate = rate_of(a, t->q);
-	if (rate.known || estimate <= 0 || functions_matched(a, t->q) > PEEK_FUNCTIONS_MAX) {
+	int64_t estimate = json_integer_value(json_object_get(r->params, "estimate_nano"));
+	struct rate rate = rate_of(a, t->site);
+	if (rate.known || estimate <= 0 || functions_matched(a, t->site) > PEEK_FUNCTIONS_MAX) {
 		on_finish(a, r, t, predict(a, t, &rate));
 		return;
 	}
-	r->peek_functions = functions_matched(a, t->q) <= PEEK_FUNCTIONS_MAX;
-	r->peek = t;
-	r->due = now + (estimate < 5 * SECOND ? estimate : 5 * SECOND);
-	r->next = a->waiting;
-	a->waiting = r;
-	toggles_apply(a); /* counts what is off, for that long */
-	r->peek_started = clock_mono();
-	r->peek_calls = peek_calls(a, t->q, r->peek_started);
+	struct rule **one = base_calloc(1, sizeof *one);
+	*one = t;
+	peek(a, r, one, 1, estimate);
+}
+
+static void change_now(struct agent *a, struct request *r)
+{
+	struct err e = { 0 };
+	json_t *o = NULL;
+	int rc = rules_change(a, r->params, &o, &e);
+	if (rc >= 0) {
+		warnings(a, false, o);
+		if (!json_is_true(json_object_get(r->params, "dry_run")))
+			agent_emit(a, "rules", json_pack("{s:I}", "generation", (json_int_t)a->generation));
+	}
+	control_reply(r, rc, o, rc < 0 ? &e : NULL);
+}
+
+#define PEEK_RULES_MAX 64
+
+static void change(struct agent *a, struct request *r)
+{
+	int64_t estimate = json_integer_value(json_object_get(r->params, "estimate_nano"));
+	const json_t *set = json_object_get(r->params, "set");
+	size_t n = json_array_size(set);
+	if (estimate > 0 && n && n <= PEEK_RULES_MAX) {
+		struct rule **rules = base_calloc(n, sizeof *rules);
+		uint32_t k = 0;
+		struct err ignored;
+		for (size_t i = 0; i < n; i++)
+			if (rule_parse(json_array_get(set, i), &rules[k], &ignored) >= 0) { /* what is wrong with it, change_now() says */
+				if (rules[k]->limit || rate_of(a, rules[k]->site).known || functions_matched(a, rules[k]->site) > PEEK_FUNCTIONS_MAX)
+					rule_destroy(rules[k]);
+				else
+					k++;
+			}
+		if (k) {
+			peek(a, r, rules, k, estimate);
+			return;
+		}
+		free(rules);
+	}
+	change_now(a, r);
 }
 
 /* What one hit of the dearest site that matches costs on top of its level: a prediction errs on that side. */
@@ -379,15 +438,25 @@ void control_waiting(struct agent *a)
 			at = &r->next;
 			continue;
 		}
-		uint64_t calls = peek_calls(a, r->peek->q, r->peek_started) - r->peek_calls;
-		double besides = dearest_besides(a, r->peek->q);
+		struct rule **rules = r->peek, *t = rules[0];
+		uint32_t n = r->npeek;
+		uint64_t calls = peek_calls(a, t->site, r->peek_started) - r->peek_calls;
+		double besides = dearest_besides(a, t->site);
 		*at = r->next;
-		struct toggle *t = r->peek;
 		r->peek = NULL;
-		toggles_apply(a);
-		char basis[64];
-		snprintf(basis, sizeof basis, "measured %lld ms", (long long)((now - r->peek_started) / 1000000));
-		on_finish(a, r, t, cost_json(a, t->level, t->keep, besides, true, (double)calls * 1e9 / (double)(now - r->peek_started + 1), basis));
+		r->npeek = 0;
+		rules_dirty(a);
+		rules_apply(a);
+		if (!strcmp(r->method, "change")) {
+			for (uint32_t i = 0; i < n; i++)
+				rule_destroy(rules[i]);
+			change_now(a, r);
+		} else {
+			char basis[64];
+			snprintf(basis, sizeof basis, "measured %lld ms", (long long)((now - r->peek_started) / 1000000));
+			on_finish(a, r, t, cost_json(a, t->level, t->keep, besides, true, (double)calls * 1e9 / (double)(now - r->peek_started + 1), basis));
+		}
+		free(rules);
 		at = &a->waiting;
 	}
 }
@@ -407,15 +476,16 @@ static json_t *off(struct agent *a, const json_t *params)
 	uint32_t before = patched(a);
 	size_t i;
 	if (json_is_true(json_object_get(params, "all")))
-		while (a->ntoggles) {
-			json_array_append_new(removed, json_string(a->toggles[0]->id));
-			toggle_remove(a, a->toggles[0]->id);
-		}
+		for (uint32_t k = 0; k < a->nrules; k++)
+			if (!a->rules[k]->dead) {
+				json_array_append_new(removed, json_string(a->rules[k]->id));
+				rules_remove(a, a->rules[k]->id);
+			}
 	json_array_foreach(json_object_get(params, "ids"), i, v)
-		if (json_is_string(v) && toggle_remove(a, json_string_value(v)))
+		if (json_is_string(v) && rules_remove(a, json_string_value(v)))
 			json_array_append(removed, v);
 	int64_t start = clock_mono();
-	toggles_apply(a);
+	rules_apply(a);
 	int64_t ack = clock_mono() - start;
 	uint32_t after = patched(a);
 	json_array_foreach(removed, i, v)
@@ -425,25 +495,11 @@ static json_t *off(struct agent *a, const json_t *params)
 
 static int sync_all(struct agent *a, const json_t *params, json_t **ret_o, struct err *e)
 {
-	const json_t *list = json_object_get(params, "toggles");
-	size_t n = json_array_size(list), i;
-	struct toggle **t = base_calloc(n + 1, sizeof *t);
-	for (i = 0; i < n; i++) {
-		int rc = toggle_parse(json_array_get(list, i), &t[i], e);
-		if (rc < 0) { /* all or nothing */
-			while (i--)
-				toggle_destroy(t[i]);
-			free(t);
-			return rc;
-		}
-	}
-	while (a->ntoggles)
-		toggle_remove(a, a->toggles[0]->id);
-	for (i = 0; i < n; i++)
-		toggle_add(a, t[i]);
-	free(t);
+	int rc = rules_replace(a, json_object_get(params, "toggles"), e);
+	if (rc < 0)
+		return rc;
 	int64_t start = clock_mono();
-	toggles_apply(a);
+	rules_apply(a);
 	*ret_o = json_pack("{s:i,s:I}", "sites", (int)patched(a), "ack_nano", (json_int_t)(clock_mono() - start));
 	return 0;
 }
@@ -475,6 +531,10 @@ static void run(struct agent *a, struct request *r)
 		on(a, r);
 		return;
 	}
+	if (!strcmp(m, "change")) {
+		change(a, r);
+		return;
+	}
 	if (!strcmp(m, "attach")) {
 		attach_request(a, r);
 		return;
@@ -490,9 +550,7 @@ static void run(struct agent *a, struct request *r)
 	else if (!strcmp(m, "sync"))
 		rc = sync_all(a, r->params, &o, &e);
 	else if (!strcmp(m, "toggles")) {
-		o = json_pack("{s:[]}", "toggles");
-		for (uint32_t i = 0; i < a->ntoggles; i++)
-			json_array_append_new(json_object_get(o, "toggles"), toggle_json(a, a->toggles[i]));
+		o = json_pack("{s:o}", "toggles", rules_json(a));
 	} else if (!strcmp(m, "stats")) {
 		json_t *w = json_object_get(r->params, "window_nano");
 		o = stats_json(a, q, w ? json_integer_value(w) : 10 * SECOND);
@@ -536,8 +594,8 @@ void control_run(struct agent *a)
 		r->next = NULL;
 		for (uint32_t i = 0; i < a->nprocs; i++) /* what has been loaded until now counts */
 			if (a->procs[i]->map && sites_refresh(a->procs[i])) {
-				toggles_match(a, a->procs[i], 0);
-				patch_apply(a->procs[i]);
+				grants_make(a, a->procs[i]);
+				rules_apply(a);
 			}
 		run(a, r);
 	}

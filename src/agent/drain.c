@@ -281,7 +281,7 @@ static void add_row(struct process *p, struct thread *th, struct kw_thread *slot
 		.status = rec->r.flags & KW_REC_ERROR ? STATUS_ERROR : rec->r.flags & KW_REC_OK ? STATUS_OK : STATUS_UNSET };
 	if (p->pending_n)
 		events_and_links(p, b, before.n, r->span_id);
-	if (s->where && !toggles_where(a, p, rec->r.site, b, before.n)) {
+	if (s->where && !rules_where(a, p, rec->r.site, b, before.n)) {
 		b->n = before.n;
 		b->attrs_n = before.attrs > off ? before.attrs : off; /* a new resource's attributes stay */
 		b->events_n = before.events;

@@ -356,7 +356,7 @@ void functions_hide(struct process *p)
 		for (uint32_t i = m->first; i < m->first + m->n; i++) {
 			if (p->sites[i].level)
 				cost_seen(p, i);
-			p->sites[i].level = p->sites[i].peek = 0;
+			p->sites[i].level = p->sites[i].always = p->sites[i].peek = 0;
 			p->sites_alive -= p->sites[i].id != 0;
 		}
 	}

@@ -45,13 +45,14 @@ static int stop(struct process *p, int64_t budget, unsigned tries, struct world 
 static int64_t budget_of(const struct process *p)
 {
 	int64_t least = 0;
-	for (uint32_t k = 0; k < p->agent->ntoggles; k++) {
-		int64_t asked = p->agent->toggles[k]->max_pause_ns;
+	for (uint32_t k = 0; k < p->agent->nrules; k++) {
+		int64_t asked = p->agent->rules[k]->dead ? 0 : p->agent->rules[k]->max_pause_ns;
 		least = asked && (!least || asked < least) ? asked : least;
 	}
 	for (const struct request *r = p->agent->waiting; r; r = r->next) /* one whose cost is being estimated is patched already */
-		if (r->peek && r->peek->max_pause_ns && (!least || r->peek->max_pause_ns < least))
-			least = r->peek->max_pause_ns;
+		for (uint32_t k = 0; k < r->npeek; k++)
+			if (r->peek[k]->max_pause_ns && (!least || r->peek[k]->max_pause_ns < least))
+				least = r->peek[k]->max_pause_ns;
 	return least ? least : p->fns->max_pause_ns;
 }
 #define TRIES 10

@@ -112,7 +112,7 @@ static void set_state(struct process *p, uint32_t i)
 	struct site *s = &p->sites[i];
 	struct kw_site_state *st = &p->state[i];
 	__atomic_store_n(&st->threshold, s->threshold, __ATOMIC_RELAXED);
-	__atomic_store_n(&st->flags, s->gated ? KW_STATE_GATED : 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&st->flags, s->level && !s->always && !s->peek ? KW_STATE_GATED : 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&st->level, (uint8_t)wanted(s), __ATOMIC_RELEASE);
 }
 

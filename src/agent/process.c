@@ -266,6 +266,8 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, enum adopt h
 	else
 		p->user = base_calloc(1, 16), snprintf(p->user, 16, "%u", uid);
 	p->started_ns = started(pid);
+	uint64_t who = hash_bytes(a->host, strlen(a->host), hash_bytes(&p->started_ns, sizeof p->started_ns, (uint64_t)pid));
+	p->instance = (double)(who >> 11) / 9007199254740992.0;
 	process_read_resource(p);
 	adopt_counts(p);
 	if (a->nprocs == a->procs_cap)
@@ -286,8 +288,8 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, enum adopt h
 		if (p->fns)
 			process_name(p);
 	}
-	toggles_match(a, p, 0);
-	patch_apply(p);
+	grants_make(a, p);
+	rules_apply(a);
 	log_info("agent", "%s process %d (%s): %u sites%s", late ? "found" : "met", pid, p->service, p->sites_alive, p->denied ? ", cannot be switched" : "");
 	agent_emit(a, "process", json_pack("{s:i,s:s,s:s}", "pid", (int)pid, "service", p->service, "state", "live"));
 	if (pidfd < 0)
@@ -418,7 +420,7 @@ void process_exited(struct process *p)
 	close(p->memfd);
 	p->pidfd = p->mem = p->memfd = -1;
 	for (uint32_t i = 0; i < p->nsites; i++)
-		p->sites[i].patched = p->sites[i].level = 0;
+		p->sites[i].patched = p->sites[i].level = p->sites[i].always = 0;
 	log_info("agent", "process %d (%s) is gone", p->pid, p->service);
 	agent_emit(a, "process", json_pack("{s:i,s:s,s:s}", "pid", (int)p->pid, "service", p->service, "state", "exited"));
 }

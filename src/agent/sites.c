@@ -153,7 +153,7 @@ bool sites_refresh(struct process *p)
 				mod->gone = 1;
 				for (uint32_t i = mod->first; i < mod->first + mod->n; i++) {
 					p->sites_alive -= p->sites[i].id != 0;
-					p->sites[i].patched = p->sites[i].level = 0;
+					p->sites[i].patched = p->sites[i].level = p->sites[i].always = 0;
 				}
 			}
 			if (!reused)

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "policy/policy.h"
 #include "symbols/symbols.h"
 #include "traceql/traceql.h"
 #include "wire/wire.h"
@@ -36,14 +37,20 @@ struct site {
 	uint32_t line;
 	uint16_t module;
 	uint8_t kind, flags;
-	uint8_t level;            /* what the toggles want, and what state[] says */
+	uint8_t level;            /* what the rules want, capped: the highest that a request gets here; what state[] says */
+	uint8_t always;           /* what every request gets; level is for those that carry one, or that a rule's `request` matched */
+	uint8_t wanted, limit;    /* the level before caps; the limit rules' cap */
+	uint8_t cap;              /* the governor's: 0 = none, else the highest level + 1 */
 	uint8_t peek;             /* level wanted by a running cost estimate */
 	uint8_t patched;          /* the byte is on */
 	uint8_t bad;              /* its bytes are not those of a site: never touched */
-	uint8_t where;            /* every toggle that records here has a `where`: spans must pass one of them */
-	uint8_t gated;
+	uint8_t where;            /* every rule that records here has a `where`: spans must pass one of them */
 	uint32_t function;        /* string id, 0 = not looked up or unknown */
 	uint64_t threshold;
+	double keep;              /* granted without a rate: the share of traces begun here */
+	double rate_keep;         /* granted with a rate: at most this share */
+	double rate, floor_per_s; /* spans/s per process that rules ask for, 0 = none; rate.c sets adaptive to keep it */
+	double adaptive;          /* the share that gives the rate; 0 = not known yet: all */
 	int64_t on_since; uint64_t on_calls; /* monotonic; calls of that second that came before */
 	int64_t seen_at; double seen_per_s; /* how often it was hit when it was last on; seen_at 0 = not known */
 	struct site_key *keys;
@@ -133,20 +140,33 @@ struct process {
 	uint32_t forks;           /* of the control page, as last looked at */
 	struct uprobe *uprobe;    /* NULL: libklieg is in it */
 	struct functions *fns;    /* functions.c; NULL = never attached to */
+	struct grant *grants; uint32_t ngrants, grants_cap;
+	bool grants_changed;      /* levels do not follow from them yet */
+	double instance;          /* [0,1): hash of host, pid and start */
+	double limit_overhead, limit_spans; /* of the limit rules, percent and spans/s; 0 = none */
 	uint32_t detail_n;        /* sites on at detail */
 	int64_t ends_due;         /* end sites wait for their open spans until then, 0 = none */
 	double spent_ns;          /* by the probes that were hit, ever */
 	double spent_before; uint64_t unsampled_before; int64_t spent_at; double overhead;
 };
 
-struct toggle {
+/* What is wanted on: a toggle, or a rule of a policy (docs/agent-protocol.md "rule"). `trace` rules grant, `limit` rules cap. */
+struct rule {
 	char *id, *selector, *where_text, *owner, *reason, *scope;
-	struct traceql *q, *where;
+	char *policy, *name;      /* NULL: a toggle */
+	int64_t version;
+	bool limit, marked;
+	struct traceql *site, *request, *where; /* which sites; in which requests (NULL: all); which finished spans (NULL: all) */
 	uint8_t level;
-	double keep;
-	bool marked;
+	uint8_t raised;           /* by its trigger, or by the server: the level in force is the higher one */
+	uint8_t raised_by_server;
+	double keep, rate, floor_per_s; /* rate: spans/s per process, 0 = none */
+	double overhead, spans_per_s; /* limit: percent, spans/s; 0 = none */
+	double share;
+	char **hosts; uint32_t nhosts;
+	struct { char *host; pid_t pid; } *only; uint32_t nonly;
+	struct policy_trigger *trigger; struct trigger_state trigger_state; /* triggers.c; NULL: none */
 	int64_t expires_ns;
-	uint32_t sites, instances, processes;
 	struct condition *args;   /* the part of `where` that is about arguments */
 	uint32_t depth;           /* level deep: how far into the callees */
 	double max_cost;          /* level deep: of all callees together in one process, percent of a core */
@@ -156,7 +176,14 @@ struct toggle {
 	uint32_t ndropped;
 	bool too_many;            /* it would have, somewhere: there it does nothing */
 	json_t *predicted;
+	uint32_t handle;          /* in the index; a->rules[] may move, this does not */
+	uint32_t group;           /* request rules: which bit of a matched request */
+	uint64_t text_hash;       /* of what it was parsed from */
+	bool dead, kept;          /* gone but for grants; given again, by the change that is being made */
 };
+/* One rule means something for one site. In p->grants, in order of site. */
+struct grant { uint32_t site; uint8_t callee; struct rule *r; };
+static inline unsigned rule_level(const struct rule *r) { return r->raised > r->level ? r->raised : r->level; }
 
 struct request {
 	struct request *next;
@@ -164,7 +191,7 @@ struct request {
 	json_t *params;
 	agent_reply_fn reply; void *arg;
 	int64_t due;              /* an `on` that waits for its estimate */
-	struct toggle *peek;
+	struct rule **peek; uint32_t npeek;
 	bool peek_functions;      /* few enough to be intercepted for an estimate */
 	int64_t peek_started;
 	uint64_t peek_calls;
@@ -191,8 +218,16 @@ struct agent {
 	int64_t batch_since;
 	uint64_t key_gen; uint32_t key_thread, key_cpu, key_off;
 	struct spool *spool, **spool_end; uint32_t spool_n;
-	struct toggle **toggles;
-	uint32_t ntoggles;
+	struct rule **rules;
+	uint32_t nrules;
+	struct match_index *index; /* of their site queries */
+	uint32_t rules_cap, ndead;
+	struct rule **by_handle; uint32_t nhandles, *free_handles, nfree_handles;
+	uint32_t *ids, nids, nids_used; /* open addressing over the rules' ids: handle + 1 */
+	bool changed;             /* next_expiry is to be looked for again */
+	int64_t generation;       /* of the set of rules, as the server counts; 0 = none yet */
+	int64_t next_expiry;      /* wall clock; 0 = nothing runs out */
+	bool dirty;               /* levels are to be computed again: rules_dirty() */
 	uint32_t stat_sites;
 	int64_t next_second, cpu_at, cpu_ns; double cpu_percent;
 	uint64_t drained;
@@ -250,19 +285,33 @@ void stat_cpu(struct process *p, struct site *s, int64_t sec, uint64_t cpu_ticks
 json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns);
 void stat_free(struct agent *a, struct site *s);
 uint64_t stat_calls(const struct site *s, int64_t from_sec);
-/* toggles.c */
-int toggle_parse(const json_t *j, struct toggle **ret_t, struct err *e);
-void toggle_destroy(struct toggle *t);
-bool toggle_dropped(const struct toggle *t, uint64_t site);
-json_t *toggle_json(struct agent *a, struct toggle *t);
-void toggles_match(struct agent *a, struct process *p, uint32_t from); /* sets the wanted levels; patch_apply() does them */
-void toggles_apply(struct agent *a);
-int toggle_add(struct agent *a, struct toggle *t);   /* takes t; one of the same id is replaced */
-bool toggle_remove(struct agent *a, const char *id);
-bool toggles_expire(struct agent *a);
-bool toggles_narrow(struct agent *a); /* once a second: true: something is to be switched off */
-bool toggles_where(struct agent *a, struct process *p, uint32_t site, const struct batch *b, uint32_t span);
+/* rules.c: the set of rules */
+int rule_parse(const json_t *j, struct rule **ret_r, struct err *e);
+void rule_destroy(struct rule *r);
+json_t *rules_json(struct agent *a);
+void rule_raise(struct agent *a, struct rule *r, uint8_t level); /* its trigger has; KW_OFF: what it says itself */
+void rules_add(struct agent *a, struct rule *r);    /* takes r; one of the same id is replaced */
+bool rules_remove(struct agent *a, const char *id);
+void rules_clear(struct agent *a);
+struct rule *rules_find(struct agent *a, const char *id);
+bool rules_expire(struct agent *a);
+int rules_replace(struct agent *a, const json_t *list, struct err *e); /* by these: all or nothing */
+int rules_change(struct agent *a, const json_t *params, json_t **ret_o, struct err *e); /* the method `change` */
+void rules_bury(struct agent *a);                   /* frees what no grant refers to any more */
+void rules_finish(struct agent *a);
 const char *level_name(unsigned level);
+/* grants.c: what they mean. Grants follow from rules and sites; levels from grants, limits and caps; bytes from levels: patch_apply() */
+bool rule_covers(const struct rule *r, const struct process *p);
+void grants_make(struct agent *a, struct process *p);      /* all: its sites, resource or callees have changed */
+void grants_add(struct process *p, struct rule *r);
+void grants_again(struct process *p, struct rule *r);
+void grants_sweep(struct agent *a);                        /* those of dead rules go */
+void levels_set(struct agent *a, struct process *p);
+void site_threshold(struct site *s);                       /* from keep, rate, adaptive */
+void rules_dirty(struct agent *a);                         /* something was raised, capped or paced: levels again, before the agent sleeps */
+void rules_apply(struct agent *a);                         /* now: levels and bytes of all processes whose grants have changed; of all when dirty */
+bool rules_narrow(struct agent *a);                        /* once a second: true: something is to be switched off */
+bool rules_where(struct agent *a, struct process *p, uint32_t site, const struct batch *b, uint32_t span);
 /* switches.c: ret_off in ticks; false = unknown */
 void switches_follow(struct process *p, struct thread *th, uint32_t tid);
 bool switches_off(const struct thread *th, uint64_t start, uint64_t ticks, uint64_t *ret_off);
