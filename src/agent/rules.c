@@ -669,7 +669,9 @@ int rules_change(struct agent *a, const json_t *params, json_t **ret_o, struct e
 	const json_t *base = json_object_get(params, "base"), *v;
 	bool dry = json_is_true(json_object_get(params, "dry_run")), whole = json_integer_value(base) == -1;
 	int64_t generation = json_integer_value(json_object_get(params, "generation"));
-	if (base && !whole && !dry && json_integer_value(base) != a->generation)
+	if (!json_is_object(params) || !json_is_integer(base))
+		return err_set(e, KLIEG_E_USAGE, "a change needs a base: the generation that it changes, or -1 for the complete set");
+	if (!whole && !dry && json_integer_value(base) != a->generation)
 		return err_set(e, KLIEG_E_CONFLICT, "the agent is at generation %lld, not %lld", (long long)a->generation, (long long)json_integer_value(base));
 	int rc = parse_all(json_object_get(params, "set"), &set, &n, e);
 	if (rc < 0)

@@ -61,14 +61,16 @@ int main(int argc, char **argv)
 	}
 	puts("{\"ready\":true}");
 	fflush(stdout);
-	char line[65536];
-	while (fgets(line, sizeof line, stdin)) {
+	char *line = NULL;
+	size_t cap = 0;
+	while (getline(&line, &cap, stdin) > 0) {
 		char *space = line + strcspn(line, " \n");
 		json_t *params = *space == ' ' ? json_loads(space + 1, 0, NULL) : NULL;
 		*space = 0;
 		if (*line)
 			agent_request(a, line, params, done, NULL);
 	}
+	free(line);
 	agent_destroy(a);
 	printf("{\"spans\":%llu}\n", (unsigned long long)spans);
 	return 0;
