@@ -177,7 +177,7 @@ static uint32_t attrs_of(struct process *p, struct batch *b, const struct ring_r
 		struct str text = { (const char *)a.value, a.len };
 		if (a.len == 8)
 			memcpy(&i, a.value, 8);
-		if (a.a.flags & KW_ATTR_MASKED)
+		if (a.a.flags & KW_ATTR_MASKED || (s->redacts && site_redacts(p, rec->r.site, batch_text(b, x.key))))
 			x.type = ATTR_STR, x.flags = ATTR_MASKED;
 		else if (a.a.type == KW_INT || a.a.type == KW_BOOL)
 			x.type = a.a.type == KW_INT ? ATTR_INT : ATTR_BOOL, x.i = a.a.type == KW_INT ? i : !!i;

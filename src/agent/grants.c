@@ -271,6 +271,7 @@ static void level_of_site(struct process *p, uint32_t i, const struct grant *g, 
 		s->rate = r->rate > s->rate ? r->rate : s->rate;
 		s->floor_per_s = r->rate > 0 && r->floor_per_s > s->floor_per_s ? r->floor_per_s : s->floor_per_s;
 		unfiltered |= !r->where && level >= KW_SPAN;
+		s->redacts |= r->nredact > 0;
 	}
 	if (!any)
 		return;
@@ -337,7 +338,7 @@ void levels_set(struct agent *a, struct process *p)
 		uint32_t from = g;
 		while (g < p->ngrants && p->grants[g].site == i)
 			g++;
-		s->always = s->level = s->wanted = s->peek = s->where = s->nwhere = 0;
+		s->always = s->level = s->wanted = s->peek = s->where = s->nwhere = s->redacts = 0;
 		s->limit = KW_DEEP;
 		s->threshold = 0;
 		if (!s->id || p->modules[s->module].gone)
@@ -438,8 +439,7 @@ bool rules_narrow(struct agent *a)
 	return any;
 }
 
-/* A span that ended passes when one of the rules that record here lets it. */
-bool rules_where(struct agent *a, struct process *p, uint32_t site, const struct batch *b, uint32_t span)
+static uint32_t first_grant(const struct process *p, uint32_t site)
 {
 	uint32_t lo = 0, hi = p->ngrants;
 	while (lo < hi) {
@@ -449,6 +449,25 @@ bool rules_where(struct agent *a, struct process *p, uint32_t site, const struct
 		else
 			hi = mid;
 	}
+	return lo;
+}
+
+/* What one rule hides stays hidden, whatever others allow. */
+bool site_redacts(const struct process *p, uint32_t site, struct str key)
+{
+	char name[256];
+	snprintf(name, sizeof name, "%.*s", (int)key.n, key.p);
+	for (uint32_t g = first_grant(p, site); g < p->ngrants && p->grants[g].site == site; g++)
+		for (uint32_t i = 0; i < p->grants[g].r->nredact; i++)
+			if (!fnmatch(p->grants[g].r->redact[i], name, 0))
+				return true;
+	return false;
+}
+
+/* A span that ended passes when one of the rules that record here lets it. */
+bool rules_where(struct agent *a, struct process *p, uint32_t site, const struct batch *b, uint32_t span)
+{
+	uint32_t lo = first_grant(p, site);
 	for (; lo < p->ngrants && p->grants[lo].site == site; lo++) {
 		const struct rule *r = p->grants[lo].r;
 		if (!r->dead && !r->limit && rule_level(r) >= KW_SPAN && (!r->where || traceql_match(r->where, b, span)))

@@ -22,6 +22,9 @@ void rule_destroy(struct rule *r)
 		free(r->hosts[i]);
 	for (uint32_t i = 0; i < r->nonly; i++)
 		free(r->only[i].host);
+	for (uint32_t i = 0; i < r->nredact; i++)
+		free(r->redact[i]);
+	free(r->redact);
 	free(r->hosts);
 	free(r->only);
 	traceql_destroy(r->site);
@@ -83,6 +86,19 @@ static int trigger_parse(const json_t *j, struct rule *r, struct err *e)
 	return rc;
 }
 
+static int texts_parse(const json_t *j, const char *key, char ***ret_list, uint32_t *ret_n, struct err *e)
+{
+	const json_t *list = json_object_get(j, key), *v;
+	size_t i;
+	*ret_list = base_calloc(json_array_size(list) + 1, sizeof **ret_list);
+	json_array_foreach(list, i, v) {
+		if (!json_is_string(v))
+			return err_set(e, KLIEG_E_BAD_DATA, "%s must be strings", key);
+		(*ret_list)[(*ret_n)++] = str_dup(str_of(json_string_value(v)));
+	}
+	return 0;
+}
+
 /* Where it applies: hosts, a share of the processes, some of them. */
 static int where_parse(const json_t *j, struct rule *r, struct err *e)
 {
@@ -91,14 +107,11 @@ static int where_parse(const json_t *j, struct rule *r, struct err *e)
 	r->share = number(j, "share", 1);
 	if (!(r->share >= 0 && r->share <= 1))
 		return err_set(e, KLIEG_E_BAD_DATA, "share must be between 0 and 1");
-	const json_t *hosts = json_object_get(j, "hosts"), *only = json_object_get(j, "only");
-	r->hosts = base_calloc(json_array_size(hosts) + 1, sizeof *r->hosts);
+	const json_t *only = json_object_get(j, "only");
 	r->only = base_calloc(json_array_size(only) + 1, sizeof *r->only);
-	json_array_foreach(hosts, i, v) {
-		if (!json_is_string(v))
-			return err_set(e, KLIEG_E_BAD_DATA, "hosts must be strings");
-		r->hosts[r->nhosts++] = str_dup(str_of(json_string_value(v)));
-	}
+	int rc = texts_parse(j, "hosts", &r->hosts, &r->nhosts, e);
+	if (rc < 0 || (rc = texts_parse(j, "redact", &r->redact, &r->nredact, e)) < 0)
+		return rc;
 	json_array_foreach(only, i, v) {
 		json_int_t pid = json_integer_value(json_object_get(v, "pid"));
 		if (pid <= 0)

@@ -40,6 +40,7 @@ struct site {
 	uint8_t level;            /* what the rules want, capped: the highest that a request gets here; what state[] says */
 	uint8_t always;           /* what every request gets; level is for those that carry one, or that a rule's `request` matched */
 	uint8_t wanted, limit;    /* the level before caps; the limit rules' cap */
+	bool redacts;             /* a rule hides some attributes: site_redacts() says which */
 	uint8_t cap;              /* the governor's: 0 = none, else the highest level + 1 */
 	uint8_t peek;             /* level wanted by a running cost estimate */
 	uint8_t patched;          /* the byte is on */
@@ -164,6 +165,7 @@ struct rule {
 	double overhead, spans_per_s; /* limit: percent, spans/s; 0 = none */
 	double share;
 	char **hosts; uint32_t nhosts;
+	char **redact; uint32_t nredact; /* globs of attributes whose values are not to leave this host */
 	struct { char *host; pid_t pid; } *only; uint32_t nonly;
 	struct policy_trigger *trigger; struct trigger_state trigger_state; /* triggers.c; NULL: none */
 	int64_t expires_ns;
@@ -311,6 +313,7 @@ void site_threshold(struct site *s);                       /* from keep, rate, a
 void rules_dirty(struct agent *a);                         /* something was raised, capped or paced: levels again, before the agent sleeps */
 void rules_apply(struct agent *a);                         /* now: levels and bytes of all processes whose grants have changed; of all when dirty */
 bool rules_narrow(struct agent *a);                        /* once a second: true: something is to be switched off */
+bool site_redacts(const struct process *p, uint32_t site, struct str key);
 bool rules_where(struct agent *a, struct process *p, uint32_t site, const struct batch *b, uint32_t span);
 /* switches.c: ret_off in ticks; false = unknown */
 void switches_follow(struct process *p, struct thread *th, uint32_t tid);

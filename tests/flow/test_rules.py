@@ -11,7 +11,7 @@ PROGRAM = """
 #define KLIEG_COMPONENT "demo"
 #include "klieg/klieg.h"
 #include <unistd.h>
-static void charge(void) { KLIEG_SPAN("pay.charge", KLIEG_STR("tenant", "7")); usleep(100); }
+static void charge(void) { KLIEG_SPAN("pay.charge", KLIEG_STR("tenant", "7"), KLIEG_STR("user.name", "Alice")); usleep(100); }
 static void refund(void) { KLIEG_SPAN("pay.refund"); usleep(100); }
 int main(void) { for (;;) { KLIEG_SPAN("request"); charge(); refund(); } }
 """
