@@ -162,10 +162,69 @@ static unsigned toggle_many(unsigned n, int64_t limit_ns)
 
 static int by_value(const void *a, const void *b) { return *(const int64_t *)a < *(const int64_t *)b ? -1 : *(const int64_t *)a > *(const int64_t *)b; }
 
+static json_t *rule(unsigned i, const char *selector)
+{
+	char id[32];
+	snprintf(id, sizeof id, "p:bench/%u", i);
+	return json_pack("{ssssssss}", "id", id, "policy", "bench", "selector", selector, "level", "count");
+}
+
+static json_t *change(int64_t base, json_t *set, double *ret_ms)
+{
+	int64_t t = clock_mono();
+	json_t *r = ask("change", json_pack("{sIsIso}", "base", (json_int_t)base, "generation", (json_int_t)1, "set", set));
+	*ret_ms = (double)(clock_mono() - t) / 1e6;
+	return r;
+}
+
+/* Ten thousand rules and ten thousand sites; and one rule in all the processes of a host. */
+static void rules(const char *ten)
+{
+	enum { RULES = 10000, PROCESSES = 20, TIMES = 40 };
+	pid_t pid = start(ten);
+	json_t *set = json_array(), *none = json_array();
+	char text[160];
+	for (unsigned i = 0; i < RULES; i++) {
+		if (i % 2)
+			snprintf(text, sizeof text, "{ resource.service.name = \"%s\" && name =~ \"s%u_%u.*\" }", i % 4 == 1 ? "bench" : "other", i % 10, i % 1000);
+		else
+			snprintf(text, sizeof text, "s%u_%u", i / 1000, i % 1000);
+		json_array_append_new(set, rule(i, text));
+	}
+	double first, more, again;
+	json_t *r = change(-1, json_copy(set), &first);
+	long long matched = number(r, "instances");
+	json_decref(r);
+	json_decref(change(1, json_pack("[o]", rule(RULES, "s3_7*")), &more));
+	json_decref(change(-1, set, &again));
+	printf("rules_10000_on_10000_sites %.1f ms from the request to %lld sites patched (bar 200 ms, for the matching alone)\n", first, matched);
+	printf("one_rule_more %.2f ms %.4f of all of them\nthe_same_rules_again %.1f ms %.2f of the first time\n", more, more / first, again, again / first);
+	json_decref(change(-1, none, &again));
+	stop(pid);
+
+	pid_t pids[PROCESSES];
+	static int64_t took[TIMES];
+	for (int i = 0; i < PROCESSES; i++)
+		pids[i] = start(ten);
+	for (int i = 0; i < TIMES; i++) {
+		double ms;
+		r = change(-1, i % 2 ? json_array() : json_pack("[o]", rule(0, "s3_1*")), &ms);
+		took[i] = (int64_t)(ms * 1e6);
+		if (!i)
+			matched = number(r, "instances");
+		json_decref(r);
+	}
+	qsort(took, TIMES, sizeof *took, by_value);
+	printf("applied_in_%d_processes %.2f ms median until %lld sites of %d are patched, %.2f at most (bar 20 ms)\n", PROCESSES, (double)took[TIMES / 2] / 1e6, matched,
+		PROCESSES * 10000, (double)took[TIMES - 1] / 1e6);
+	for (int i = 0; i < PROCESSES; i++)
+		stop(pids[i]);
+}
+
 int main(int argc, char **argv)
 {
-	if (argc != 3)
-		return fprintf(stderr, "usage: bench_agent PRODUCER MANY\n"), 2;
+	if (argc != 4)
+		return fprintf(stderr, "usage: bench_agent PRODUCER MANY TEN\n"), 2;
 	char dir[] = "/tmp/klieg-bench.XXXXXX";
 	struct err e = { 0 };
 	if (!mkdtemp(dir))
@@ -223,6 +282,7 @@ int main(int argc, char **argv)
 	double off_ms = (double)(clock_mono() - t) / 1e6;
 	printf("toggle_%lld_sites_on %.1f ms (bar 500 ms)\ntoggle_%lld_sites_off %.1f ms (bar 500 ms)\n", instances, on_ms, instances, off_ms);
 	stop(pid);
+	rules(argv[3]);
 	agent_destroy(agent);
 	unlink(socket_path);
 	snprintf(socket_path, sizeof socket_path, "%s/agent.sock.lock", dir);

@@ -150,9 +150,12 @@ static bool of_dead(const struct process *p, const struct grant *g) { return g->
 void grants_make(struct agent *a, struct process *p)
 {
 	p->ngrants = 0;
-	p->grants_changed = true;
+	p->grants_changed = p->touch_all = true;
+	p->has_ends = false;
 	if (!p->map)
 		return;
+	for (uint32_t i = 0; i < p->nsites && !p->has_ends; i++)
+		p->has_ends = p->sites[i].id && p->sites[i].kind == KW_SITE_END;
 	uint32_t *functions = base_calloc(a->nhandles + 1, sizeof *functions);
 	struct gathering g = { .p = p, .functions = functions, .cover = base_calloc(a->nhandles + 1, 1) };
 	bool any = false;
@@ -323,6 +326,34 @@ static bool peeked(struct agent *a, struct process *p, uint32_t i)
 	return false;
 }
 
+static void touch(struct process *p, uint32_t site)
+{
+	if (p->ntouched == p->touched_cap)
+		p->touched = base_realloc(p->touched, (p->touched_cap = p->touched_cap ? 2 * p->touched_cap : 256) * sizeof *p->touched);
+	p->touched[p->ntouched++] = (struct touched){ site, p->sites[site].level };
+}
+
+/* A process may have a hundred thousand sites, of which a handful are wanted: only those are looked at, and those that were until now. */
+static void touch_all(struct agent *a, struct process *p)
+{
+	uint32_t g = 0, k = 0;
+	p->ntouched = 0;
+	if (a->waiting || p->has_ends || p->touch_all) {
+		for (uint32_t i = 0; i < p->nsites; i++)
+			touch(p, i);
+		p->touch_all = false;
+		return;
+	}
+	while (g < p->ngrants || k < p->nactive) {
+		uint32_t i = g < p->ngrants && (k == p->nactive || p->grants[g].site <= p->active[k]) ? p->grants[g].site : p->active[k];
+		touch(p, i);
+		while (g < p->ngrants && p->grants[g].site == i)
+			g++;
+		while (k < p->nactive && p->active[k] == i)
+			k++;
+	}
+}
+
 void levels_set(struct agent *a, struct process *p)
 {
 	p->grants_changed = false;
@@ -331,11 +362,13 @@ void levels_set(struct agent *a, struct process *p)
 		return;
 	if (p->fns)
 		p->fns->condition_problem[0] = 0;
+	touch_all(a, p);
+	p->active = base_realloc(p->active, (p->ntouched + 1) * sizeof *p->active);
+	p->nactive = 0;
 	uint32_t g = 0;
-	bool ends = false;
-	for (uint32_t i = 0; i < p->nsites; i++) {
+	for (uint32_t k = 0; k < p->ntouched; k++) {
+		uint32_t i = p->touched[k].site, from = g;
 		struct site *s = &p->sites[i];
-		uint32_t from = g;
 		while (g < p->ngrants && p->grants[g].site == i)
 			g++;
 		s->always = s->level = s->wanted = s->peek = s->where = s->nwhere = s->redacts = 0;
@@ -343,15 +376,16 @@ void levels_set(struct agent *a, struct process *p)
 		s->threshold = 0;
 		if (!s->id || p->modules[s->module].gone)
 			continue;
-		if (s->kind == KW_SITE_END)
-			ends = true;
-		else
+		if (s->kind != KW_SITE_END)
 			level_of_site(p, i, p->grants + from, g - from);
 		if (a->waiting && !s->level && !s->bad && s->kind != KW_SITE_END && peeked(a, p, i))
 			s->peek = KW_COUNT;
+		if (s->level || s->peek)
+			p->active[p->nactive++] = i;
 	}
-	if (ends)
+	if (p->has_ends)
 		levels_of_ends(p);
+	p->touch_all = a->waiting != NULL; /* what is peeked at now may be nobody's next time */
 }
 
 void rules_apply(struct agent *a)

@@ -122,12 +122,13 @@ void patch_apply(struct process *p)
 		return;
 	struct site **on[2], **off;
 	uint32_t non[2] = { 0 }, noff = 0;
-	on[0] = base_alloc((p->nsites + 1) * sizeof **on);
-	on[1] = base_alloc((p->nsites + 1) * sizeof **on);
-	off = base_alloc((p->nsites + 1) * sizeof *off);
+	on[0] = base_alloc((p->ntouched + 1) * sizeof **on);
+	on[1] = base_alloc((p->ntouched + 1) * sizeof **on);
+	off = base_alloc((p->ntouched + 1) * sizeof *off);
 	bool ends = false;
 	p->detail_n = 0;
-	for (uint32_t i = 0; i < p->nsites; i++) {
+	for (uint32_t k = 0; k < p->ntouched; k++) {
+		uint32_t i = p->touched[k].site;
 		struct site *s = &p->sites[i];
 		if (!s->id || s->bad || p->modules[s->module].gone)
 			continue;
@@ -157,9 +158,11 @@ void patch_apply(struct process *p)
 	write_sites(p, on[0], non[0], true);
 	write_sites(p, on[1], non[1], true);
 	write_sites(p, off, noff, false);
-	for (uint32_t i = 0; i < p->nsites; i++)
+	for (uint32_t k = 0; k < p->ntouched; k++) {
+		uint32_t i = p->touched[k].site;
 		if (p->sites[i].id && !wanted(&p->sites[i]) && !p->sites[i].patched && p->state[i].level)
 			set_state(p, i);
+	}
 	free(on[0]);
 	free(on[1]);
 	free(off);

@@ -448,6 +448,9 @@ void process_destroy(struct process *p)
 	pending_clear(p);
 	uprobe_close(p->uprobe);
 	functions_destroy(p);
+	free(p->grants);
+	free(p->touched);
+	free(p->active);
 	strtab_finish(&p->strs);
 	json_decref(p->resource);
 	json_decref(p->last_in_flight);

@@ -380,50 +380,32 @@ bool rules_expire(struct agent *a)
 
 /* ---- the method `change` ------------------------------------------------------------------------------------------------- */
 
-static uint8_t **levels_now(struct agent *a)
-{
-	uint8_t **was = base_calloc(a->nprocs + 1, sizeof *was);
-	for (uint32_t k = 0; k < a->nprocs; k++) {
-		struct process *p = a->procs[k];
-		was[k] = base_calloc(p->nsites + 1, 1);
-		for (uint32_t i = 0; i < p->nsites; i++)
-			was[k][i] = p->sites[i].level;
-	}
-	return was;
-}
-
 #define CHANGES_MAX 500
 
 /* What is different now, and what the difference comes to. */
-static void differences(struct agent *a, uint8_t **was, json_t *o)
+static void differences(struct agent *a, json_t *o)
 {
 	json_t *list = json_array();
 	uint64_t changed = 0, instances = 0;
 	uint32_t processes = 0, touched = 0;
 	for (uint32_t k = 0; k < a->nprocs; k++) {
 		struct process *p = a->procs[k];
-		uint64_t on_before = instances, changed_before = changed;
-		for (uint32_t i = 0; p->map && i < p->nsites; i++) {
-			const struct site *s = &p->sites[i];
-			if (!s->id || s->kind == KW_SITE_END)
-				continue;
-			uint8_t level = s->level;
-			instances += level != 0;
-			if (level == was[k][i])
-				continue;
-			if (changed++ >= CHANGES_MAX)
+		uint64_t changed_before = changed;
+		for (uint32_t t = 0; p->map && t < p->ntouched; t++) {
+			const struct site *s = &p->sites[p->touched[t].site];
+			uint8_t was = p->touched[t].was, level = s->level;
+			if (!s->id || s->kind == KW_SITE_END || level == was || changed++ >= CHANGES_MAX)
 				continue;
 			char id[17];
 			span_id_hex(s->id, id);
 			struct str name = strtab_get(&p->strs, s->name);
-			json_array_append_new(list, json_pack("{s:s,s:i,s:s,s:s,s:s%,s:s,s:s}", "op", !was[k][i] ? "+" : level ? "~" : "-", "pid", (int)p->pid, "service", p->service,
-				"site", id, "name", name.p, name.n, "from", level_name(was[k][i]), "to", level_name(level)));
+			json_array_append_new(list, json_pack("{s:s,s:i,s:s,s:s,s:s%,s:s,s:s}", "op", !was ? "+" : level ? "~" : "-", "pid", (int)p->pid, "service", p->service,
+				"site", id, "name", name.p, name.n, "from", level_name(was), "to", level_name(level)));
 		}
-		processes += instances > on_before;
+		instances += p->map ? p->nactive : 0;
+		processes += p->map && p->nactive;
 		touched += changed > changed_before;
-		free(was[k]);
 	}
-	free(was);
 	json_object_set_new(o, "changes", list);
 	json_object_set_new(o, "changed", json_integer((json_int_t)changed));
 	json_object_set_new(o, "changed_processes", json_integer(touched));
@@ -486,6 +468,8 @@ static json_t *cost_of_rule(const struct agent *a, const struct rule *r, const s
 
 static json_t *maybe(const char *s) { return s ? json_string(s) : json_null(); }
 
+#define ASKED_MAX 256 /* of more rules at once, instances are told for sites */
+
 static uint32_t distinct_sites(struct agent *a, const struct rule *r)
 {
 	uint64_t *ids = NULL;
@@ -538,7 +522,7 @@ json_t *rules_json(struct agent *a)
 	json_t *list = json_array();
 	for (uint32_t i = 0; i < a->nrules; i++)
 		if (!a->rules[i]->dead)
-			json_array_append_new(list, json_of(a, a->rules[i], &sum[a->rules[i]->handle], a->nrules <= 256));
+			json_array_append_new(list, json_of(a, a->rules[i], &sum[a->rules[i]->handle], a->nrules <= ASKED_MAX));
 	free(sum);
 	return list;
 }
@@ -654,7 +638,7 @@ static json_t *about(struct agent *a, struct rule **r, size_t n)
 		cpu += json_number_value(json_object_get(cost, "cpu_percent"));
 		json_decref(r[i]->predicted);
 		r[i]->predicted = json_incref(cost);
-		json_array_append_new(list, json_pack("{s:s,s:i,s:i,s:i,s:o}", "id", r[i]->id, "sites", (int)distinct_sites(a, r[i]), "instances", (int)m->instances, "processes",
+		json_array_append_new(list, json_pack("{s:s,s:i,s:i,s:i,s:o}", "id", r[i]->id, "sites", (int)(n <= ASKED_MAX ? distinct_sites(a, r[i]) : m->instances), "instances", (int)m->instances, "processes",
 			(int)m->processes, "predicted", cost));
 	}
 	free(sum);
@@ -689,7 +673,10 @@ int rules_change(struct agent *a, const json_t *params, json_t **ret_o, struct e
 	int rc = parse_all(json_object_get(params, "set"), &set, &n, e);
 	if (rc < 0)
 		return rc;
-	uint8_t **was = levels_now(a);
+	if (a->dirty)
+		rules_apply(a);
+	for (uint32_t k = 0; k < a->nprocs; k++)
+		a->procs[k]->ntouched = 0;
 	hidden = base_calloc(a->nrules + n + 1, sizeof *hidden);
 	if (!dry)
 		n = whole ? keep_same(a, set, n) : n;
@@ -718,7 +705,7 @@ int rules_change(struct agent *a, const json_t *params, json_t **ret_o, struct e
 	}
 	int64_t ack = clock_mono() - start;
 	too_many_warning(set, n, o);
-	differences(a, was, o);
+	differences(a, o);
 	if (dry) {
 		undo_dry(a, set, n, hidden, nhidden);
 	} else

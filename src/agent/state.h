@@ -143,6 +143,10 @@ struct process {
 	struct functions *fns;    /* functions.c; NULL = never attached to */
 	struct grant *grants; uint32_t ngrants, grants_cap;
 	bool grants_changed;      /* levels do not follow from them yet */
+	struct touched { uint32_t site; uint8_t was; } *touched; uint32_t ntouched, touched_cap; /* sites that the last levels_set() looked at, in order, and their level before */
+	bool has_ends;            /* explicit ends: they follow their begins, and are looked at all */
+	bool touch_all;           /* the next levels_set() looks at all sites: their states are not known */
+	uint32_t *active, nactive; /* those of them that something wants on */
 	double instance;          /* [0,1): hash of host, pid and start */
 	double limit_overhead, limit_spans; /* of the limit rules, percent and spans/s; 0 = none */
 	uint32_t detail_n;        /* sites on at detail */
@@ -308,7 +312,7 @@ void grants_make(struct agent *a, struct process *p);      /* all: its sites, re
 void grants_add(struct process *p, struct rule *r);
 void grants_again(struct process *p, struct rule *r);
 void grants_sweep(struct agent *a);                        /* those of dead rules go */
-void levels_set(struct agent *a, struct process *p);
+void levels_set(struct agent *a, struct process *p);       /* of the sites with grants, and of those that were on: p->touched */
 void site_threshold(struct site *s);                       /* from keep, rate, adaptive */
 void rules_dirty(struct agent *a);                         /* something was raised, capped or paced: levels again, before the agent sleeps */
 void rules_apply(struct agent *a);                         /* now: levels and bytes of all processes whose grants have changed; of all when dirty */
