@@ -15,10 +15,10 @@ bool rule_covers(const struct rule *r, const struct process *p)
 		any = !fnmatch(r->hosts[i], p->agent->host, 0);
 	if (!any || p->instance >= r->share)
 		return false;
-	any = !r->nonly;
+	any = false;
 	for (uint32_t i = 0; i < r->nonly && !any; i++)
 		any = r->only[i].pid == p->pid && (!r->only[i].host || !strcmp(r->only[i].host, p->agent->host));
-	return any;
+	return r->except ? !any : any || !r->nonly;
 }
 
 static bool can_match(const struct process *p, uint32_t i)

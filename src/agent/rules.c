@@ -107,7 +107,11 @@ static int where_parse(const json_t *j, struct rule *r, struct err *e)
 	r->share = number(j, "share", 1);
 	if (!(r->share >= 0 && r->share <= 1))
 		return err_set(e, KLIEG_E_BAD_DATA, "share must be between 0 and 1");
-	const json_t *only = json_object_get(j, "only");
+	const json_t *only = json_object_get(j, "only"), *except = json_object_get(j, "except");
+	if (only && except)
+		return err_set(e, KLIEG_E_BAD_DATA, "a rule has either only or except");
+	r->except = except;
+	only = except ? except : only;
 	r->only = base_calloc(json_array_size(only) + 1, sizeof *r->only);
 	int rc = texts_parse(j, "hosts", &r->hosts, &r->nhosts, e);
 	if (rc < 0 || (rc = texts_parse(j, "redact", &r->redact, &r->nredact, e)) < 0)
@@ -115,7 +119,7 @@ static int where_parse(const json_t *j, struct rule *r, struct err *e)
 	json_array_foreach(only, i, v) {
 		json_int_t pid = json_integer_value(json_object_get(v, "pid"));
 		if (pid <= 0)
-			return err_set(e, KLIEG_E_BAD_DATA, "only must be objects with host and pid");
+			return err_set(e, KLIEG_E_BAD_DATA, "%s must be objects with host and pid", except ? "except" : "only");
 		r->only[r->nonly].host = text(v, "host");
 		r->only[r->nonly++].pid = (pid_t)pid;
 	}

@@ -171,6 +171,7 @@ struct rule {
 	char **hosts; uint32_t nhosts;
 	char **redact; uint32_t nredact; /* globs of attributes whose values are not to leave this host */
 	struct { char *host; pid_t pid; } *only; uint32_t nonly;
+	bool except;              /* all but those */
 	struct policy_trigger *trigger; struct trigger_state trigger_state; /* triggers.c; NULL: none */
 	int64_t expires_ns;
 	struct condition *args;   /* the part of `where` that is about arguments */

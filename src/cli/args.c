@@ -171,6 +171,22 @@ int cli_parse_keep(const char *s, double *ret_keep, struct err *e)
 	return 0;
 }
 
+int cli_parse_rate(const char *s, double *ret_per_s, struct err *e)
+{
+	char *end;
+	double v = strtod(s, &end);
+	if (end != s && !strcmp(end, "/m"))
+		v /= 60;
+	else if (end == s || (*end && strcmp(end, "/s")))
+		v = -1;
+	if (!(v > 0 && v <= 1e9)) {
+		err_set(e, KLIEG_E_USAGE, "'%.60s' is not a rate", s);
+		return err_hint(e, "write it like 50/s or 600/m: spans that each process keeps");
+	}
+	*ret_per_s = v;
+	return 0;
+}
+
 int cli_parse_count(const char *s, int64_t min, int64_t max, int64_t *ret_n, struct err *e)
 {
 	char *end;

@@ -32,6 +32,9 @@ struct cli_command {
 extern const struct cli_command cli_commands[];    /* name NULL ends; entries whose run is NULL are not in this executable */
 extern const struct cli_option cli_common_options[];
 const struct cli_command *cli_find(const char *name);
+/* The command that argv begins with, of two words where there is one: "policy check". */
+const struct cli_command *cli_lookup(int argc, char **argv, int *ret_words);
+void cli_group(FILE *f, const char *group);         /* one line per command of a group */
 int cli_main(int argc, char **argv);
 
 /* args.c: the parser. Pure. */
@@ -50,6 +53,7 @@ const char *cli_opt_next(const struct cli_args *a, const char *name, int *at);  
 static inline bool cli_flag(const struct cli_args *a, const char *name) { return cli_opt(a, name) != NULL; }
 int cli_parse_duration(const char *s, int64_t *ret_ns, struct err *e);    /* 250ms, 1.5s, 15m, 2h, 7d, 1h30m */
 int cli_parse_keep(const char *s, double *ret_keep, struct err *e);       /* 10%, 0.1, 1 */
+int cli_parse_rate(const char *s, double *ret_per_s, struct err *e);      /* 50/s, 50, 600/m */
 int cli_parse_count(const char *s, int64_t min, int64_t max, int64_t *ret_n, struct err *e);
 /* The nearest of the words offered one by one; NULL when none is near. */
 struct cli_nearest { const char *word, *best; unsigned distance; };
@@ -70,7 +74,9 @@ void cli_agent_socket(const char *dir, char *ret_path, size_t size);
 /* client.c: HTTP/1.1 to the server, one connection per request, blocking. */
 struct client { char host[256], port[16], path[108], named[420]; const char *from; };   /* path[0] != 0: a UNIX socket */
 int client_find(const char *server, struct client *ret_c, struct err *e);
-/* The answer's JSON in *ret_doc (the caller's). body is borrowed, may be NULL. A problem+json becomes *e. *ret_http may be NULL. */
+/* The answer's JSON in *ret_doc (the caller's). body is borrowed, may be NULL. A problem+json becomes *e; client_ask gives it to the caller, too, where its
+ * further members matter (*ret_doc NULL when there was none). *ret_http may be NULL. */
+int client_ask(const struct client *c, const char *method, const char *target, const json_t *body, json_t **ret_doc, int *ret_http, struct err *e);
 int client_json(const struct client *c, const char *method, const char *target, const json_t *body, json_t **ret_doc, int *ret_http, struct err *e);
 /* POSTs bytes; headers are more lines, each ending in \r\n. 0 with whatever status the server answered. */
 int client_post(const struct client *c, const char *target, const char *headers, struct str body, int *ret_http, struct err *e);
@@ -80,6 +86,7 @@ int client_events(const struct client *c, const char *target, client_event_fn on
 void client_url(const struct client *c, const char *path, struct buf *ret_b);
 /* target building: client_query(b, "q", "{ name = ... }") appends ?q=...  or &q=... percent-encoded. */
 void client_query(struct buf *b, const char *key, const char *value);
+void client_path(struct buf *b, const char *before, const char *name, const char *after);   /* before + percent-encoded name + after */
 /* HTTP body decoding, also tested and fuzzed on its own: feeds bytes, gets body bytes. */
 struct chunks { int state; uint64_t left; bool done; };
 int chunks_feed(struct chunks *c, const char *p, size_t n, struct buf *out);
@@ -132,6 +139,16 @@ bool cli_held_until(int64_t mono_ns);
 int cli_toggle_off(const struct client *c, const char *id, json_t **ret_doc, struct err *e);
 /* spans.c: key =~ "...", the glob p[0..n) as a regular expression. */
 void cli_glob(struct buf *b, const char *key, const char *p, size_t n);
+/* selector.c: pure. */
+char *selector_filter(const char *sel);             /* a short form as a filter; the caller's */
+void selector_condition(struct buf *b, const char *field, const char *value, size_t n);   /* field = "value", or =~ when it has wildcards */
+/* sel as a filter in which field is value and nothing else is said about it; value "*": nothing is said about it. The caller's. */
+char *selector_set(const char *sel, const char *field, const char *value);
+const char *selector_field(unsigned i, const char **ret_option);      /* the option of `on`, narrow and widen and its field; NULL ends */
+/* steer.c: the selector of SEL (may be NULL) and --service, --component, --endpoint, --tenant; NULL when there is nothing of all that. The caller's. */
+char *cli_selector(const struct cli_args *a, const char *sel);
+/* --host, --share, --rate into the body of a toggle. */
+bool cli_reach(const struct cli_args *a, json_t *body, struct err *e);
 /* sites.c: no site matches; with the nearest name as a hint. Returns the exit status. */
 int cli_no_match(struct cli *c, const char *sel);
 const char *cli_plural(int64_t n);                     /* "" or "s" */
@@ -147,11 +164,22 @@ int cli_range(const struct cli_args *a, struct buf *target, struct err *e);
 const char *jstr(const json_t *o, const char *key);    /* "" when absent */
 double jnum(const json_t *o, const char *key);         /* 0 when absent */
 int64_t jint(const json_t *o, const char *key);
+const char *cli_who(void);                             /* the owner and author that is put down */
+
+/* diag.c: pure. Diagnostics as compilers write them; text is what they are about. */
+void diag_text(const json_t *diags, const char *file, struct str text, struct buf *b);
+json_t *diff_lines(struct str from, struct str to);    /* [{op:" "|"+"|"-",text}] */
+bool diff_text(const json_t *lines, struct buf *b);    /* with three lines around; false: no difference */
 
 int cli_run(int, char **), cli_ps(int, char **), cli_ls(int, char **), cli_on(int, char **), cli_off(int, char **), cli_toggles(int, char **),
 	cli_top(int, char **), cli_hot(int, char **), cli_tail(int, char **), cli_query(int, char **), cli_trace(int, char **), cli_inflight(int, char **),
 	cli_attach(int, char **), cli_detach(int, char **), cli_illuminate(int, char **), cli_doctor(int, char **), cli_status(int, char **),
-	cli_open_dashboard(int, char **), cli_completion(int, char **);
+	cli_open_dashboard(int, char **), cli_completion(int, char **), cli_help(int, char **), cli_version(int, char **),
+	cli_policy(int, char **), cli_policy_check(int, char **), cli_policy_plan(int, char **), cli_policy_apply(int, char **), cli_policy_ls(int, char **),
+	cli_policy_show(int, char **), cli_policy_diff(int, char **), cli_policy_history(int, char **), cli_policy_rollback(int, char **), cli_policy_off(int, char **),
+	cli_policy_rollout(int, char **), cli_policy_promote(int, char **), cli_policy_stop(int, char **), cli_policy_export(int, char **), cli_policy_schema(int, char **),
+	cli_panic(int, char **), cli_alerts(int, char **), cli_firings(int, char **), cli_overhead(int, char **), cli_token(int, char **), cli_widen(int, char **),
+	cli_narrow(int, char **);
 /* In the composed executable only (up.c, agent.c, server.c are linked by src/meson.build); absent in the unit tests. */
 int cli_up(int, char **) __attribute__((weak));
 int cli_agent(int, char **) __attribute__((weak));

@@ -115,6 +115,17 @@ void client_query(struct buf *b, const char *key, const char *value)
 			buf_printf(b, "%%%02X", *p);
 }
 
+void client_path(struct buf *b, const char *before, const char *name, const char *after)
+{
+	buf_add_str(b, before);
+	for (const unsigned char *p = (const unsigned char *)name; *p; p++)
+		if (isalnum(*p) || strchr("-_.~", *p))
+			buf_byte(b, *p);
+		else
+			buf_printf(b, "%%%02X", *p);
+	buf_add_str(b, after);
+}
+
 static int no_server(const struct client *c, int errnum, struct err *e)
 {
 	if (errnum == EACCES || errnum == EPERM) {
@@ -372,10 +383,11 @@ int client_post(const struct client *c, const char *target, const char *headers,
 	return rc;
 }
 
-int client_json(const struct client *c, const char *method, const char *target, const json_t *body, json_t **ret_doc, int *ret_http, struct err *e)
+int client_ask(const struct client *c, const char *method, const char *target, const json_t *body, json_t **ret_doc, int *ret_http, struct err *e)
 {
 	struct answer a;
 	char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
+	*ret_doc = NULL;
 	int rc = exchange(c, method, target, text ? "Accept: application/json\r\nContent-Type: application/json\r\n" : "Accept: application/json\r\n",
 		text ? str_of(text) : STR(""), &a, e);
 	free(text);
@@ -385,17 +397,28 @@ int client_json(const struct client *c, const char *method, const char *target, 
 	json_t *doc = a.body.n ? json_loadb((char *)a.body.p, a.body.n, JSON_DECODE_ANY, &je) : json_object();
 	if (a.status >= 400) {
 		problem(doc, a.status, c, e);
-		json_decref(doc);
 		rc = e->code;
 	} else if (!doc)
 		rc = err_set(e, KLIEG_E_BAD_DATA, "the answer of %s is not JSON: %s", c->named, je.text);
+	*ret_doc = doc;
+	if (ret_http)
+		*ret_http = a.status;
+out:
+	answer_finish(&a);
+	return rc;
+}
+
+int client_json(const struct client *c, const char *method, const char *target, const json_t *body, json_t **ret_doc, int *ret_http, struct err *e)
+{
+	json_t *doc;
+	int http, rc = client_ask(c, method, target, body, &doc, &http, e);
+	if (rc < 0)
+		json_decref(doc);
 	else {
 		*ret_doc = doc;
 		if (ret_http)
-			*ret_http = a.status;
+			*ret_http = http;
 	}
-out:
-	answer_finish(&a);
 	return rc;
 }
 

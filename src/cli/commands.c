@@ -1,15 +1,7 @@
-/* The table of all subcommands and the dispatch over it. A new subcommand is its own file, one line in cli.h and one entry here; help,
- * completions and the tests of the manual page follow from the entry. */
+/* The table of all subcommands. A new subcommand is its own file, one line in cli.h and one entry here; dispatch, help, completions and the tests of
+ * the manual page follow from the entry. A name of two words is a command of a group: `klieg policy check`. */
 #include "cli/cli.h"
-#include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-#ifndef KLIEG_VERSION
-#define KLIEG_VERSION "0.1.0"
-#endif
+#include <stddef.h>
 
 const struct cli_option cli_common_options[] = {
 	{ 'h', "help", NULL, "show this help" },
@@ -30,9 +22,11 @@ const struct cli_option cli_common_options[] = {
 	{ 0, "root", "FUNC", "calls of FUNC are requests: each begins a trace; may be given several times" }, \
 	{ 0, "plugin", "NAME", "load this instrumentor, too; may be given several times" }, \
 	{ 0, "no-uprobes", NULL, "refuse a program that only the kernel's slower probes can trace, from outside" },
+#define O_REACH { 0, "service", "NAME", "of this service; * and ? are wildcards" }, { 0, "component", "NAME", "of this component" }, \
+	{ 0, "endpoint", "ROUTE", "requests to this route: .http.route" }, { 0, "tenant", "TENANT", "requests of this tenant: .tenant" }, \
+	{ 0, "host", "GLOB", "on these hosts; may be given several times" }, { 0, "share", "SHARE", "in this share of the processes: 10% or 0.1" },
+#define O_WHY { 'r', "reason", "TEXT", "why; is kept with the version" },
 #define O_LIMIT(n) { 'n', "limit", "N", "at most this many rows (default: " n ")" },
-
-static int cmd_help(int argc, char **argv), cmd_version(int argc, char **argv);
 
 const struct cli_command cli_commands[] = {
 	{ "up", "", "run server and agent in one process", cli_up,
@@ -76,14 +70,16 @@ const struct cli_command cli_commands[] = {
 		"kind function; HOOKABLE says why not where one cannot be intercepted. Exit status 1 when nothing matches.",
 		OPTS(O_LIMIT("1000") { 0, "offset", "N", "skip this many" },),
 		EXAMPLES("klieg ls", "klieg ls 'payment:*'", "klieg ls 'redis-server:*Command'", "klieg ls '{ resource.service.name = \"cart\" && name =~ \"db.*\" }' -o wide"), 0, 1 },
-	{ "on", "SEL", "switch sites on", cli_on,
-		"Switches the sites that match on, everywhere they run, for a limited time. Prints how many sites in how many processes matched, what it will cost, how "
+	{ "on", "[SEL]", "switch sites on", cli_on,
+		"Switches the sites that match on, everywhere they run, for a limited time. --service, --component, --endpoint and --tenant narrow SEL, or stand for it; endpoint and "
+		"tenant are decided once per request, and the request carries the level into the services it comes to. Prints how many sites in how many processes matched, what it will cost, how "
 		"long it took until all acknowledged, when it ends and how to undo it.",
 		OPTS({ 'l', "level", "LEVEL", "count: calls, errors, latency; span: timed spans; detail: with attributes; deep: functions and what they call (default: span)" },
 			{ 'k', "keep", "SHARE", "keep this share of traces, whole ones: 10% or 0.1 (default: 100%)" },
 			{ 't', "ttl", "DURATION", "off by itself after this (default: 5m)" },
 			{ 'r', "reason", "TEXT", "why; is kept with the toggle" },
 			{ 'w', "where", "FILTER", "only spans that match, by their attributes: '{ .tenant = \"7\" }'; of functions by arguments: 'arg.2 > 4096'" },
+			O_REACH { 0, "rate", "RATE", "at most so many spans a second and process, adaptive: 50/s" },
 			{ 'm', "marked", NULL, "only requests that are marked (tracestate klieg=l:N), not all" },
 			{ 0, "depth", "N", "with level deep: calls below the functions that match, 0 to 16 (default: 1)" },
 			{ 0, "max-pause", "DURATION", "longest stop of an attached program while functions are switched (default: 10ms)" },
@@ -91,12 +87,83 @@ const struct cli_command cli_commands[] = {
 			{ 'd', "dry-run", NULL, "print the plan and its cost, change nothing" },
 			{ 'f', "for", "DURATION", "stay in the foreground this long, then switch off; Ctrl-C switches off at once" },),
 		EXAMPLES("klieg on 'payment:*'", "klieg on '*' --level count --ttl 2m", "klieg on '{ name =~ \"db.*\" }' --level detail --keep 10% --reason 'slow checkout'",
-			"klieg on charge --where '{ .tenant = \"7\" }' --for 30s", "klieg on 'redis-server:processCommand' --where 'arg.2 > 4096' --max-pause 5ms", "klieg on 'cart:*' --dry-run"), 1, 1 },
+			"klieg on charge --where '{ .tenant = \"7\" }' --for 30s", "klieg on 'redis-server:processCommand' --where 'arg.2 > 4096' --max-pause 5ms", "klieg on 'cart:*' --dry-run",
+			"klieg on --service payment --tenant 7 --level detail --ttl 10m --reason INC-123", "klieg on 'cart:*' --share 10% --rate 50/s"), 0, 1 },
+	{ "narrow", "ID [SEL]", "a toggle reaches less", cli_narrow,
+		"Puts conditions into the selector of a toggle that is on, or reaches fewer hosts or processes; time, owner and level stay as they are. Prints what it reaches now and "
+		"reached before.",
+		OPTS(O_REACH { 'w', "where", "FILTER", "only spans that match, by their attributes" },),
+		EXAMPLES("klieg narrow t-3 --tenant 7", "klieg narrow t-3 --share 10% --host 'web-1*'", "klieg narrow t-3 'payment:fraud.*'"), 1, 2 },
+	{ "widen", "ID [SEL]", "a toggle reaches more", cli_widen, "The way back: '*' takes a condition out again.",
+		OPTS(O_REACH { 'w', "where", "FILTER", "only spans that match; '' for all" },),
+		EXAMPLES("klieg widen t-3 --tenant '*'", "klieg widen t-3 --share 100% --host '*'", "klieg widen t-3 'payment:*'"), 1, 2 },
 	{ "off", "[SEL|ID]", "switch sites off", cli_off, "Removes toggles: by id (t-...), those that a selector touches, or all of them. Exit status 1 when there was nothing to remove.",
 		OPTS({ 'a', "all", NULL, "remove every toggle" }, { 0, "undo", NULL, "restore what the last `klieg off` removed, with the time it had left" },),
 		EXAMPLES("klieg off t-1", "klieg off 'payment:*'", "klieg off --all", "klieg off --undo"), 0, 1 },
 	{ "toggles", "", "what is switched on", cli_toggles, "Each with its owner, reason, time left, and its cost: predicted and measured.",
 		OPTS({ 'a', "all", NULL, "also those that ended during the last day" },), EXAMPLES("klieg toggles", "klieg toggles --all -o wide"), 0, 0 },
+	{ "panic", "", "everything off, everywhere, now", cli_panic,
+		"All toggles end and all policies are suspended, in every process of every host. Until --undo nothing is on, not even what is applied or switched on meanwhile.",
+		OPTS({ 0, "undo", NULL, "as it was before: toggles with the time they had left, policies in force" }, { 'r', "reason", "TEXT", "why; everybody sees it" },),
+		EXAMPLES("klieg panic --reason 'latency is rising'", "klieg panic --undo"), 0, 0 },
+	{ "policy", "COMMAND", "rules as code: check, plan, apply, roll back", cli_policy,
+		"A policy is a YAML document of rules, that grant levels, and limits, that cap them; see docs/policy.md. Every change is a new version with who, when and why; versions are "
+		"never changed. A change goes out in steps, and takes itself back when the first processes fare worse than the rest.",
+		NULL, EXAMPLES("klieg policy --help"), 0, -1 },
+	{ "policy check", "FILE...", "whether a file is valid", cli_policy_check,
+		"Prints every error and warning with line, column, code and hint, as compilers do; `klieg help P104` explains a code. The server judges, so that command line, dashboard and API "
+		"never differ; without one, use the schema of `klieg policy schema`. FILE - is standard input. Exit status 1 when there is an error.",
+		NULL, EXAMPLES("klieg policy check checkout.yaml", "klieg policy check policies/checkout.yaml --json"), 1, -1 },
+	{ "policy plan", "FILE", "what applying it would change", cli_policy_plan,
+		"Which sites in which processes change their level, what each rule would have kept of the stored traces, predicted spans, bytes and overhead against the budget. Changes nothing. "
+		"Exit status 6 when it would not fit the budget.",
+		OPTS({ 0, "replay", "DURATION", "try the rules on the stored traces of the last so long; 0: not at all (default: 1h)" },),
+		EXAMPLES("klieg policy plan checkout.yaml", "klieg policy plan checkout.yaml --replay 24h -o wide"), 1, 1 },
+	{ "policy apply", "FILE", "make it a new version, in force", cli_policy_apply,
+		"Prints the plan, asks on a terminal, and applies. A rollout in steps is shown as it goes: the step, and how the first processes fare compared with the rest. Ctrl-C leaves "
+		"it running. Exit status 6 when it rolled itself back or would not fit the budget, 2 when somebody else changed the policy meanwhile.",
+		OPTS(O_WHY { 0, "now", NULL, "everywhere at once, whatever its rollout says" }, { 0, "steps", NULL, "in steps (1 process, 10%, 100%), whatever its rollout says" },
+			{ 0, "expect", "N", "only if N is the current version; 0: only if there is none (default: the one that was planned against)" },
+			{ 'y', "yes", NULL, "do not ask" }, { 0, "force", NULL, "although it is predicted not to fit the budget" },
+			{ 0, "no-wait", NULL, "do not stay until the rollout has ended" },
+			{ 0, "replay", "DURATION", "as for klieg policy plan" },),
+		EXAMPLES("klieg policy apply checkout.yaml --reason 'INC-123: slow payments'", "klieg policy apply checkout.yaml --now --yes --expect 3"), 1, 1 },
+	{ "policy ls", "", "policies, their state and cost", cli_policy_ls, "Version, state, what they match, predicted and measured cost, levels that triggers have raised.",
+		NULL, EXAMPLES("klieg policy ls", "klieg policy ls -o wide"), 0, 0 },
+	{ "policy show", "POLICY", "its text", cli_policy_show, "The text goes to standard output, who and why to standard error.",
+		OPTS({ 0, "version", "N", "this version (default: the current one)" },), EXAMPLES("klieg policy show checkout > checkout.yaml", "klieg policy show checkout --version 2"), 1, 1 },
+	{ "policy diff", "POLICY|FILE [FROM [TO]]", "what changed", cli_policy_diff,
+		"Between two versions (default: the last two), or between what is in force and a file. Exit status 1 when they differ.",
+		NULL, EXAMPLES("klieg policy diff checkout", "klieg policy diff checkout 2 5", "klieg policy diff checkout.yaml"), 1, 3 },
+	{ "policy history", "POLICY", "its versions", cli_policy_history, "Who, when, why, and how each came about: apply, rollback, off, auto_rollback.",
+		NULL, EXAMPLES("klieg policy history checkout"), 1, 1 },
+	{ "policy rollback", "POLICY", "back to an earlier version", cli_policy_rollback, "A new version with the text of an earlier one, in force at once; ends a rollout that is under way.",
+		OPTS({ 0, "to", "N", "this version (default: the one before)" }, O_WHY), EXAMPLES("klieg policy rollback checkout --reason 'too dear'", "klieg policy rollback checkout --to 2"), 1, 1 },
+	{ "policy off", "POLICY", "out of force", cli_policy_off, "Its rules end everywhere; its versions stay, and rollback brings it back.",
+		OPTS(O_WHY), EXAMPLES("klieg policy off checkout --reason 'INC-123 is over'"), 1, 1 },
+	{ "policy rollout", "POLICY", "how its rollout is going", cli_policy_rollout, "Follows it until it ends, as klieg policy apply does.",
+		OPTS({ '1', "once", NULL, "one look" },), EXAMPLES("klieg policy rollout checkout", "klieg policy rollout checkout --once --json"), 1, 1 },
+	{ "policy promote", "POLICY", "next step of its rollout now", cli_policy_promote, "Does not wait for the step's time to be over; goes on after a stop.",
+		OPTS(O_WHY), EXAMPLES("klieg policy promote checkout --reason 'looks good'"), 1, 1 },
+	{ "policy stop", "POLICY", "no further step of its rollout", cli_policy_stop, "What has the new version keeps it; promote goes on, rollback takes it back.",
+		OPTS(O_WHY), EXAMPLES("klieg policy stop checkout"), 1, 1 },
+	{ "policy export", "[POLICY]", "texts that are in force", cli_policy_export, "One YAML document, or all of them in one stream, which klieg policy apply takes.",
+		NULL, EXAMPLES("klieg policy export > policies.yaml", "klieg policy export checkout"), 0, 1 },
+	{ "policy schema", "", "JSON Schema for editors", cli_policy_schema, "Also served at /policy.schema.json; name it in the first line of a policy and editors complete it.",
+		NULL, EXAMPLES("klieg policy schema > policy.schema.json"), 0, 0 },
+	{ "alerts", "", "what is wrong right now", cli_alerts, "Limits that are exceeded: latency, errors, overhead, queues, and what to do next about each.",
+		NULL, EXAMPLES("klieg alerts", "klieg alerts -o wide"), 0, 0 },
+	{ "firings", "", "triggers that fired", cli_firings, "Each with its cause, the levels it moved between and the traces that it caught.",
+		OPTS({ 0, "since", "DURATION", "how far to look back (default: 1h)" }, { 0, "policy", "POLICY", "only of this policy" },),
+		EXAMPLES("klieg firings", "klieg firings --policy checkout --since 24h -o wide"), 0, 0 },
+	{ "overhead", "", "what Klieg costs, and what it sheds", cli_overhead,
+		"Measured overhead per process against its limit, what the governor has taken back, the dearest sites and rules: predicted and measured.",
+		NULL, EXAMPLES("klieg overhead", "klieg overhead --json"), 0, 0 },
+	{ "token", "", "a header that traces one request", cli_token,
+		"A signed token for one service, good for some minutes: a request that carries it is traced at a level, whatever the policies say.",
+		OPTS({ 0, "service", "NAME", "the service that the request comes to first" }, { 'l', "level", "LEVEL", "span, detail or deep (default: detail)" },
+			{ 't', "ttl", "DURATION", "at most 15m (default: 5m)" }, { 'r', "reason", "TEXT", "why" },),
+		EXAMPLES("klieg token --service gateway --level detail --ttl 5m"), 0, 0 },
 	{ "top", "[SEL]", "live table of sites", cli_top,
 		"One row per site that is hit: state, level, rate, time left, calls and errors per second, percentiles, self and total share, cost. Keys: / find, F4 filter, "
 		"F5 tree, F6 sort, t toggle, r rate, T time to live, s snapshot to a file, y yank the equivalent command, o all off, ? help, q quit.",
@@ -139,205 +206,7 @@ const struct cli_command cli_commands[] = {
 		OPTS({ 'p', "print", NULL, "only print" },), EXAMPLES("klieg open", "klieg open --print"), 0, 0 },
 	{ "completion", "bash|zsh|fish", "shell completion script", cli_completion, "Completes commands, options and, through the API, live services and sites.",
 		NULL, EXAMPLES("klieg completion bash  # source <(klieg completion bash)", "klieg completion fish"), 1, -1 },
-	{ "help", "[CMD|EXXX]", "help on a command or an error code", cmd_help, "Every error carries a code; `klieg help E204` says what it means, why it happens and what to do next.",
-		NULL, EXAMPLES("klieg help", "klieg help on", "klieg help E204"), 0, 1 },
-	{ "version", "", "version", cmd_version, "Prints the version of this executable.", NULL, EXAMPLES("klieg version", "klieg version --json"), 0, 0 },
+	{ "help", "[CMD|EXXX]", "help on a command or an error code", cli_help, "Every error carries a code; `klieg help E204` says what it means, why it happens and what to do next.",
+		NULL, EXAMPLES("klieg help", "klieg help on", "klieg help policy apply", "klieg help E204", "klieg help P104"), 0, 2 },
+	{ "version", "", "version", cli_version, "Prints the version of this executable.", NULL, EXAMPLES("klieg version", "klieg version --json"), 0, 0 },
 	{ 0 } };
-
-const struct cli_command *cli_find(const char *name)
-{
-	for (const struct cli_command *c = cli_commands; c->name; c++)
-		if (c->run && !strcmp(c->name, name))
-			return c;
-	return NULL;
-}
-
-static void wrap(const char *text, int indent, int width)
-{
-	int col = indent;
-	printf("%*s", indent, "");
-	for (const char *p = text; *p;) {
-		size_t n = strcspn(p, " ");
-		if (col > indent && col + 1 + (int)n > width) {
-			printf("\n%*s", indent, "");
-			col = indent;
-		} else if (col > indent) {
-			putchar(' ');
-			col++;
-		}
-		printf("%.*s", (int)n, p);
-		col += n;
-		p += n + (p[n] == ' ');
-	}
-	putchar('\n');
-}
-
-static void print_options(const struct cli_option *o)
-{
-	for (; o && o->name; o++) {
-		char left[64];
-		snprintf(left, sizeof(left), "  %c%c%s--%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ', o->letter ? ", " : "  ", o->name,
-			o->arg ? " " : "", o->arg ? o->arg : "");
-		printf("%-28s ", left);
-		if (strlen(left) > 28)
-			printf("\n%-28s ", "");
-		printf("%s\n", o->help);
-	}
-}
-
-void cli_print_help(const struct cli_command *c)
-{
-	printf("klieg %s - %s\n\nusage: klieg %s%s%s%s\n\n", c->name, c->summary, c->name, *c->args ? " " : "", c->args, c->rest ? "" : " [options]");
-	wrap(c->about, 0, 100);
-	if (c->options) {
-		printf("\noptions:\n");
-		print_options(c->options);
-	}
-	printf("\ncommon options:\n");
-	print_options(cli_common_options);
-	printf("\nexamples:\n");
-	for (const char *const *x = c->examples; x && *x; x++)
-		printf("  %s\n", *x);
-}
-
-static void overview(FILE *f)
-{
-	fprintf(f, "klieg - finds the hotspot in a live native service without restarting it\n\nusage: klieg COMMAND [options]\n\n");
-	for (const struct cli_command *c = cli_commands; c->name; c++)
-		if (c->run)
-			fprintf(f, "  %-12s %s\n", c->name, c->summary);
-	fprintf(f, "\nSEL is a TraceQL filter in braces, or the short form service:glob or glob on the site's name.\n"
-		"klieg COMMAND --help shows options and examples; klieg help E204 explains an error; man klieg has it all.\n");
-}
-
-int cli_status_of(int code)
-{
-	switch (code) {
-	case KLIEG_E_NO_MATCH: case KLIEG_E_NOT_FOUND: return CLI_NONE;
-	case KLIEG_E_NO_SERVER: case KLIEG_E_NO_TARGET: return CLI_ABSENT;
-	case KLIEG_E_DENIED: case KLIEG_E_UNAUTHENTICATED: return CLI_DENIED;
-	case KLIEG_E_PARTIAL: return CLI_PARTIAL;
-	case KLIEG_E_GUARDRAIL: return CLI_REFUSED;
-	default: return code < 0 ? CLI_USAGE : CLI_OK;
-	}
-}
-
-int cli_fail(const struct err *e)
-{
-	struct buf b = { 0 };
-	fflush(stdout);
-	fmt_safe(&b, e->msg, 0);
-	fprintf(stderr, "error[%s]: %.*s", err_name(e->code), (int)b.n, (char *)b.p);
-	if (e->column)
-		fprintf(stderr, " (line %d, column %d)", e->line ? e->line : 1, e->column);
-	fputc('\n', stderr);
-	for (const char *p = e->hint; *p;) {
-		size_t n = strcspn(p, "\n");
-		if (n)
-			fprintf(stderr, "  %s%.*s\n", strncmp(p, "did you mean", 12) && strncmp(p, "hint:", 5) ? "hint: " : "", (int)n, p);
-		p += n + (p[n] == '\n');
-	}
-	buf_finish(&b);
-	return cli_status_of(e->code);
-}
-
-int cli_fail_usage(const struct cli_command *cmd, const char *fmt, ...)
-{
-	char msg[400];
-	va_list ap;
-	va_start(ap, fmt);
-	vsnprintf(msg, sizeof(msg), fmt, ap);
-	va_end(ap);
-	struct err e;
-	err_set(&e, KLIEG_E_USAGE, "%s", msg);
-	err_hint(&e, "klieg %s --help", cmd->name);
-	return cli_fail(&e);
-}
-
-bool cli_begin(int argc, char **argv, struct cli_args *ret_args, int *ret_status)
-{
-	struct err e = { 0 };
-	const struct cli_command *cmd = cli_find(argv[0]);
-	if (cli_parse(cmd, argc, argv, ret_args, &e) < 0) {
-		*ret_status = cli_fail(&e);
-		return true;
-	}
-	if (cli_flag(ret_args, "help")) {
-		cli_print_help(cmd);
-		*ret_status = CLI_OK;
-		return true;
-	}
-	const char *lang = getenv("LC_ALL") ?: getenv("LC_CTYPE") ?: getenv("LANG") ?: "";
-	cli_colour = isatty(1) && !getenv("NO_COLOR") && !cli_flag(ret_args, "no-color") && strcmp(getenv("TERM") ?: "dumb", "dumb");
-	cli_ascii = cli_flag(ret_args, "ascii") || (isatty(1) && !strcasestr(lang, "utf-8") && !strcasestr(lang, "utf8"));
-	return false;
-}
-
-static int no_command(const char *word)
-{
-	struct cli_nearest near = { .word = word };
-	for (const struct cli_command *c = cli_commands; c->name; c++)
-		if (c->run)
-			cli_nearest_offer(&near, c->name);
-	struct err e;
-	err_set(&e, KLIEG_E_USAGE, "there is no command '%.60s'", word);
-	if (near.best)
-		err_hint(&e, "did you mean: klieg %s\nklieg help", near.best);
-	else
-		err_hint(&e, "klieg help");
-	return cli_fail(&e);
-}
-
-static int cmd_help(int argc, char **argv)
-{
-	struct cli_args a;
-	int status;
-	if (cli_begin(argc, argv, &a, &status))
-		return status;
-	if (!a.npos) {
-		overview(stdout);
-		return CLI_OK;
-	}
-	const char *w = a.pos[0];
-	if ((*w == 'E' || *w == 'e') && w[1] >= '0' && w[1] <= '9') {
-		if (cli_explain(w) == CLI_OK)
-			return CLI_OK;
-		struct err e;
-		err_set(&e, KLIEG_E_NOT_FOUND, "there is no error code '%.20s'", w);
-		err_hint(&e, "codes look like E204; an error prints its own in brackets");
-		return cli_fail(&e);
-	}
-	const struct cli_command *c = cli_find(w);
-	if (!c)
-		return no_command(w);
-	cli_print_help(c);
-	return CLI_OK;
-}
-
-static int cmd_version(int argc, char **argv)
-{
-	struct cli_args a;
-	int status;
-	if (cli_begin(argc, argv, &a, &status))
-		return status;
-	if (cli_flag(&a, "json") || (cli_opt(&a, "output") && !strcmp(cli_opt(&a, "output"), "json")))
-		printf("{\"version\":1,\"klieg\":\"%s\"}\n", KLIEG_VERSION);
-	else
-		printf("klieg %s\n", KLIEG_VERSION);
-	return CLI_OK;
-}
-
-int cli_main(int argc, char **argv)
-{
-	signal(SIGPIPE, SIG_DFL);  /* `klieg ls | head` ends quietly; the commands that serve set their own */
-	if (argc < 2) {
-		overview(stderr);
-		return CLI_USAGE;
-	}
-	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
-		argv[1] = "help";
-	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V"))
-		argv[1] = "version";
-	const struct cli_command *c = cli_find(argv[1]);
-	return c ? c->run(argc - 1, argv + 1) : no_command(argv[1]);
-}

@@ -1,10 +1,12 @@
 /* What nearly every command does first and last: parse, find the server, ask, print what went wrong. */
 #include "cli/cli.h"
 #include "base/clock.h"
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 bool cli_open(int argc, char **argv, struct cli *ret_c, int *ret_status)
 {
@@ -27,6 +29,14 @@ json_t *cli_get(struct cli *c, const char *target, int *ret_status)
 	if (client_json(&c->client, "GET", target, NULL, &doc, NULL, &e) < 0)
 		*ret_status = cli_fail(&e);
 	return doc;
+}
+
+const char *cli_who(void)
+{
+	static char name[64];
+	struct passwd *pw = getpwuid(geteuid());
+	snprintf(name, sizeof(name), "%s", pw ? pw->pw_name : "unknown");
+	return name;
 }
 
 static void on_interrupt(int sig)

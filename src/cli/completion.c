@@ -42,18 +42,36 @@ static void options(const struct cli_option *o)
 /* Candidates, one per line: word, tab, explanation. */
 static void words(int argc, char **argv)
 {
-	const struct cli_command *c = argc ? cli_find(argv[0]) : NULL;
+	int taken = 0;
+	const struct cli_command *c = cli_lookup(argc, argv, &taken);
 	if (!argc) {
 		for (c = cli_commands; c->name; c++)
-			if (c->run)
+			if (c->run && !strchr(c->name, ' '))
 				printf("%s\t%s\n", c->name, c->summary);
 		return;
 	}
 	if (!c)
 		return;
+	if (taken == 1 && argc == 1)  /* a group: what comes next */
+		for (const struct cli_command *o = cli_commands; o->name; o++) {
+			size_t n = strlen(c->name);
+			if (!strncmp(o->name, c->name, n) && o->name[n] == ' ')
+				printf("%s\t%s\n", o->name + n + 1, o->summary);
+		}
 	const char *last = argv[argc - 1];
 	if (!strcmp(last, "--level") || !strcmp(last, "-l")) {
 		printf("count\tcalls, errors, latency\nspan\ttimed spans\ndetail\twith attributes\ndeep\tfunctions and what they call\n");
+		return;
+	}
+	if (!strcmp(last, "--service")) {
+		struct client client;
+		struct err e;
+		json_t *doc = NULL, *x;
+		size_t i;
+		if (client_find(NULL, &client, &e) == 0 && client_json(&client, "GET", "/api/v1/processes", NULL, &doc, NULL, &e) == 0)
+			json_array_foreach(json_object_get(doc, "processes"), i, x)
+				printf("%s\tprocess %lld\n", jstr(x, "service"), (long long)jint(x, "pid"));
+		json_decref(doc);
 		return;
 	}
 	if (!strcmp(last, "--output") || !strcmp(last, "-o")) {
@@ -72,7 +90,13 @@ static void words(int argc, char **argv)
 	size_t i;
 	if (client_find(NULL, &client, &e) < 0)
 		return;
-	if (strstr(c->args, "ID") && strcmp(c->name, "trace") && client_json(&client, "GET", "/api/v1/toggles", NULL, &doc, NULL, &e) == 0) {
+	if ((strstr(c->args, "POLICY") || !strcmp(last, "--policy")) && client_json(&client, "GET", "/api/v1/policies", NULL, &doc, NULL, &e) == 0) {
+		json_array_foreach(json_object_get(doc, "policies"), i, x)
+			printf("%s\t%s, version %lld\n", jstr(x, "name"), jstr(x, "state"), (long long)jint(x, "version"));
+		json_decref(doc);
+		doc = NULL;
+	}
+	if (strstr(c->args, "ID") && !strstr(c->args, "PID") && strcmp(c->name, "trace") && client_json(&client, "GET", "/api/v1/toggles", NULL, &doc, NULL, &e) == 0) {
 		json_array_foreach(json_object_get(doc, "toggles"), i, x)
 			printf("%s\ttoggle %s\n", jstr(x, "id"), jstr(x, "selector"));
 		json_decref(doc);

@@ -16,6 +16,24 @@ static void print_account(const json_t *a)
 	putchar('\n');
 }
 
+/* What somebody who looks once must not miss: panic, alerts. */
+static void print_trouble(struct cli *c, const json_t *status)
+{
+	const json_t *panic = json_object_get(status, "panic"), *x;
+	json_t *alerts = NULL;
+	struct err ignored;
+	struct fmt f;
+	size_t i;
+	if (json_is_object(panic))
+		printf("  %sPANIC%s by %s, %.8s%s%s: everything is off; klieg panic --undo\n", style("red"), style("off"), jstr(panic, "owner"),
+			fmt_clock(&f, json_object_get(panic, "at_unix_nano") ? jint(panic, "at_unix_nano") : jint(panic, "at")), *jstr(panic, "reason") ? ": " : "", jstr(panic, "reason"));
+	if (client_json(&c->client, "GET", "/api/v1/alerts", NULL, &alerts, NULL, &ignored) >= 0)
+		json_array_foreach(json_object_get(alerts, "alerts"), i, x)
+			printf("  %s%s%s %s%s%s\n", style(strcmp(jstr(x, "severity"), "critical") ? "yellow" : "red"), jstr(x, "severity"), style("off"), jstr(x, "title"),
+				*jstr(x, "cli") ? "; " : "", jstr(x, "cli"));
+	json_decref(alerts);
+}
+
 int cli_status(int argc, char **argv)
 {
 	struct cli c;
@@ -40,6 +58,7 @@ int cli_status(int argc, char **argv)
 		printf(", the agent takes %s of a core", fmt_percent(&a, jnum(doc, "agent_cpu_percent")));
 		printf(", %s spans/s\n", fmt_count(&a, jnum(doc, "spans_per_s")));
 		print_account(json_object_get(doc, "account"));
+		print_trouble(&c, doc);
 	}
 	json_decref(doc);
 	return CLI_OK;

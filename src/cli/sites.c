@@ -1,7 +1,6 @@
 /* Sites and toggles: ps, ls, on, off, toggles. */
 #include "cli/cli.h"
 #include "base/clock.h"
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -19,7 +18,8 @@ static const struct column toggle_columns[] = { { "ID", "id", COL_TEXT }, { "SEL
 	{ "KEEP", "keep", COL_SHARE }, { "STATE", "state", COL_TEXT }, { "LEFT", "expires_unix_nano", COL_LEFT }, { "SITES", "sites", COL_COUNT },
 	{ "PROCESSES", "processes", COL_COUNT }, { "PREDICTED", "predicted.cpu_percent", COL_PERCENT }, { "MEASURED", "measured.cpu_percent", COL_PERCENT },
 	{ "OWNER", "owner", COL_TEXT, .max = 16 }, { "REASON", "reason", COL_TEXT, .max = 40 }, { "WHERE", "where", COL_TEXT, true }, { "SCOPE", "scope", COL_TEXT, true },
-	{ "SPANS/S", "measured.spans_per_s", COL_RATE, true }, { 0 } };
+	{ "SPANS/S", "measured.spans_per_s", COL_RATE, true }, { "SHARE", "share", COL_SHARE, true }, { "HOSTS", "hosts", COL_LIST, true },
+	{ "RATE", "rate", COL_RATE, true }, { 0 } };
 
 /* When there are functions among them: whether they can be intercepted matters more than where they are written. */
 static const struct column function_columns[] = { { "SERVICE", "service", COL_TEXT, .max = 30 }, { "NAME", "name", COL_TEXT, .max = 60 }, { "KIND", "kind", COL_TEXT },
@@ -192,10 +192,13 @@ int cli_on(int argc, char **argv)
 	int status, i;
 	if (!cli_open(argc, argv, &c, &status))
 		return status;
-	const char *sel = c.args.pos[0], *level = cli_opt(&c.args, "level") ?: "span", *keep_text = cli_opt(&c.args, "keep"), *ttl = cli_opt(&c.args, "ttl"),
+	char *put_together = cli_selector(&c.args, c.args.npos ? c.args.pos[0] : NULL);
+	const char *sel = put_together, *level = cli_opt(&c.args, "level") ?: "span", *keep_text = cli_opt(&c.args, "keep"), *ttl = cli_opt(&c.args, "ttl"),
 		*where = cli_opt(&c.args, "where"), *hold_text = cli_opt(&c.args, "for"), *depth_text = cli_opt(&c.args, "depth"),
 		*pause = cli_opt(&c.args, "max-pause"), *most_text = cli_opt(&c.args, "max-functions");
 	bool dry = cli_flag(&c.args, "dry-run");
+	if (!sel)
+		return cli_fail_usage(c.args.cmd, "say what to switch on: a selector, or --service, --component, --endpoint, --tenant");
 	double keep = 1;
 	int64_t ttl_ns, hold_ns = 0, depth = 0, most = 0, pause_ns;
 	struct cli_nearest near = { .word = level };
@@ -219,9 +222,8 @@ int cli_on(int argc, char **argv)
 	if (hold_text && !ttl)  /* outlives the foreground a little, in case that is killed */
 		ttl_ns = hold_ns + 5000000000;
 	snprintf(ttl_out, sizeof(ttl_out), "%lldms", (long long)(ttl_ns / 1000000 ? ttl_ns / 1000000 : 1));
-	struct passwd *pw = getpwuid(geteuid());
 	json_t *body = json_pack("{s:s, s:s, s:f, s:s, s:s, s:s, s:s?, s:s, s:b}", "selector", sel, "level", level, "keep", keep, "ttl", ttl_out,
-		"reason", cli_opt(&c.args, "reason") ?: "", "owner", pw ? pw->pw_name : "unknown", "where", where, "scope", cli_flag(&c.args, "marked") ? "marked" : "all", "dry_run", dry);
+		"reason", cli_opt(&c.args, "reason") ?: "", "owner", cli_who(), "where", where, "scope", cli_flag(&c.args, "marked") ? "marked" : "all", "dry_run", dry);
 	if (!body)
 		return cli_fail_usage(c.args.cmd, "an argument is not valid UTF-8");
 	if (depth_text || !strcmp(level, "deep"))
@@ -230,6 +232,10 @@ int cli_on(int argc, char **argv)
 		json_object_set_new(body, "max_functions", json_integer(most));
 	if (pause)
 		json_object_set_new(body, "max_pause", json_string(pause));
+	if (!cli_reach(&c.args, body, &e)) {
+		json_decref(body);
+		return cli_fail(&e);
+	}
 	if (hold_text && !dry)
 		cli_hold_signals();
 	int64_t start = clock_mono();
@@ -278,6 +284,7 @@ int cli_on(int argc, char **argv)
 	if (hold_text && !dry)
 		status = hold(&c, id, hold_ns);
 	json_decref(doc);
+	free(put_together);
 	return status;
 }
 

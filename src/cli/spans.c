@@ -35,24 +35,6 @@ void cli_glob(struct buf *b, const char *key, const char *p, size_t n)
 	buf_byte(b, '"');
 }
 
-static char *filter_of(const char *sel)
-{
-	struct buf b = { 0 };
-	if (strchr(sel, '{'))
-		return str_dup(str_of(sel));
-	const char *colon = strchr(sel, ':');
-	buf_add_str(&b, "{ ");
-	if (colon) {
-		cli_glob(&b, "resource.service.name", sel, colon - sel);
-		buf_add_str(&b, " && ");
-	}
-	const char *name = colon ? colon + 1 : sel;
-	cli_glob(&b, "name", name, strlen(name));
-	buf_add_str(&b, " }");
-	buf_byte(&b, 0);
-	return (char *)b.p;
-}
-
 int cli_query(int argc, char **argv)
 {
 	struct cli c;
@@ -63,7 +45,7 @@ int cli_query(int argc, char **argv)
 		return status;
 	struct buf t = { 0 };
 	buf_add_str(&t, "/api/v1/spans");
-	char *q = filter_of(c.args.pos[0]), n[24];
+	char *q = selector_filter(c.args.pos[0]), n[24];
 	client_query(&t, "q", q);
 	free(q);
 	if (cli_range(&c.args, &t, &e) < 0 || (cli_opt(&c.args, "limit") && cli_parse_count(cli_opt(&c.args, "limit"), 1, 10000, &limit, &e) < 0)) {
@@ -164,7 +146,7 @@ int cli_tail(int argc, char **argv)
 		return cli_fail(&e);
 	t.limited = n != NULL;
 	struct buf b = { 0 };
-	char *q = filter_of(c.args.npos ? c.args.pos[0] : "{ }");
+	char *q = selector_filter(c.args.npos ? c.args.pos[0] : "{ }");
 	buf_add_str(&b, "/api/v1/spans/tail");
 	client_query(&b, "q", q);
 	free(q);
@@ -220,7 +202,7 @@ int cli_hot(int argc, char **argv)
 	if (!cli_open(argc, argv, &c, &status))
 		return status;
 	struct buf t = { 0 };
-	char *q = filter_of(c.args.npos ? c.args.pos[0] : "{ }"), n[24];
+	char *q = selector_filter(c.args.npos ? c.args.pos[0] : "{ }"), n[24];
 	buf_add_str(&t, "/api/v1/hot");
 	client_query(&t, "q", q);
 	free(q);

@@ -104,7 +104,7 @@ static int batch(struct cli *c, const char *sel, int64_t iterations, int64_t int
 struct shared {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
-	json_t *stats, *toggles, *status;
+	json_t *stats, *toggles, *status, *alerts;
 	struct err err;
 	bool failed, stop;
 	unsigned version;
@@ -122,10 +122,11 @@ static void *reader(void *arg)
 		strcpy(sel, s->sel);
 		pthread_mutex_unlock(&s->lock);
 		struct err e = { 0 }, ignored;
-		json_t *stats = look(s->cli, sel, &e), *toggles = NULL, *status = NULL;
+		json_t *stats = look(s->cli, sel, &e), *toggles = NULL, *status = NULL, *alerts = NULL;
 		if (stats) {
 			client_json(&s->cli->client, "GET", "/api/v1/toggles", NULL, &toggles, NULL, &ignored);
 			client_json(&s->cli->client, "GET", "/api/v1/status", NULL, &status, NULL, &ignored);
+			client_json(&s->cli->client, "GET", "/api/v1/alerts", NULL, &alerts, NULL, &ignored);
 		}
 		pthread_mutex_lock(&s->lock);
 		s->failed = !stats;
@@ -134,7 +135,8 @@ static void *reader(void *arg)
 			json_decref(s->stats);
 			json_decref(s->toggles);
 			json_decref(s->status);
-			s->stats = stats, s->toggles = toggles, s->status = status;
+			json_decref(s->alerts);
+			s->stats = stats, s->toggles = toggles, s->status = status, s->alerts = alerts;
 		}
 		s->version++;
 		struct timespec until;
@@ -155,7 +157,7 @@ struct history { char key[160]; double v[SPARK]; struct history *next; };
 struct screen {
 	struct shared *s;
 	struct cli *c;
-	json_t *stats, *toggles, *status;
+	json_t *stats, *toggles, *status, *alerts;
 	struct history *histories;
 	unsigned version;
 	int at, first;
@@ -188,6 +190,8 @@ static void take(struct screen *w)
 		json_decref(w->stats);
 		json_decref(w->toggles);
 		json_decref(w->status);
+		json_decref(w->alerts);
+		w->alerts = json_deep_copy(w->s->alerts);
 		w->stats = json_deep_copy(w->s->stats);
 		w->toggles = json_deep_copy(w->s->toggles);
 		w->status = json_deep_copy(w->s->status);
@@ -250,6 +254,16 @@ static void draw(struct screen *w, const json_t *rows)
 		(long long)jint(counts, "sites"), (long long)jint(counts, "on"), fmt_count(&f[1], jnum(w->status, "spans_per_s")), fmt_percent(&f[2], jnum(w->status, "overhead_percent")),
 		fmt_percent(&f[3], jnum(w->status, "budget_percent")));
 	attroff(A_BOLD);
+	const json_t *panic = json_object_get(w->status, "panic"), *next = json_object_get(w->status, "next_expiry_unix_nano");
+	int64_t ends = json_is_number(next) ? (int64_t)json_number_value(next) - clock_wall() : 0, trouble = (int64_t)json_array_size(json_object_get(w->alerts, "alerts"));
+	if (ends > 0)
+		printw("  next off in %s", fmt_duration(&f[4], ends));
+	attron(has_colors() && cli_colour ? COLOR_PAIR(1) : A_REVERSE);
+	if (json_is_object(panic))
+		printw("  PANIC: all off");
+	else if (trouble)
+		printw("  %lld alert%s", (long long)trouble, cli_plural(trouble));
+	attroff(has_colors() && cli_colour ? COLOR_PAIR(1) : A_REVERSE);
 	mvprintw(1, 0, "sort %s%s%s%s  new toggles: keep %s, for %s", sorts[sort_now], w->tree ? ", by service" : "", w->filter[0] ? "  filter " : "", w->filter, w->keep, w->ttl);
 	attron(A_REVERSE);
 	bool narrow = cols < 112;  /* a terminal of 80 columns shows the half that fits, never half a name */

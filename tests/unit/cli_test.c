@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include "cli/cli.h"
+#include "cli/policy.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,7 +91,7 @@ static void test_parser(void **state)
 	assert_int_equal(a.npos, 2);
 	assert_int_equal(PARSE("on", "x", "--levle", "span"), KLIEG_E_USAGE);
 	assert_non_null(strstr(e.hint, "did you mean: --level"));
-	assert_int_equal(PARSE("on"), KLIEG_E_USAGE);
+	assert_int_equal(PARSE("trace"), KLIEG_E_USAGE);
 	assert_int_equal(PARSE("on", "x", "y"), KLIEG_E_USAGE);
 	assert_int_equal(PARSE("on", "x", "--ttl"), KLIEG_E_USAGE);
 	assert_int_equal(PARSE("on", "x", "--json=1"), KLIEG_E_USAGE);
@@ -153,14 +154,14 @@ static void test_waterfall(void **state)
 	json_decref(t);
 }
 
-/* As a shell would cut it: quotes and a comment. */
+/* As a shell would cut it: quotes, a comment, output to a file. */
 static int words(char *s, char **ret, int max)
 {
 	int n = 0;
 	while (*s && n < max - 1) {
 		while (*s == ' ')
 			s++;
-		if (!*s || *s == '#')
+		if (!*s || *s == '#' || *s == '>')
 			break;
 		char *w = ret[n++] = s;
 		char q = 0;
@@ -206,6 +207,88 @@ static void test_call_tree(void **state)
 	json_decref(doc);
 }
 
+static void put_together(const char *sel, const char *field, const char *value, const char *want)
+{
+	char *s = selector_set(sel, field, value);
+	assert_string_equal(s, want);
+	free(s);
+}
+
+static void test_selectors_are_put_together(void **state)
+{
+	put_together("*", ".tenant", "7", "{ .tenant = \"7\" }");
+	put_together("payment:*", ".tenant", "7", "{ resource.service.name = \"payment\" && .tenant = \"7\" }");
+	put_together("payment:fraud.*", ".http.route", "/charge", "{ resource.service.name = \"payment\" && name =~ \"fraud[.].*\" && .http.route = \"/charge\" }");
+	put_together("ns::f", "resource.service.name", "a", "{ name = \"ns::f\" && resource.service.name = \"a\" }");
+	put_together("{ name = \"a && b\" && .tenant = \"7\" && kind = server }", ".tenant", "8", "{ name = \"a && b\" && kind = server && .tenant = \"8\" }");
+	put_together("{ name = \"x\" && .tenant = \"7\" }", ".tenant", "*", "{ name = \"x\" }");
+	put_together("{ .tenant = \"7\" }", ".tenant", "*", "{ }");
+	put_together("{ .tenants = 7 }", ".tenant", "8", "{ .tenants = 7 && .tenant = \"8\" }");
+	put_together("{ name = \"a\" || name = \"b\" }", ".tenant", "7", "{ (name = \"a\" || name = \"b\") && .tenant = \"7\" }");
+	put_together("{ (.a = 1 || .b = 2) && .tenant = \"7\" }", ".tenant", "*", "{ (.a = 1 || .b = 2) }");
+	put_together("{ }", ".tenant", "a\"b\\", "{ .tenant = \"a\\\"b\\\\\" }");
+	put_together("}{", ".tenant", "7", "}{");  /* the server says what is wrong with it */
+	put_together("{ name = \"x", ".tenant", "7", "{ name = \"x");
+}
+
+static void test_diagnostics_point(void **state)
+{
+	struct buf b = { 0 };
+	json_t *d = json_pack("[{s:s,s:i,s:i,s:i,s:s,s:s,s:s},{s:s,s:i,s:i,s:s,s:s,s:n}]", "severity", "error", "line", 2, "column", 9, "end_column", 13, "code", "P140", "message",
+		"`spam` is no level", "hint", "did you mean: span", "severity", "warning", "line", 9, "column", 1, "code", "P207", "message", "policy `x` says nothing", "hint");
+	diag_text(d, "x.yaml", STR("é: 1\n\tlevel: spam\nmore"), &b);
+	same(&b, "x.yaml:2:9: error[P140]: `spam` is no level\n    2 | \tlevel: spam\n      | \t       ^~~~\n  did you mean: span\n"
+		"x.yaml:9:1: warning[P207]: policy `x` says nothing\n");
+	json_decref(d);
+	char *far = base_alloc(100001);
+	memset(far, 'x', 100000);
+	far[100000] = 0;
+	d = json_pack("[{s:s,s:i,s:i,s:i,s:s,s:s}]", "severity", "error", "line", 1, "column", 90000, "end_column", 2000000000, "code", "P101", "message", "m");
+	diag_text(d, "x", (struct str){ far, 100000 }, &b);
+	assert_true(b.n < 600);
+	buf_finish(&b);
+	json_decref(d);
+	free(far);
+}
+
+static void test_differences(void **state)
+{
+	struct buf b = { 0 };
+	json_t *d = diff_lines(STR("1\n2\n3\n4\n5\n6\n7\n8\n9\n"), STR("1\n2\n3\n4\n5\n6\n7\nacht\n9\n10"));
+	assert_true(diff_text(d, &b));
+	same(&b, "...\n  5\n  6\n  7\n- 8\n+ acht\n  9\n+ 10\n");
+	json_decref(d);
+	d = diff_lines(STR("a\nb"), STR("a\nb\n"));
+	assert_false(diff_text(d, &b));
+	json_decref(d);
+	d = diff_lines(STR(""), STR("a"));
+	assert_true(diff_text(d, &b));
+	json_decref(d);
+	buf_finish(&b);
+}
+
+static void test_plan(void **state)
+{
+	struct buf b = { 0 };
+	json_t *d = json_loads("{\"policy\":{\"name\":\"checkout\"},\"changed\":2,\"sites\":4,\"processes\":2,\"budget_percent\":1,\"fits\":false,\"bytes_per_day\":61000000,"
+		"\"predicted\":{\"known\":true,\"spans_per_s\":120,\"cpu_percent\":1.8},\"suggestion\":{\"keep\":0.1,\"text\":\"keep: 10%\"},"
+		"\"changes\":[{\"op\":\"+\",\"pid\":1,\"host\":\"h\",\"service\":\"pay\",\"name\":\"charge\",\"from\":\"off\",\"to\":\"span\"},"
+		"{\"op\":\"+\",\"pid\":2,\"host\":\"h\",\"service\":\"pay\",\"name\":\"charge\",\"from\":\"off\",\"to\":\"span\"}],"
+		"\"rules\":[{\"name\":\"slow\",\"op\":\"+\",\"sites\":4,\"processes\":2,\"replay\":{\"traces\":88410,\"kept\":1204,\"bytes_per_day\":61000000,"
+		"\"window_nano\":3600000000000}}]}", 0, NULL);
+	assert_non_null(d);
+	plan_text(d, false, &b);
+	same(&b, "checkout: 2 changes of level; 4 sites in 2 processes are matched\n+ pay:charge  off -> span  in 2 processes\n+ rule slow: 4 sites in 2 processes\n"
+		"    of the last 1h00m would have kept 1,204 of 88,410 traces, 61.0 MB/day\npredicted: ~120 spans/s, 1.80 % CPU, 61.0 MB/day; budget 1.00 %: does NOT fit\n"
+		"  would fit: keep: 10%\n");
+	json_decref(d);
+	d = json_object();
+	plan_text(d, true, &b);  /* nothing that is not there */
+	rollout_text(d, &b);
+	buf_finish(&b);
+	json_decref(d);
+}
+
 static void test_examples_parse(void **state)
 {
 	for (const struct cli_command *c = cli_commands; c->name; c++) {
@@ -218,8 +301,9 @@ static void test_examples_parse(void **state)
 			struct err e = { 0 };
 			assert_true(n >= 2);
 			assert_string_equal(v[0], "klieg");
-			assert_string_equal(v[1], c->name);
-			if (cli_parse(c, n - 1, v + 1, &a, &e) < 0)
+			int taken;
+			assert_true(cli_lookup(n - 1, v + 1, &taken) == c);
+			if (cli_parse(c, n - taken, v + taken, &a, &e) < 0)
 				fail_msg("%s: %s", *x, e.msg);
 			free(copy);
 		}
@@ -272,7 +356,8 @@ static void test_manual_names_everything(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_formats), cmocka_unit_test(test_durations_and_shares), cmocka_unit_test(test_parser),
-		cmocka_unit_test(test_chunked_bodies_in_any_cut), cmocka_unit_test(test_tables), cmocka_unit_test(test_waterfall), cmocka_unit_test(test_call_tree), cmocka_unit_test(test_examples_parse),
+		cmocka_unit_test(test_chunked_bodies_in_any_cut), cmocka_unit_test(test_tables), cmocka_unit_test(test_waterfall), cmocka_unit_test(test_call_tree), cmocka_unit_test(test_examples_parse), cmocka_unit_test(test_selectors_are_put_together),
+		cmocka_unit_test(test_diagnostics_point), cmocka_unit_test(test_differences), cmocka_unit_test(test_plan),
 		cmocka_unit_test(test_every_error_is_explained), cmocka_unit_test(test_manual_names_everything) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
