@@ -32,7 +32,7 @@ int doc_parse(struct doc *d, struct str yaml, struct policy_diags *diags);
 void doc_finish(struct doc *d);
 static inline bool doc_empty(const struct doc_node *n)
 {
-	return n->kind == DOC_TEXT && n->style == DOC_PLAIN && (!n->text.n || str_is(n->text, "~") || str_is(n->text, "null"));
+	return n->kind == DOC_TEXT && (!n->text.n || (n->style == DOC_PLAIN && (str_is(n->text, "~") || str_is(n->text, "null"))));
 }
 
 /* code "P1.." is an error, "P2.." a warning. at may be NULL: the document's beginning. hint may be NULL. */

@@ -83,20 +83,25 @@ static size_t spaces(struct str s, size_t from, size_t end)
 	return n;
 }
 
-/* The indentation of the first line that is not empty, less the spaces that the value kept of it. */
-static size_t indentation(const struct walk *w)
+/* The least indentation of a line that is not empty. */
+static size_t least_spaces(struct str s, size_t from, size_t end)
 {
-	size_t s = w->s, v = 0;
-	for (;;) {
-		size_t n = spaces(w->src, s, w->end);
-		if (s + n >= w->end || !line_end(w->src.p[s + n])) {
-			while (v < w->val.n && w->val.p[v] == '\n')
-				v++;
-			size_t kept = spaces(w->val, v, w->val.n);
-			return n > kept ? n - kept : 0;
-		}
-		s += n + 1 + (w->src.p[s + n] == '\r' && s + n + 1 < w->end && w->src.p[s + n + 1] == '\n');
+	size_t least = SIZE_MAX;
+	while (from < end) {
+		size_t n = spaces(s, from, end);
+		if (from + n < end && !line_end(s.p[from + n]) && n < least)
+			least = n;
+		for (from += n; from < end && !line_end(s.p[from]);)
+			from++;
+		from++;
 	}
+	return least;
+}
+
+static void skip_spaces(struct walk *w, size_t most)
+{
+	size_t n = spaces(w->src, w->s, w->end);
+	w->s += n < most ? n : most;
 }
 
 static void block(struct walk *w, bool folded)
@@ -105,10 +110,10 @@ static void block(struct walk *w, bool folded)
 		w->s++;
 	if (w->s < w->end)
 		skip_line_end(w);
-	size_t indent = indentation(w);
+	/* What all lines have in front, less what they all kept of it. */
+	size_t have = least_spaces(w->src, w->s, w->end), kept = least_spaces(w->val, 0, w->val.n), indent = have < SIZE_MAX && kept < have ? have - kept : 0;
 	for (;;) {
-		size_t n = spaces(w->src, w->s, w->end);
-		w->s += n < indent ? n : indent;
+		skip_spaces(w, indent);
 		while (w->v < w->target && w->s < w->end && !line_end(at(w, 0))) {
 			w->s++;
 			w->v++;
@@ -127,7 +132,7 @@ static void block(struct walk *w, bool folded)
 			skip_line_end(w);
 			lines++;
 			size_t k = spaces(w->src, w->s, w->end);
-			if (w->s + k < w->end && line_end(w->src.p[w->s + k]))
+			if (k <= indent && w->s + k < w->end && line_end(w->src.p[w->s + k]))
 				w->s += k;
 		}
 		for (; lines && w->v < w->val.n && w->val.p[w->v] == '\n'; lines--)
@@ -135,12 +140,12 @@ static void block(struct walk *w, bool folded)
 				w->s = s;
 				return;
 			}
-		if (w->v < w->val.n && w->val.p[w->v] == ' ' && lines && w->v < w->target)
-			w->v++;
-		else if (w->v >= w->target && w->v < w->val.n && w->val.p[w->v] == ' ' && lines) {
+		bool space = lines && w->v < w->val.n && w->val.p[w->v] == ' ';
+		if (space && w->v >= w->target) {
 			w->s = s;
 			return;
 		}
+		w->v += space;
 	}
 }
 

@@ -32,8 +32,12 @@ struct reader {
 	struct policy_places *rules, *limits;    /* beside p's */
 	const struct doc_node *to;               /* of the escalation that is read */
 };
-/* into: what the object is read into. places: may be NULL. */
-struct key { const char *name; bool required; enum doc_kind kind; void (*read)(struct reader *r, const struct doc_node *n, void *into, struct policy_places *places); };
+/* example: of what must be there; NULL: it may be left away. into: what the object is read into. places: may be NULL. */
+struct key {
+	const char *name, *example;
+	enum doc_kind kind;
+	void (*read)(struct reader *r, const struct doc_node *n, void *into, struct policy_places *places);
+};
 
 static const char *kind_name(enum doc_kind kind) { return kind == DOC_TEXT ? "a text" : kind == DOC_LIST ? "a list" : "an object"; }
 
@@ -56,16 +60,21 @@ static void suggest(char *hint, size_t size, struct str word, const struct key *
 
 static bool is_kind(struct reader *r, const struct doc_node *n, enum doc_kind kind, const char *what)
 {
-	if (n->kind == kind)
-		return true;
-	if (n->kind == DOC_BAD)
-		return false;
-	if (doc_empty(n))
-		doc_diag(&r->d, "P114", n, "give it a value, or leave it away", "`%s` is empty", what);
-	else
-		doc_diag(&r->d, "P110", n, kind == DOC_LIST ? "write each item on a line of its own after `- `, or all in brackets: [a, b]" :
-			kind == DOC_MAP ? "write `key: value` lines below it, indented" : "write one value", "`%s` must be %s, not %s", what, kind_name(kind), kind_name(n->kind));
-	return false;
+	static const char *const hints[] = { [DOC_TEXT] = "write one value; a text that begins with { or [ goes into single quotes",
+		[DOC_LIST] = "write each item on a line of its own after `- `, or all in brackets: [a, b]", [DOC_MAP] = "write `key: value` lines below it, indented" };
+	if (n->kind != kind && n->kind != DOC_BAD)
+		doc_diag(&r->d, "P110", n, hints[kind], "%s must be %s, not %s", what, kind_name(kind), kind_name(n->kind));
+	return n->kind == kind;
+}
+
+static void read_value(struct reader *r, const struct key *key, const struct doc_node *name, const struct doc_node *v, void *into, struct policy_places *places)
+{
+	char what[24];
+	snprintf(what, sizeof what, "`%s`", key->name);
+	if (doc_empty(v))
+		doc_diag(&r->d, "P114", name, key->example ? key->example : "give it a value, or leave it away", "%s is empty", what);
+	else if (is_kind(r, v, key->kind, what))
+		key->read(r, v, into, places);
 }
 
 static void read_map(struct reader *r, const struct doc_node *map, const char *what, const struct key *keys, unsigned nkeys, void *into, struct policy_places *places)
@@ -94,20 +103,11 @@ static void read_map(struct reader *r, const struct doc_node *map, const char *w
 			continue;
 		}
 		seen[i] = k;
-		if (!is_kind(r, v, keys[i].kind, keys[i].name))
-			continue;
-		if (doc_empty(v))
-			doc_diag(&r->d, "P114", v->text.n ? v : k, "give it a value, or leave it away", "`%s` is empty", keys[i].name);
-		else
-			keys[i].read(r, v, into, places);
+		read_value(r, keys + i, k, v, into, places);
 	}
 	for (unsigned i = 0; i < nkeys; i++)
-		if (keys[i].required && !seen[i]) {
-			struct doc_node at = *map;
-			if (map->first)
-				at.end = map->first->end;
-			doc_diag(&r->d, "P113", map->first ? map->first : &at, NULL, "%s has no `%s`", what, keys[i].name);
-		}
+		if (keys[i].example && !seen[i])
+			doc_diag(&r->d, "P113", map->first ? map->first : map, keys[i].example, "%s has no `%s`", what, keys[i].name);
 }
 
 /* ---- values ----------------------------------------------------------------------------------------------------------------- */
@@ -257,8 +257,8 @@ static void to(struct reader *r, const struct doc_node *n, void *into, struct po
 	if (read_level(r, n, &((struct policy_trigger *)into)->to))
 		r->to = n;
 }
-static const struct key trigger_keys[] = { { "when", true, DOC_TEXT, when }, { "over", false, DOC_TEXT, over }, { "to", true, DOC_TEXT, to },
-	{ "decay", false, DOC_TEXT, decay }, { "cooldown", false, DOC_TEXT, cooldown } };
+static const struct key trigger_keys[] = { { "when", "when: '{ name = \"x\" } | quantile_over_time(duration, .99) > 250ms'", DOC_TEXT, when }, { "over", NULL, DOC_TEXT, over }, { "to", "to: detail", DOC_TEXT, to },
+	{ "decay", NULL, DOC_TEXT, decay }, { "cooldown", NULL, DOC_TEXT, cooldown } };
 #define NKEYS(a) (unsigned)(sizeof (a) / sizeof *(a))
 
 /* ---- rules ---------------------------------------------------------------------------------------------------------------------- */
@@ -332,7 +332,7 @@ static char **read_texts(struct reader *r, const struct doc_node *list, const ch
 	char **out = base_calloc(list->n + 1, sizeof *out);
 	for (const struct doc_node *i = list->first; i; i = i->next) {
 		char *s = NULL;
-		if (!is_kind(r, i, DOC_TEXT, what))
+		if (!is_kind(r, i, DOC_TEXT, "an item"))
 			continue;
 		if (names)
 			s = read_name(r, i, "a destination");
@@ -377,7 +377,7 @@ static void rule_rollout(struct reader *r, const struct doc_node *n, void *into,
 	rule->rollout = base_calloc(n->n + 1, sizeof *rule->rollout);
 	for (const struct doc_node *i = n->first; i; i = i->next) {
 		struct policy_step s, *before = rule->nrollout ? rule->rollout + rule->nrollout - 1 : NULL;
-		if (!is_kind(r, i, DOC_TEXT, "rollout"))
+		if (!is_kind(r, i, DOC_TEXT, "a step"))
 			continue;
 		if (!value_step(i->text, &s) || (!s.processes && !(s.share > 0 && s.share <= 1)))
 			doc_diag(&r->d, "P144", i, "[1 process, 10%, 100%]", "`%.*s` is no step of a rollout", SHOWN(i->text));
@@ -389,10 +389,11 @@ static void rule_rollout(struct reader *r, const struct doc_node *n, void *into,
 	}
 }
 
-static const struct key rule_keys[] = { { "name", true, DOC_TEXT, rule_name }, { "match", true, DOC_TEXT, rule_match }, { "level", false, DOC_TEXT, rule_level },
-	{ "keep", false, DOC_TEXT, rule_keep }, { "escalate", false, DOC_MAP, rule_escalate }, { "redact", false, DOC_LIST, rule_redact },
-	{ "send", false, DOC_LIST, rule_send }, { "retain", false, DOC_TEXT, rule_retain }, { "rollout", false, DOC_LIST, rule_rollout },
-	{ "for", false, DOC_TEXT, rule_for } };
+static const char match_example[] = "match: '{ resource.service.name = \"checkout\" }'; all is '{ }'";
+static const struct key rule_keys[] = { { "name", "name: slow-payments", DOC_TEXT, rule_name }, { "match", match_example, DOC_TEXT, rule_match }, { "level", NULL, DOC_TEXT, rule_level },
+	{ "keep", NULL, DOC_TEXT, rule_keep }, { "escalate", NULL, DOC_MAP, rule_escalate }, { "redact", NULL, DOC_LIST, rule_redact },
+	{ "send", NULL, DOC_LIST, rule_send }, { "retain", NULL, DOC_TEXT, rule_retain }, { "rollout", NULL, DOC_LIST, rule_rollout },
+	{ "for", NULL, DOC_TEXT, rule_for } };
 
 static void read_rules(struct reader *r, const struct doc_node *list, void *into, struct policy_places *at)
 {
@@ -466,8 +467,8 @@ static void limit_level(struct reader *r, const struct doc_node *n, void *into, 
 	read_level(r, n, &((struct policy_limit *)into)->level);
 }
 
-static const struct key limit_keys[] = { { "match", true, DOC_TEXT, limit_match }, { "overhead", false, DOC_TEXT, limit_overhead },
-	{ "rate", false, DOC_TEXT, limit_rate }, { "level", false, DOC_TEXT, limit_level } };
+static const struct key limit_keys[] = { { "match", match_example, DOC_TEXT, limit_match }, { "overhead", NULL, DOC_TEXT, limit_overhead },
+	{ "rate", NULL, DOC_TEXT, limit_rate }, { "level", NULL, DOC_TEXT, limit_level } };
 
 static void read_limits(struct reader *r, const struct doc_node *list, void *into, struct policy_places *at)
 {
@@ -497,7 +498,7 @@ static void read_limits(struct reader *r, const struct doc_node *list, void *int
 
 static void policy_name(struct reader *r, const struct doc_node *n, void *into, struct policy_places *at) { r->p->name = read_name(r, n, "a policy"); }
 
-static const struct key policy_keys[] = { { "policy", true, DOC_TEXT, policy_name }, { "rules", false, DOC_LIST, read_rules }, { "limits", false, DOC_LIST, read_limits } };
+static const struct key policy_keys[] = { { "policy", "policy: checkout", DOC_TEXT, policy_name }, { "rules", NULL, DOC_LIST, read_rules }, { "limits", NULL, DOC_LIST, read_limits } };
 
 static int by_place(const void *x, const void *y)
 {

@@ -33,7 +33,7 @@ enum trigger_move trigger_step(const struct policy_trigger *t, struct trigger_st
 		s->breached = breached;
 		s->calm = calm;
 	}
-	if (breached && s->level < t->to && now_ns >= s->quiet_until_ns && now_ns - s->since_ns >= t->over_ns) {
+	if (breached && s->level < t->to && (!s->quiet_until_ns || now_ns >= s->quiet_until_ns) && now_ns - s->since_ns >= t->over_ns) {
 		s->level++;
 		s->since_ns = now_ns;
 		return TRIGGER_UP;
