@@ -1,4 +1,5 @@
-/* Charges. Fault lock: the ledger's mutex is held across slow work. Fault tenant: fraud scoring of tenant 7 goes quadratic. */
+/* Charges. Fault lock: the ledger's mutex is held across slow work. Fault tenant: fraud scoring of tenant 7 goes quadratic. Fault audit: every charge walks the
+ * whole ledger, with a probe in the innermost loop: nothing while it is off, dear when somebody switches it on. */
 #define KLIEG_COMPONENT "payment"
 #include "service.h"
 #include <pthread.h>
@@ -6,9 +7,11 @@
 #include <string.h>
 #include <time.h>
 
+enum { LEDGER_ENTRIES = 20000 };
 static struct fault faults[] = {
 	{ "lock", "holds the ledger's lock across slow work", 0 },
 	{ "tenant", "scoring fraud for tenant 7 takes very long", 0 },
+	{ "audit", "every charge walks the whole ledger", 0 },
 	{ 0 },
 };
 static pthread_mutex_t ledger = PTHREAD_MUTEX_INITIALIZER;
@@ -18,6 +21,17 @@ static void score_fraud(const char *tenant)
 {
 	KLIEG_SPAN("fraud.score", KLIEG_STR("tenant", tenant));
 	service_work(atomic_load(&faults[1].on) && !strcmp(tenant, "7") ? 15000 : 60);
+}
+
+static unsigned walk_ledger(void)
+{
+	KLIEG_SPAN("ledger.audit");
+	unsigned sum = 0;
+	for (unsigned i = 0; i < LEDGER_ENTRIES; i++) {
+		KLIEG_SPAN("ledger.entry", KLIEG_INT("entry", i));
+		sum = sum * 31 + i;
+	}
+	return sum;
 }
 
 static void book(void)
@@ -43,7 +57,8 @@ static void charge(struct request *r)
 		KLIEG_SENSITIVE(KLIEG_STR("card.number", "4111 1111 1111 1111")));
 	score_fraud(r->tenant);
 	book();
-	snprintf(r->body, sizeof r->body, "{\"booked\":%ld}\n", booked);
+	unsigned sum = atomic_load(&faults[2].on) ? walk_ledger() : 0;
+	snprintf(r->body, sizeof r->body, "{\"booked\":%ld,\"audit\":%u}\n", booked, sum);
 }
 
 int main(int argc, char **argv)
