@@ -1,5 +1,6 @@
 /* The control surface: docs/agent-protocol.md, method by method. Requests come through a queue and are answered on the agent thread,
  * between two slices of draining. */
+#include "agent/plugins.h"
 #include "agent/state.h"
 #include <stdlib.h>
 #include <unistd.h>
@@ -571,6 +572,8 @@ static void run(struct agent *a, struct request *r)
 		rc = callees(a, r->params, &o, &e);
 	else if (!strcmp(m, "candidates"))
 		o = candidates(a);
+	else if (!strcmp(m, "plugins"))
+		o = json_pack("{s:o}", "plugins", plugins_available());
 	else if (!strcmp(m, "health"))
 		o = health(a);
 	else

@@ -6,6 +6,7 @@
 #include "klieg/plugin.h"
 #include "ptrace/inject.h"
 #include "wire/plugin_area.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
@@ -51,10 +52,22 @@ static bool name_of(const char *spec, char *ret, size_t size)
 	return true;
 }
 
+/* Where plugins are looked for, as "DIR:DIR:..."; the first is whoever set KLIEG_PLUGIN_PATH, then beside this executable. */
+static void plugin_dirs(char *ret, size_t size, char ret_exe[400])
+{
+	const char *env = getenv("KLIEG_PLUGIN_PATH");
+	ssize_t got = readlink("/proc/self/exe", ret_exe, 399);
+	ret_exe[got > 0 ? got : 0] = 0;
+	char *slash = strrchr(ret_exe, '/');
+	if (slash)
+		*slash = 0;
+	snprintf(ret, size, "%.300s%s%s/plugins:%s/../plugins:%s/../lib/klieg/plugins:%s/../lib/x86_64-linux-gnu/klieg/plugins", env ? env : "", env ? ":" : "", ret_exe, ret_exe,
+		ret_exe, ret_exe);
+}
+
 static int find_file(const char *spec, const char *name, char *ret_path, size_t size, struct err *e)
 {
-	char exe[400] = "", dirs[1600], *save = NULL;
-	const char *env = getenv("KLIEG_PLUGIN_PATH");
+	char exe[400], dirs[2200], *save = NULL;
 	size_t n = strcspn(spec, ":");
 	if (memchr(spec, '/', n)) {
 		snprintf(ret_path, size, "%.*s", (int)n, spec);
@@ -62,11 +75,7 @@ static int find_file(const char *spec, const char *name, char *ret_path, size_t 
 			return 0;
 		return err_set(e, KLIEG_E_NOT_FOUND, "cannot read the plugin %s: %s", ret_path, strerror(errno));
 	}
-	ssize_t got = readlink("/proc/self/exe", exe, sizeof exe - 1);
-	char *slash = got > 0 ? strrchr(exe, '/') : NULL;
-	if (slash)
-		*slash = 0;
-	snprintf(dirs, sizeof dirs, "%.300s%s%s/plugins:%s/../plugins:%s/../lib/klieg/plugins:%s/../lib/x86_64-linux-gnu/klieg/plugins", env ? env : "", env ? ":" : "", exe, exe, exe, exe);
+	plugin_dirs(dirs, sizeof dirs, exe);
 	for (char *d = strtok_r(dirs, ":", &save); d; d = strtok_r(NULL, ":", &save))
 		for (int nested = 0; nested < 2; nested++) {
 			snprintf(ret_path, size, nested ? "%s/%s/%s.so" : "%s/%s.so", d, name, name);
@@ -77,6 +86,46 @@ static int find_file(const char *spec, const char *name, char *ret_path, size_t 
 		}
 	err_set(e, KLIEG_E_NOT_FOUND, "there is no plugin \"%s\"", name);
 	return err_hint(e, "looked in %s/plugins and ../lib/klieg/plugins; KLIEG_PLUGIN_PATH names more places", exe);
+}
+
+static bool add_name(json_t *list, const char *dir, const char *file)
+{
+	char name[64], path[900];
+	size_t n = strlen(file), k;
+	json_t *v;
+	if (n < 4 || strcmp(file + n - 3, ".so") || !name_of(file, name, sizeof name))
+		return false;
+	json_array_foreach(list, k, v)
+		if (!strcmp(json_string_value(json_object_get(v, "name")), name))
+			return false;
+	snprintf(path, sizeof path, "%.500s/%.300s", dir, file);
+	json_array_append_new(list, json_pack("{s:s,s:s}", "name", name, "path", path));
+	return true;
+}
+
+/* Those that --plugin finds by their name. */
+json_t *plugins_available(void)
+{
+	char exe[400], dirs[2200], nested[900], *save = NULL;
+	json_t *list = json_array();
+	plugin_dirs(dirs, sizeof dirs, exe);
+	for (char *d = strtok_r(dirs, ":", &save); d; d = strtok_r(NULL, ":", &save)) {
+		DIR *in = opendir(d);
+		for (struct dirent *e; in && (e = readdir(in));) {
+			if (e->d_name[0] == '.' || add_name(list, d, e->d_name))
+				continue;
+			snprintf(nested, sizeof nested, "%.500s/%.250s/%.100s.so", d, e->d_name, e->d_name);
+			if (!strchr(e->d_name, '.') && access(nested, R_OK) == 0) {
+				char file[400];
+				snprintf(nested, sizeof nested, "%.500s/%.250s", d, e->d_name);
+				snprintf(file, sizeof file, "%.250s.so", e->d_name);
+				add_name(list, nested, file);
+			}
+		}
+		if (in)
+			closedir(in);
+	}
+	return list;
 }
 
 static void option(const char *spec, const char *key, char *ret, size_t size)

@@ -29,5 +29,7 @@ json_t *plugin_libraries(const struct plugin *pl, uint32_t n); /* globs of the f
 json_t *plugin_apply(struct process *p, const struct plugin *pl, json_t *notes);
 void plugins_inherit(struct process *p, const struct process *from);
 
+json_t *plugins_available(void); /* [{"name","path"}] of those that are found by name; any thread */
+
 /* plugin_check.c: loads the file in a forked child and asks it what a process would: 0, or < 0 and why not. */
 int plugin_check(const char *path, char ret_text[256]);

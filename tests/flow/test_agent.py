@@ -63,3 +63,16 @@ def test_agent_restart_goes_on_and_the_account_balances(tmp_path):
 		if agent:
 			agent.proc.stdin.close()
 			assert agent.proc.wait(10) == 0
+
+
+def test_the_agent_tells_which_instrumentors_there_are(tmp_path, monkeypatch):
+	monkeypatch.setenv("KLIEG_PLUGIN_PATH", os.path.join(BUILD, "plugins"))
+	agent = Agent(str(tmp_path / "s" / "a.sock"))
+	try:
+		names = {p["name"]: p["path"] for p in agent("plugins")["plugins"]}
+		shipped = {d for d in os.listdir(os.path.join(TOP, "plugins")) if os.path.isdir(os.path.join(TOP, "plugins", d))}
+		assert shipped and all(os.access(path, os.R_OK) for path in names.values())
+		assert shipped <= set(names), shipped - set(names)
+	finally:
+		agent.proc.stdin.close()
+		assert agent.proc.wait(10) == 0
