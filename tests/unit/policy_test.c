@@ -172,6 +172,10 @@ static void policy_golden(void **state)
 			fail_msg("%.4s is not in docs/policy.md", c);
 	}
 	assert_true(documented >= 30);
+	/* And its example is one. */
+	char *example = strstr((char *)docs.p, "```yaml\n") + 8, *after = strstr(example, "```");
+	*after = 0;
+	policy_destroy(parse(example));
 	buf_finish(&docs);
 	buf_finish(&out);
 	buf_finish(&file);
@@ -562,8 +566,66 @@ static void match_agrees_with_evaluation(void **state)
 	match_destroy(NULL);
 }
 
-int main(void)
+/* ---- for policy_schema.py ---------------------------------------------------------------------------------------------------- */
+
+/* As YAML 1.2's core schema has it, and so editors. */
+static json_t *json_of(const struct doc_node *n)
 {
+	double v;
+	if (n->kind == DOC_TEXT) {
+		if (n->style == DOC_PLAIN && (!n->text.n || doc_empty(n)))
+			return json_null();
+		if (n->style == DOC_PLAIN && (str_is(n->text, "true") || str_is(n->text, "false")))
+			return json_boolean(n->text.p[0] == 't');
+		return n->style == DOC_PLAIN && value_number(n->text, &v) ? json_real(v) : json_stringn(n->text.p, n->text.n);
+	}
+	json_t *j = n->kind == DOC_LIST ? json_array() : json_object();
+	for (const struct doc_node *i = n->first; i; i = i->next)
+		if (n->kind == DOC_LIST) {
+			json_array_append_new(j, json_of(i));
+		} else {
+			json_object_set_new(j, i->kind == DOC_TEXT ? i->text.p : "?", json_of(i->next));
+			i = i->next;
+		}
+	return j;
+}
+
+/* Each golden document that is YAML: {title, codes, document}. */
+static int print_golden(void)
+{
+	struct buf file = { 0 };
+	json_t *all = json_array();
+	if (buf_read_file(POLICY_GOLDEN, 1u << 20, &file) < 0)
+		return 1;
+	buf_byte(&file, 0);
+	for (char *at = (char *)file.p; (at = strstr(at, "\n=== "));) {
+		char *text = strchr(++at, '\n') + 1;
+		struct str yaml = { text, (size_t)(strstr(text, "---\n") - text) };
+		struct policy *p = NULL;
+		struct policy_diags diags;
+		struct doc d;
+		json_t *codes = json_array();
+		if (policy_parse(yaml, &p, &diags) >= 0)
+			policy_destroy(p);
+		for (uint32_t i = 0; i < diags.n; i++)
+			json_array_append_new(codes, json_string(diags.list[i].code));
+		policy_diags_finish(&diags);
+		if (doc_parse(&d, yaml, &diags) >= 0)
+			json_array_append_new(all, json_pack("{s:s%,s:O,s:o}", "title", at + 4, (size_t)(text - at - 5), "codes", codes, "document", json_of(d.root)));
+		json_decref(codes);
+		doc_finish(&d);
+		policy_diags_finish(&diags);
+	}
+	json_dumpf(all, stdout, JSON_INDENT(1));
+	json_decref(all);
+	buf_finish(&file);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && !strcmp(argv[1], "--golden-as-json"))
+		return print_golden();
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(policy_of_the_design), cmocka_unit_test(policy_golden), cmocka_unit_test(policy_limits), cmocka_unit_test(policy_places),
 		cmocka_unit_test(trigger_climbs_and_decays), cmocka_unit_test(trigger_does_not_flap), cmocka_unit_test(trigger_unknown_and_clocks),
