@@ -73,14 +73,18 @@ static int find_library(char *ret_path, size_t size, struct err *e)
 	return err_hint(e, "set KLIEG_LIBRARY=/path/to/libklieg.so for the agent");
 }
 
+/* Can libklieg not be loaded, but the kernel's probes watch it? */
+static bool from_outside(const struct inject_preflight *b, const json_t *params)
+{
+	return (b->obstacle == INJECT_STATIC || b->obstacle == INJECT_MUSL || b->obstacle == INJECT_OLD_LIBC) && !json_is_false(json_object_get(params, "uprobes"));
+}
+
 static int work(struct attach_job *j)
 {
 	int rc = j->loaded ? 0 : inject_preflight(j->pid, &j->before, &j->e);
 	if (rc < 0)
 		return rc;
-	j->outside = !j->loaded && (j->before.obstacle == INJECT_STATIC || j->before.obstacle == INJECT_MUSL || j->before.obstacle == INJECT_OLD_LIBC);
-	if (j->outside && json_is_false(json_object_get(j->params, "uprobes")))
-		j->outside = false;
+	j->outside = !j->loaded && from_outside(&j->before, j->params);
 	if (!j->loaded && !j->outside && j->before.obstacle != INJECT_NONE) {
 		static const enum klieg_error codes[] = { [INJECT_GONE] = KLIEG_E_NO_TARGET, [INJECT_ZOMBIE] = KLIEG_E_NO_TARGET, [INJECT_TRACED] = KLIEG_E_CONFLICT,
 			[INJECT_PERMISSION] = KLIEG_E_DENIED, [INJECT_YAMA] = KLIEG_E_DENIED, [INJECT_SELF] = KLIEG_E_UNSUPPORTED };
@@ -164,8 +168,9 @@ void attach_request(struct agent *a, struct request *r)
 		struct inject_preflight b;
 		rc = inject_preflight(pid, &b, &e);
 		if (rc >= 0)
-			control_reply(r, 0, json_pack("{s:i,s:b,s:s,s:b,s:b,s:b,s:b,s:b,s:b,s:i}", "pid", (int)pid, "attachable", b.obstacle == INJECT_NONE, "why", b.text,
-				"seccomp", b.seccomp, "other_user", b.other_user, "not_dumpable", b.not_dumpable, "chroot", b.chroot, "mount_namespace", b.mount_ns,
+			control_reply(r, 0, json_pack("{s:i,s:b,s:s,s:s,s:b,s:b,s:b,s:b,s:b,s:b,s:i}", "pid", (int)pid, "attachable",
+				b.obstacle == INJECT_NONE || from_outside(&b, r->params), "mechanism", b.obstacle == INJECT_NONE ? "gate" : from_outside(&b, r->params) ? "uprobe" : "none",
+				"why", b.text, "seccomp", b.seccomp, "other_user", b.other_user, "not_dumpable", b.not_dumpable, "chroot", b.chroot, "mount_namespace", b.mount_ns,
 				"pid_namespace", b.pid_ns, "threads", (int)b.threads), NULL);
 		else
 			control_reply(r, rc, NULL, &e);

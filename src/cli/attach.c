@@ -132,9 +132,10 @@ static bool print_check(const json_t *a)
 	static const struct { const char *key, *text; } seen[] = { { "seccomp", "runs under a seccomp filter" }, { "other_user", "of another user" },
 		{ "not_dumpable", "not dumpable" }, { "chroot", "in another root directory" }, { "mount_namespace", "in another mount namespace" },
 		{ "pid_namespace", "in another PID namespace" } };
-	bool ok = json_is_true(json_object_get(a, "attachable"));
-	printf("process %lld %s", (long long)jint(a, "pid"), ok ? "can be attached to" : "cannot be attached to: ");
-	if (!ok)
+	bool ok = json_is_true(json_object_get(a, "attachable")), outside = ok && !strcmp(jstr(a, "mechanism"), "uprobe");
+	printf("process %lld %s", (long long)jint(a, "pid"), outside ? "can be attached to, from outside by the kernel's probes (slower; no arguments): " : ok ? "can be attached to" :
+		"cannot be attached to: ");
+	if (!ok || outside)
 		print_text(stdout, jstr(a, "why"));
 	printf("\n");
 	if (jint(a, "threads"))
