@@ -123,6 +123,7 @@ const struct cli_command cli_commands[] = {
 		"Prints the plan, asks on a terminal, and applies. A rollout in steps is shown as it goes: the step, and how the first processes fare compared with the rest. Ctrl-C leaves "
 		"it running. Exit status 6 when it rolled itself back or would not fit the budget, 2 when somebody else changed the policy meanwhile.",
 		OPTS(O_WHY { 0, "now", NULL, "everywhere at once, whatever its rollout says" }, { 0, "steps", NULL, "in steps (1 process, 10%, 100%), whatever its rollout says" },
+			{ 0, "soak", "DURATION", "watch each step for this long (default: 30s)" },
 			{ 0, "expect", "N", "only if N is the current version; 0: only if there is none (default: the one that was planned against)" },
 			{ 'y', "yes", NULL, "do not ask" }, { 0, "force", NULL, "although it is predicted not to fit the budget" },
 			{ 0, "no-wait", NULL, "do not stay until the rollout has ended" },

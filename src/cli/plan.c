@@ -130,6 +130,11 @@ void plan_text(const json_t *plan, bool wide, struct buf *b)
 		buf_printf(b, "; budget %s: %s%s%s", fmt_percent(&f, jnum(plan, "budget_percent")), json_is_false(json_object_get(plan, "fits")) ? style("red") : style("green"),
 			json_is_false(json_object_get(plan, "fits")) ? "does NOT fit" : "fits", style("off"));
 	buf_byte(b, '\n');
+	json_array_foreach(json_object_get(plan, "warnings"), i, r) {
+		buf_printf(b, "%swarning%s: ", style("yellow"), style("off"));
+		fmt_safe(b, json_string_value(r) ? json_string_value(r) : jstr(r, "message"), 0);
+		buf_byte(b, '\n');
+	}
 	if (json_is_object(hint))
 		buf_printf(b, "  would fit: %s\n", *jstr(hint, "text") ? jstr(hint, "text") : fmt_percent(&f, jnum(hint, "keep") * 100));
 }

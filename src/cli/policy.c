@@ -288,7 +288,7 @@ static int apply_doc(struct cli *c, const struct policy_file *f, size_t i)
 	struct err e = { 0 };
 	int status = CLI_OK, rc;
 	int64_t expect = 0;
-	const char *expect_text = cli_opt(&c->args, "expect");
+	const char *expect_text = cli_opt(&c->args, "expect"), *soak = cli_opt(&c->args, "soak");
 	bool now = cli_flag(&c->args, "now"), steps = cli_flag(&c->args, "steps");
 	json_t *plan = plan_of(c, f, i, &status), *doc = NULL;
 	if (!plan)
@@ -320,6 +320,10 @@ static int apply_doc(struct cli *c, const struct policy_file *f, size_t i)
 	}
 	if (now || steps)
 		json_object_set_new(body, "rollout", json_string(now ? "now" : "steps"));
+	if (soak)
+		json_object_set_new(body, "soak", json_string(soak));
+	if (cli_flag(&c->args, "force"))
+		json_object_set_new(body, "force", json_true());
 	struct buf t = { 0 };
 	client_path(&t, "/api/v1/policies/", name, "");
 	buf_byte(&t, 0);
@@ -335,11 +339,17 @@ static int apply_doc(struct cli *c, const struct policy_file *f, size_t i)
 	struct fmt fm;
 	if (for_people(c)) {
 		printf("%s%s version %lld%s", style("bold"), name, (long long)jint(doc, "version"), style("off"));
-		if (in_steps)
+		if (json_is_true(json_object_get(doc, "unchanged")))
+			printf(" has this text already: nothing was changed\n");
+		else if (in_steps)
 			printf(" goes out in %zu steps\n", json_array_size(json_object_get(rollout, "steps")));
 		else
 			printf(" is in force: acknowledged in %s\n", fmt_duration(&fm, jnum(doc, "ack_nano")));
-		if (expect)
+		if (*jstr(doc, "warning"))
+			fprintf(stderr, "warning: %s\n", jstr(doc, "warning"));
+		if (json_is_true(json_object_get(doc, "unchanged")))
+			;
+		else if (expect)
 			printf("  undo      klieg policy rollback %s --to %lld --reason WHY\n", name, (long long)expect);
 		else
 			printf("  undo      klieg policy off %s --reason WHY\n", name);
@@ -368,6 +378,9 @@ int cli_policy_apply(int argc, char **argv)
 	int status = CLI_OK;
 	if (!cli_open(argc, argv, &c, &status))
 		return status;
+	int64_t ns;
+	if (cli_opt(&c.args, "soak") && cli_parse_duration(cli_opt(&c.args, "soak"), &ns, &e) < 0)
+		return cli_fail(&e);
 	if (cli_flag(&c.args, "now") && cli_flag(&c.args, "steps"))
 		return cli_fail_usage(c.args.cmd, "--now and --steps exclude each other");
 	if (policy_file_read(c.args.pos[0], &f, &e) < 0)
