@@ -54,7 +54,6 @@ uint32_t doc_locate(const struct doc *d, const struct doc_node *n, size_t at);
 
 /* value.c: texts of YAML -> numbers, and back. False: not one. */
 bool value_number(struct str s, double *ret_v);
-bool value_duration(struct str s, int64_t *ret_ns);          /* 30s, 1h30m, 1.5s */
 bool value_percent(struct str s, double *ret_share);         /* 10% -> 0.1 */
 bool value_rate(struct str s, double *ret_per_s);            /* 200/s */
 bool value_step(struct str s, struct policy_step *ret_step); /* 10%, 1 process, 3 processes */

@@ -1,6 +1,7 @@
 /* Document -> policy: each key has a row in a table that says its kind and who reads it. Everything that is wrong is told at its place, so reading
  * goes on after an error with what can be read; a policy comes out only if there was none. */
 #include "policy/doc.h"
+#include "model/duration.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -130,7 +131,7 @@ static void read_duration(struct reader *r, const struct doc_node *n, const char
 {
 	int64_t v;
 	double bare;
-	if (!value_duration(n->text, &v)) {
+	if (duration_parse(n->text, &v) < 0) {
 		bool number = value_number(n->text, &bare);
 		doc_diag(&r->d, "P142", n, number ? "write the unit: 30s, 5m, 1h30m" : "a number and a unit: 500ms, 30s, 5m, 1h30m, 3d", number ? "`%s: %.*s` has no unit" :
 			"`%s: %.*s` is not a duration", what, SHOWN(n->text));

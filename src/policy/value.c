@@ -1,7 +1,6 @@
-/* The small texts of a policy: durations, shares, rates, rollout steps. Pure. */
+/* The small texts of a policy: shares, rates, rollout steps, durations as they are printed. Pure. */
 #include "policy/doc.h"
 #include <ctype.h>
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -19,38 +18,6 @@ bool value_number(struct str s, double *ret_v)
 	if (*end || !isfinite(v))
 		return false;
 	*ret_v = v;
-	return true;
-}
-
-static const struct { const char *text; int64_t ns; } units[] = { { "ns", 1 }, { "us", 1000 }, { "\xc2\xb5s", 1000 }, { "\xce\xbcs", 1000 }, { "ms", 1000000 },
-	{ "s", 1000000000 }, { "m", 60000000000 }, { "h", 3600000000000 }, { "d", 86400000000000 }, { "w", 604800000000000 }, { "y", 31536000000000000 } };
-
-bool value_duration(struct str s, int64_t *ret_ns)
-{
-	double sum = 0;
-	size_t i = 0;
-	if (!s.n)
-		return false;
-	while (i < s.n) {
-		size_t from = i;
-		while (i < s.n && (isdigit((unsigned char)s.p[i]) || s.p[i] == '.'))
-			i++;
-		double v;
-		if (i == from || s.p[from] == '.' || s.p[i - 1] == '.' || !value_number((struct str){ s.p + from, i - from }, &v))
-			return false;
-		from = i;
-		while (i < s.n && !isdigit((unsigned char)s.p[i]) && s.p[i] != '.')
-			i++;
-		size_t k = 0, n = sizeof units / sizeof *units;
-		while (k < n && !str_eq((struct str){ s.p + from, i - from }, str_of(units[k].text)))
-			k++;
-		if (k == n)
-			return false;
-		sum += v * (double)units[k].ns;
-	}
-	if (!(sum < 9.2e18))
-		return false;
-	*ret_ns = (int64_t)(sum + .5);
 	return true;
 }
 
