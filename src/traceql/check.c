@@ -185,7 +185,7 @@ int traceql_check_profile(const struct traceql *q, enum tq_profile profile, stru
 		struct buf b = { 0 };
 		traceql_print(q, &b);
 		err_at(e, KLIEG_E_TYPE, q->mixed_line, q->mixed_column, "&& and || are mixed without parentheses");
-		err_hint(e, "as it stands it means %.*s", (int)(b.n > 200 ? 200 : b.n), (const char *)b.p);
+		err_hint(e, "write them: as it stands it means %.*s", (int)(b.n > 200 ? 200 : b.n), (const char *)b.p);
 		buf_finish(&b);
 		rc = KLIEG_E_TYPE;
 	}

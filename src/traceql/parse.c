@@ -385,12 +385,18 @@ static int check_end(struct tq_parser *p, unsigned parens)
 			return rc;
 		if (p->t.kind == TOK_WORD && tq_metric_fn_of(p->t.text) >= 0 && !parens)
 			return tq_parse_metric(p);
+		if (p->t.kind == TOK_WORD && tq_metric_fn_of(p->t.text) >= 0)
+			return tq_unsupported(p, &p->t, "metrics in parentheses");
 		if (p->t.kind == TOK_WORD && (what = tq_stage_name(p->t.text)))
 			return tq_unsupported(p, &p->t, what);
 		if (p->t.kind == TOK_LBRACE || p->t.kind == TOK_LPAREN || p->t.kind == TOK_LITERAL)
 			return tq_unsupported(p, &t, "pipelines");
-		return p->t.kind == TOK_WORD ? FAIL(p, &p->t, KLIEG_E_SYNTAX, "unknown stage `%.*s` after `|`", SHOW(p->t.text))
-			: FAIL(p, &p->t, KLIEG_E_SYNTAX, "a stage was expected after `|`");
+		if (p->t.kind == TOK_WORD)
+			FAIL(p, &p->t, KLIEG_E_SYNTAX, "unknown stage `%.*s` after `|`", SHOW(p->t.text));
+		else
+			FAIL(p, &p->t, KLIEG_E_SYNTAX, "a stage was expected after `|`");
+		return p->metrics ? err_hint(p->lex.e, "the metrics are rate, count_over_time, min_over_time, max_over_time, avg_over_time, sum_over_time, histogram_over_time, quantile_over_time")
+			: p->lex.e->code;
 	case TOK_WORD:
 		if ((what = tq_stage_name(t.text)))
 			return tq_unsupported(p, &t, what);

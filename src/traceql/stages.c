@@ -205,8 +205,10 @@ int tq_parse_metric(struct tq_parser *p)
 		return err_hint(p->lex.e, "leave away what follows the `}`; metrics with a threshold stand in a policy's `escalate.when`"), KLIEG_E_TYPE;
 	}
 	int rc = tq_next(p);
-	if (rc < 0 || (rc = expect(p, TOK_LPAREN, "`(`")) < 0)
+	if (rc < 0)
 		return rc;
+	if ((rc = expect(p, TOK_LPAREN, "`(`")) < 0)
+		return err_hint(p->lex.e, s.fn == TQ_RATE || s.fn == TQ_COUNT ? "write `%s()`" : "write `%s(duration)`", metric_fns[s.fn]), rc;
 	s.of_field = s.fn != TQ_RATE && s.fn != TQ_COUNT;
 	struct tq_token at = p->t;
 	if (!s.of_field && p->t.kind != TOK_RPAREN && p->t.kind != TOK_END) {

@@ -200,9 +200,9 @@ static bool required(const struct traceql *a, uint16_t i, const struct traceql *
 	const struct tq_node *xf = a->nodes + x->l, *xv = a->nodes + x->r, *yf = b->nodes + y->l, *yv = b->nodes + y->r;
 	if (xf->op != OP_FIELD || xv->op != OP_LIT || yf->op != OP_FIELD || yv->op != OP_LIT || tq_is_multi(&xf->field) || !same_field(&xf->field, &yf->field))
 		return false;
-	/* An attribute may be an array: some element is what a says, the others are unknown, so only = and =~ follow. */
-	bool single = xf->field.scope == TQ_INTRINSIC || xf->field.scope == TQ_RESOURCE;
-	return xv->lit.type != TQ_NIL && yv->lit.type != TQ_NIL && (single || y->op == OP_EQ || y->op == OP_RE) && tq_compare(b, y, &xv->lit, &yv->lit);
+	/* An attribute may be an array, of which a knows one element: enough for all but `!=` and `!~`. */
+	bool negated = y->op == OP_NE || y->op == OP_NRE;
+	return xv->lit.type != TQ_NIL && yv->lit.type != TQ_NIL && (xf->field.scope == TQ_INTRINSIC || !negated) && tq_compare(b, y, &xv->lit, &yv->lit);
 }
 
 static bool implies(const struct traceql *a, const struct traceql *b, uint16_t k)

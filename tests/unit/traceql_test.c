@@ -20,6 +20,31 @@ static struct traceql *parse(const char *text)
 
 /* ---- golden -------------------------------------------------------------------------------------------------------- */
 
+/* How a golden line is read, by its first letter. */
+static int read_as(char how, struct str text, struct traceql **ret_q, struct buf *ret_more, struct err *e)
+{
+	struct traceql *site, *request;
+	int rc = how == 'S' ? traceql_parse_selector(text, ret_q, e) : how == 'M' || how == 'T' ? traceql_parse_metric(text, ret_q, e) : traceql_parse(text, ret_q, e);
+	if (rc < 0)
+		return rc;
+	if (how == 'B' || how == 'E' || how == 'T')
+		rc = traceql_check_profile(*ret_q, how == 'B' ? TQ_PROFILE_START : how == 'E' ? TQ_PROFILE_END : TQ_PROFILE_TRIGGER, e);
+	if (how == 'D' && (rc = traceql_split_start(*ret_q, &site, &request, e)) >= 0) {
+		buf_add_str(ret_more, "  SITE ");
+		traceql_print(site, ret_more);
+		buf_add_str(ret_more, "  REQUEST ");
+		if (request)
+			traceql_print(request, ret_more);
+		else
+			buf_add_str(ret_more, "-");
+		traceql_destroy(site);
+		traceql_destroy(request);
+	}
+	if (rc < 0)
+		traceql_destroy(*ret_q);
+	return rc;
+}
+
 static void traceql_golden(void **state)
 {
 	FILE *f = fopen(TRACEQL_GOLDEN, "r");
@@ -32,15 +57,15 @@ static void traceql_golden(void **state)
 			line[--n] = 0;
 		if (n < 2 || line[0] == '#')
 			continue;
-		if (line[0] == '<' || line[0] == 'S') {
+		if (n > 1 && line[1] == ' ' && strchr("<SMBETD", line[0])) {
 			free(input);
 			input = str_dup((struct str){ line, (size_t)n });
 			continue;
 		}
 		struct traceql *q = NULL;
 		struct err e = { 0 };
-		struct buf got = { 0 };
-		int rc = (input[0] == 'S' ? traceql_parse_selector : traceql_parse)(str_of(input + 2), &q, &e);
+		struct buf got = { 0 }, more = { 0 };
+		int rc = read_as(input[0], str_of(input + 2), &q, &more, &e);
 		if (rc < 0) {
 			assert_int_equal(rc, e.code);
 			buf_printf(&got, "! %d:%d %s%s%s", e.line, e.column, e.msg, e.hint[0] ? " | " : "", e.hint);
@@ -48,10 +73,14 @@ static void traceql_golden(void **state)
 			assert_int_equal(e.code, 0);
 			buf_add_str(&got, "> ");
 			traceql_print(q, &got);
+			buf_add(&got, more.p, more.n);
 			traceql_destroy(q);
 		}
 		buf_byte(&got, 0);
-		if (strcmp((char *)got.p, line))
+		buf_finish(&more);
+		if (getenv("TRACEQL_GOLDEN_SHOW"))
+			printf("%s\n%s\n\n", input, (char *)got.p);
+		else if (strcmp((char *)got.p, line))
 			fail_msg("%s\n  expected %s\n  got      %s", input, line, (char *)got.p);
 		buf_finish(&got);
 		cases++;
@@ -407,10 +436,117 @@ static void traceql_matcher_changes_batches(void **state)
 	traceql_destroy(q);
 }
 
+/* ---- what others make of a query ------------------------------------------------------------------------------------------- */
+
+static void traceql_metric_parts(void **state)
+{
+	struct traceql *q;
+	struct err e;
+	struct tq_metric m;
+	assert_int_equal(traceql_parse_metric(STR("{ name = \"x\" } | quantile_over_time(duration, .99) by(.tenant, name) >= 250ms"), &q, &e), 0);
+	assert_true(traceql_metric(q, &m));
+	assert_int_equal(m.fn, TQ_QUANTILE);
+	assert_true(m.field.scope == TQ_INTRINSIC && m.field.intrinsic == TQ_DURATION_ && m.quantile == .99);
+	assert_true(m.compared && m.threshold == 250e6);
+	assert_string_equal(m.cmp, ">=");
+	assert_int_equal(m.nby, 2);
+	assert_true(str_is(m.by[0].key, "tenant") && m.by[1].intrinsic == TQ_NAME);
+	/* The filter is what is evaluated. */
+	struct batch *b = batch_create();
+	batch_add_span(b)->name = batch_str(b, STR("x"));
+	batch_add_span(b)->name = batch_str(b, STR("y"));
+	struct tq_matcher *k = traceql_matcher_create(q);
+	assert_true(traceql_match(q, b, 0) && !traceql_match(q, b, 1) && traceql_matcher_match(k, b, 0) && !traceql_matcher_match(k, b, 1));
+	traceql_matcher_destroy(k);
+	batch_destroy(b);
+	traceql_destroy(q);
+	assert_int_equal(traceql_parse_metric(STR("{ } | rate() < -2.5"), &q, &e), 0);
+	assert_true(traceql_metric(q, &m) && m.fn == TQ_RATE && m.threshold == -2.5 && !m.nby && !traceql_needs_trace(q));
+	traceql_destroy(q);
+	assert_int_equal(traceql_parse_metric(STR("{ } | rate() by(rootName)"), &q, &e), 0);
+	assert_true(traceql_metric(q, &m) && !m.compared && traceql_needs_trace(q));
+	traceql_destroy(q);
+	q = parse("{ name = \"x\" }");
+	assert_false(traceql_metric(q, &m));
+	traceql_destroy(q);
+}
+
+static void traceql_views(void **state)
+{
+	struct traceql *q = parse("{ 5 < .a && (.b || !(.c =~ `x.*`)) && .d = nil && nil != .e && .f + 1 > 2 }");
+	uint16_t node;
+	struct tq_view v, l, r;
+	assert_true(traceql_root(q, &node) && traceql_view(q, node, &v) && v.op == TQ_VIEW_AND);
+	assert_false(traceql_view(q, v.r, &r)); /* arithmetic */
+	assert_true(traceql_view(q, v.l, &v) && v.op == TQ_VIEW_AND);
+	assert_true(traceql_view(q, v.r, &r) && r.op == TQ_VIEW_EXISTS && str_is(r.field.key, "e"));
+	assert_true(traceql_view(q, v.l, &v) && traceql_view(q, v.r, &r) && r.op == TQ_VIEW_ABSENT && str_is(r.field.key, "d"));
+	assert_true(traceql_view(q, v.l, &v) && traceql_view(q, v.l, &l) && l.op == TQ_VIEW_CMP);
+	assert_string_equal(l.cmp, ">");
+	assert_true(str_is(l.field.key, "a") && l.value.type == TQ_INT && l.value.i == 5);
+	assert_true(traceql_view(q, v.r, &v) && v.op == TQ_VIEW_OR);
+	assert_true(traceql_view(q, v.l, &l) && l.op == TQ_VIEW_CMP && l.value.type == TQ_BOOL && l.value.i);
+	assert_true(traceql_view(q, v.r, &r) && r.op == TQ_VIEW_NOT && traceql_view(q, r.l, &l) && l.op == TQ_VIEW_CMP);
+	assert_string_equal(l.cmp, "=~");
+	assert_true(str_is(l.value.s, "x.*"));
+	traceql_destroy(q);
+	q = parse("{ }");
+	assert_false(traceql_root(q, &node));
+	traceql_destroy(q);
+}
+
+static void traceql_parts_keep_their_places(void **state)
+{
+	struct traceql *q = parse("{ name = \"x\" &&\n .tenant =~ \"7.*\" && span.a != 1 }"), *site, *request;
+	struct err e = { 0 };
+	assert_int_equal(traceql_split_start(q, &site, &request, &e), 0);
+	traceql_destroy(q);
+	assert_int_equal(traceql_check_site(request, &e), KLIEG_E_TYPE);
+	assert_int_equal(e.line, 2);
+	assert_int_equal(e.column, 2);
+	struct batch *b = batch_create();
+	struct span *s = batch_add_span(b);
+	s->attrs.off = (uint32_t)(batch_add_attrs(b, 1) - b->attrs);
+	s->attrs.n = 1;
+	b->attrs[s->attrs.off] = (struct attr){ .key = batch_str(b, STR("tenant")), .type = ATTR_STR, .s = batch_str(b, STR("77")) };
+	struct traceql *only = parse("{ .tenant =~ \"7.*\" }");
+	assert_true(traceql_match(only, b, 0));
+	assert_false(traceql_match(request, b, 0)); /* span.a is missing */
+	assert_true(traceql_implies(request, only) && !traceql_implies(only, request));
+	traceql_destroy(only);
+	batch_destroy(b);
+	traceql_destroy(site);
+	traceql_destroy(request);
+}
+
+static void traceql_what_follows(void **state)
+{
+	static const struct { const char *a, *b; bool yes; } cases[] = {
+		{ "{ name = \"a\" }", "{ }", true }, { "{ }", "{ name = \"a\" }", false }, { "{ }", "{ }", true },
+		{ "{ name = \"a\" && kind = server }", "{ kind = server }", true }, { "{ kind = server }", "{ kind = server && name = \"a\" }", false },
+		{ "{ name = \"abc\" }", "{ name =~ \"a.*\" }", true }, { "{ name = \"abc\" }", "{ name =~ \"b.*\" }", false },
+		{ "{ name =~ \"a.*\" }", "{ name =~ \"a.*\" }", true }, { "{ name =~ \"ab.*\" }", "{ name =~ \"a.*\" }", false }, /* true, but not seen */
+		{ "{ name = \"abc\" }", "{ name != \"x\" }", true }, { "{ .a = 1 }", "{ .a != 2 }", false }, /* an array may hold both */
+		{ "{ .a = 1 }", "{ .a = 1.0 }", true }, { "{ .a = 5 }", "{ .a > 3 }", true },
+		{ "{ resource.x = 5 }", "{ resource.x != 3 }", false }, { "{ .a = 1 }", "{ span.a = 1 }", false },
+		{ "{ name = \"a\" }", "{ name = \"a\" || name = \"b\" }", true }, { "{ name = \"a\" || name = \"b\" }", "{ name = \"a\" }", false },
+		{ "{ (name = \"a\" || name = \"b\") && kind = server }", "{ name = \"a\" || name = \"b\" }", true },
+		{ "{ name = \"a\" }", "{ !(name = \"b\") }", false }, { "{ event:name = \"a\" }", "{ event:name != \"b\" }", false },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct traceql *a = parse(cases[i].a), *b = parse(cases[i].b);
+		if (traceql_implies(a, b) != cases[i].yes)
+			fail_msg("%s and %s", cases[i].a, cases[i].b);
+		traceql_destroy(a);
+		traceql_destroy(b);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(traceql_golden), cmocka_unit_test(traceql_limits), cmocka_unit_test(traceql_semantics),
+		cmocka_unit_test(traceql_golden), cmocka_unit_test(traceql_metric_parts), cmocka_unit_test(traceql_views),
+		cmocka_unit_test(traceql_parts_keep_their_places), cmocka_unit_test(traceql_what_follows), cmocka_unit_test(traceql_limits), cmocka_unit_test(traceql_semantics),
 		cmocka_unit_test(traceql_regex_gives_up), cmocka_unit_test(traceql_site_check), cmocka_unit_test(traceql_pushes_down),
 		cmocka_unit_test(traceql_prints_what_it_parses), cmocka_unit_test(traceql_matcher_changes_batches),
 	};
