@@ -32,7 +32,8 @@ static json_t *grouped(const json_t *changes)
 		buf_byte(&key, 0);
 		json_t *row = json_object_get(index, (char *)key.p);
 		if (!row) {
-			row = json_pack("{s:s, s:s, s:s, s:s, s:s, s:{}}", "op", jstr(x, "op"), "service", jstr(x, "service"), "name", jstr(x, "name"), "from", jstr(x, "from"),
+			row = json_pack("{s:s, s:s, s:s, s:s, s:s, s:{}}", "op", jstr(x, "op"), "service", jstr(x, "service"), "name",
+				jstr(x, "name"), "from", jstr(x, "from"),
 				"to", jstr(x, "to"), "pids");
 			json_object_set_new(index, (char *)key.p, row);
 			json_array_append(rows, row);
@@ -66,7 +67,8 @@ static void changes_text(const json_t *plan, bool wide, struct buf *b)
 		fmt_safe(&safe, (char *)name.p, width);
 		int64_t pids = (int64_t)json_object_size(json_object_get(x, "pids"));
 		buf_printf(b, "%s%s%s %.*s%*s  %s -> %s  in %lld process%s", op_style(jstr(x, "op")), jstr(x, "op"), style("off"), (int)safe.n, (char *)safe.p,
-			(int)(width - fmt_width((char *)safe.p, safe.n)), "", *jstr(x, "from") ? jstr(x, "from") : "off", *jstr(x, "to") ? jstr(x, "to") : "off", (long long)pids,
+			(int)(width - fmt_width((char *)safe.p, safe.n)), "", *jstr(x, "from") ? jstr(x, "from") : "off",
+			*jstr(x, "to") ? jstr(x, "to") : "off", (long long)pids,
 			pids == 1 ? "" : "es");
 		if (wide) {
 			const char *k;
@@ -97,7 +99,8 @@ static void rule_text(const json_t *r, struct buf *b)
 	if (json_is_object(replay)) {
 		double traces = jnum(replay, "traces");
 		if (traces > 0)
-			buf_printf(b, "    of the last %s would have kept %s of %s traces, %s/day\n", fmt_duration(&f, jnum(replay, "window_nano")), whole(&g, jnum(replay, "kept")),
+			buf_printf(b, "    of the last %s would have kept %s of %s traces, %s/day\n", fmt_duration(&f, jnum(replay, "window_nano")),
+				whole(&g, jnum(replay, "kept")),
 				whole(&h, traces), fmt_bytes(&(struct fmt){ 0 }, jnum(replay, "bytes_per_day")));
 		else
 			buf_printf(b, "    no stored trace of the last %s to try it on\n", fmt_duration(&f, jnum(replay, "window_nano")));
@@ -112,10 +115,12 @@ void plan_text(const json_t *plan, bool wide, struct buf *b)
 	size_t i;
 	buf_printf(b, "%s%s%s: ", style("bold"), jstr(p, "name"), style("off"));
 	if (changed)
-		buf_printf(b, "%lld change%s of level; %lld site%s in %lld process%s are matched\n", changed, changed == 1 ? "" : "s", sites, sites == 1 ? "" : "s", processes,
+		buf_printf(b, "%lld change%s of level; %lld site%s in %lld process%s are matched\n", changed, changed == 1 ? "" : "s", sites,
+			sites == 1 ? "" : "s", processes,
 			processes == 1 ? "" : "es");
 	else
-		buf_printf(b, "no site changes its level; %lld site%s in %lld process%s are matched\n", sites, sites == 1 ? "" : "s", processes, processes == 1 ? "" : "es");
+		buf_printf(b, "no site changes its level; %lld site%s in %lld process%s are matched\n", sites, sites == 1 ? "" : "s", processes,
+			processes == 1 ? "" : "es");
 	changes_text(plan, wide, b);
 	json_array_foreach(json_object_get(plan, "rules"), i, r)
 		rule_text(r, b);
@@ -127,7 +132,8 @@ void plan_text(const json_t *plan, bool wide, struct buf *b)
 	if (json_is_number(json_object_get(plan, "bytes_per_day")))
 		buf_printf(b, ", %s/day", fmt_bytes(&f, jnum(plan, "bytes_per_day")));
 	if (json_is_number(json_object_get(plan, "budget_percent")))
-		buf_printf(b, "; budget %s: %s%s%s", fmt_percent(&f, jnum(plan, "budget_percent")), json_is_false(json_object_get(plan, "fits")) ? style("red") : style("green"),
+		buf_printf(b, "; budget %s: %s%s%s", fmt_percent(&f, jnum(plan, "budget_percent")),
+			json_is_false(json_object_get(plan, "fits")) ? style("red") : style("green"),
 			json_is_false(json_object_get(plan, "fits")) ? "does NOT fit" : "fits", style("off"));
 	buf_byte(b, '\n');
 	json_array_foreach(json_object_get(plan, "warnings"), i, r) {

@@ -134,7 +134,8 @@ int policy_refused(struct cli *c, const char *name, struct err *e)
 	struct fmt f;
 	int status = cli_fail(e);
 	if (e->code == KLIEG_E_STALE && policy_current(&c->client, name, &version, &doc, &ignored) == 0 && doc)
-		fprintf(stderr, "  version %lld is by %s, %.8s%s%s\n  hint: klieg policy diff %s shows what changed; klieg policy show %s > FILE to begin from it\n", (long long)version,
+		fprintf(stderr, "  version %lld is by %s, %.8s%s%s\n  hint: klieg policy diff %s shows what changed; klieg policy show %s > FILE to "
+			"begin from it\n", (long long)version,
 			jstr(doc, "author"), fmt_clock(&f, jint(doc, "created_unix_nano")), *jstr(doc, "reason") ? ": " : "", jstr(doc, "reason"), name, name);
 	json_decref(doc);
 	return status;

@@ -1,5 +1,5 @@
-/* A rollout as it happens: one line on standard error per step and per comparison of the canary with the rest, until it has ended. The rollout is the server's: it goes on
- * without us, and when the server is away for a while we say so and wait; what it says after it is back is the truth. */
+/* A rollout as it happens: one line on standard error per step and per comparison of the canary with the rest, until it has ended. The rollout is
+ * the server's: it goes on without us, and when the server is away for a while we say so and wait; what it says after it is back is the truth. */
 #include "cli/policy.h"
 #include "base/clock.h"
 #include <poll.h>
@@ -112,9 +112,11 @@ static int ended(const char *name, const json_t *r)
 	struct buf safe = { 0 };
 	fmt_safe(&safe, why, 0);
 	bool stopped = !strcmp(state, "stopped");
-	err_set(&e, stopped ? KLIEG_E_PARTIAL : KLIEG_E_GUARDRAIL, "the rollout of %s %s%s%.*s", name, stopped ? "was stopped where it is" : "was rolled back", safe.n ? ": " : "",
+	err_set(&e, stopped ? KLIEG_E_PARTIAL : KLIEG_E_GUARDRAIL, "the rollout of %s %s%s%.*s", name,
+		stopped ? "was stopped where it is" : "was rolled back", safe.n ? ": " : "",
 		(int)safe.n, (char *)safe.p);
-	err_hint(&e, stopped ? "klieg policy promote %s goes on; klieg policy rollback %s takes it back" : "klieg policy history %s; klieg policy show %s -o wide has the evidence", name, name);
+	err_hint(&e, stopped ? "klieg policy promote %s goes on; klieg policy rollback %s takes it back" : "klieg policy history %s; klieg policy "
+		"show %s -o wide has the evidence", name, name);
 	buf_finish(&safe);
 	return cli_fail(&e);
 }
@@ -131,7 +133,8 @@ int rollout_follow(struct cli *c, const char *name, json_t **ret_rollout)
 		struct err e = { 0 };
 		json_t *r = NULL;
 		if (cli_interrupted) {
-			fprintf(stderr, "the rollout of %s goes on without you; to follow: klieg policy rollout %s; to stop: klieg policy stop %s; to take it back: klieg policy rollback %s\n",
+			fprintf(stderr, "the rollout of %s goes on without you; to follow: klieg policy rollout %s; to stop: klieg policy stop %s; to "
+				"take it back: klieg policy rollback %s\n",
 				name, name, name, name);
 			status = CLI_INTERRUPTED;
 			break;
@@ -142,7 +145,8 @@ int rollout_follow(struct cli *c, const char *name, json_t **ret_rollout)
 				continue;
 			if (!away) {
 				away = clock_mono();
-				fprintf(stderr, "%s: the server does not answer. The agents keep to what they were told last; the rollout goes on when it is back. Waiting up to %d s\n", name, PATIENCE_S);
+				fprintf(stderr, "%s: the server does not answer. The agents keep to what they were told last; the rollout goes on "
+					"when it is back. Waiting up to %d s\n", name, PATIENCE_S);
 			} else if (clock_mono() - away > PATIENCE_S * 1000000000ll) {
 				err_hint(&e, "when it is back: klieg policy rollout %s", name);
 				status = cli_fail(&e);

@@ -5,18 +5,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const struct column alert_columns[] = { { "SEVERITY", "severity", COL_TEXT }, { "SINCE", "since_unix_nano", COL_TIME }, { "TITLE", "title", COL_TEXT, .max = 60 },
-	{ "VALUE", "value", COL_TEXT }, { "LIMIT", "limit", COL_TEXT }, { "NEXT", "cli", COL_TEXT }, { "TEXT", "text", COL_TEXT, true }, { "ID", "id", COL_TEXT, true }, { 0 } };
-static const struct column firing_columns[] = { { "AT", "at_unix_nano", COL_TIME }, { "POLICY", "policy", COL_TEXT, .max = 30 }, { "RULE", "rule", COL_TEXT, .max = 30 },
+static const struct column alert_columns[] = { { "SEVERITY", "severity", COL_TEXT }, { "SINCE", "since_unix_nano", COL_TIME },
+	{ "TITLE", "title", COL_TEXT, .max = 60 },
+	{ "VALUE", "value", COL_TEXT }, { "LIMIT", "limit", COL_TEXT }, { "NEXT", "cli", COL_TEXT }, { "TEXT", "text", COL_TEXT, true },
+	{ "ID", "id", COL_TEXT, true }, { 0 } };
+static const struct column firing_columns[] = { { "AT", "at_unix_nano", COL_TIME }, { "POLICY", "policy", COL_TEXT, .max = 30 },
+	{ "RULE", "rule", COL_TEXT, .max = 30 },
 	{ "SERVICE", "service", COL_TEXT, .max = 24 }, { "HOST", "host", COL_TEXT, .max = 24 }, { "FROM", "from", COL_TEXT }, { "TO", "to", COL_TEXT },
 	{ "STATE", "state", COL_TEXT }, { "CAUSE", "cause_text", COL_TEXT, .max = 100 }, { "TRACES", "traces_count", COL_COUNT }, { "ID", "id", COL_TEXT, true },
 	{ "ENDED", "ended_unix_nano", COL_TIME, true }, { "TRACE IDS", "traces", COL_LIST, true }, { 0 } };
 static const struct column overhead_columns[] = { { "PID", "pid", COL_TEXT }, { "SERVICE", "service", COL_TEXT, .max = 30 }, { "HOST", "host", COL_TEXT, .max = 24 },
 	{ "MEASURED", "measured_percent", COL_PERCENT }, { "LIMIT", "limit_percent", COL_PERCENT }, { "PREDICTED", "predicted_percent", COL_PERCENT },
 	{ "SHED", "shed", COL_LIST, .max = 80 }, { 0 } };
-static const struct column site_cost_columns[] = { { "SERVICE", "service", COL_TEXT, .max = 30 }, { "NAME", "name", COL_TEXT, .max = 50 }, { "CALLS/S", "calls_per_s", COL_RATE },
+static const struct column site_cost_columns[] = { { "SERVICE", "service", COL_TEXT, .max = 30 }, { "NAME", "name", COL_TEXT, .max = 50 },
+	{ "CALLS/S", "calls_per_s", COL_RATE },
 	{ "NS/CALL", "ns_per_call", COL_COUNT }, { "COST", "percent", COL_PERCENT }, { 0 } };
-static const struct column rule_cost_columns[] = { { "RULE", "id", COL_TEXT }, { "MEASURED", "measured_percent", COL_PERCENT }, { "PREDICTED", "predicted_percent", COL_PERCENT }, { 0 } };
+static const struct column rule_cost_columns[] = { { "RULE", "id", COL_TEXT }, { "MEASURED", "measured_percent", COL_PERCENT },
+	{ "PREDICTED", "predicted_percent", COL_PERCENT }, { 0 } };
 
 static bool for_people(const struct cli *c) { return c->out == OUT_TABLE || c->out == OUT_WIDE; }
 
@@ -144,7 +149,8 @@ static int reach(int argc, char **argv, bool narrow)
 		buf_add_str(&b, "\n  now       ");
 		reach_text(toggle, &b);
 		printf("%s%s%s: was %.*s\n  reaches   %lld site%s in %lld process%s (was %lld in %lld)\n", style("bold"), id, style("off"), (int)b.n, (char *)b.p,
-			(long long)jint(toggle, "sites"), cli_plural(jint(toggle, "sites")), (long long)jint(toggle, "processes"), jint(toggle, "processes") == 1 ? "" : "es",
+			(long long)jint(toggle, "sites"), cli_plural(jint(toggle, "sites")), (long long)jint(toggle, "processes"),
+			jint(toggle, "processes") == 1 ? "" : "es",
 			(long long)jint(before, "sites"), (long long)jint(before, "processes"));
 		buf_finish(&b);
 	}
@@ -179,7 +185,8 @@ int cli_panic(int argc, char **argv)
 	else {
 		const json_t *a = json_object_get(doc, "agents");
 		long long agents = (long long)(json_is_array(a) ? (int64_t)json_array_size(a) : jint(doc, "agents")), sites = (long long)jint(doc, "sites");
-		printf("%s%s%s: %lld site%s, %lld agent%s, acknowledged in %s\n", style("bold"), undo ? "as it was before" : "everything is off", style("off"), sites, sites == 1 ? "" : "s",
+		printf("%s%s%s: %lld site%s, %lld agent%s, acknowledged in %s\n", style("bold"), undo ? "as it was before" : "everything is off",
+			style("off"), sites, sites == 1 ? "" : "s",
 			agents, agents == 1 ? "" : "s", fmt_duration(&f, jnum(doc, "ack_nano")));
 		if (!undo)
 			printf("  policies  are suspended until klieg panic --undo\n  undo      klieg panic --undo\n");
@@ -219,7 +226,8 @@ int cli_token(int argc, char **argv)
 		int64_t ends = jint(doc, "expires_unix_nano");
 		printf("%s: %s\n", *jstr(doc, "header") ? jstr(doc, "header") : "klieg-level", jstr(doc, "value"));
 		fflush(stdout);
-		fprintf(stderr, "a request to %s with this header is traced at level %s; good until %.8s, for %s\n", service, cli_opt(&c.args, "level") ?: "detail", fmt_clock(&f, ends),
+		fprintf(stderr, "a request to %s with this header is traced at level %s; good until %.8s, for %s\n", service,
+			cli_opt(&c.args, "level") ?: "detail", fmt_clock(&f, ends),
 			fmt_duration(&g, ends - clock_wall()));
 		if (*jstr(doc, "curl"))
 			fprintf(stderr, "  %s\n", jstr(doc, "curl"));
@@ -312,7 +320,8 @@ int cli_overhead(int argc, char **argv)
 		json_decref(doc);
 		return CLI_OK;
 	}
-	printf("budget %s of a process's CPU; the agent takes %s of a core and %s%s\n", fmt_percent(&f, jnum(doc, "budget_percent")), fmt_percent(&g, jnum(agent, "cpu_percent")),
+	printf("budget %s of a process's CPU; the agent takes %s of a core and %s%s\n", fmt_percent(&f, jnum(doc, "budget_percent")),
+		fmt_percent(&g, jnum(agent, "cpu_percent")),
 		fmt_bytes(&h, jnum(agent, "rss_bytes")), json_is_true(json_object_get(doc, "saturated")) ? "; the host is saturated: less is allowed" : "");
 	json_array_foreach(processes, i, p) {
 		char s[24];

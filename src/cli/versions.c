@@ -51,7 +51,8 @@ static void sums(json_t *p)
 		if (*jstr(r, "raised"))
 			buf_printf(&raised, "%s%s:%s", raised.n ? " " : "", jstr(r, "name"), jstr(r, "raised"));
 	}
-	json_object_set_new(p, "rules_count", json_integer((json_int_t)(json_array_size(json_object_get(p, "rules")) + json_array_size(json_object_get(p, "limits")))));
+	size_t count = json_array_size(json_object_get(p, "rules")) + json_array_size(json_object_get(p, "limits"));
+	json_object_set_new(p, "rules_count", json_integer((json_int_t)count));
 	json_object_set_new(p, "sites", json_real(sites));
 	json_object_set_new(p, "predicted", json_real(predicted));
 	if (has_measured)
@@ -140,7 +141,8 @@ int cli_policy_show(int argc, char **argv)
 		policy_output_json(doc);
 	else {
 		when_text(doc, "created_unix_nano");
-		fprintf(stderr, "# %s version %lld, %s; by %s, %s%s%s\n", name, (long long)jint(doc, "version"), jstr(doc, "state"), jstr(doc, "author"), jstr(doc, "when"),
+		fprintf(stderr, "# %s version %lld, %s; by %s, %s%s%s\n", name, (long long)jint(doc, "version"), jstr(doc, "state"),
+			jstr(doc, "author"), jstr(doc, "when"),
 			*jstr(doc, "reason") ? ": " : "", jstr(doc, "reason"));
 		put_text(jstr(doc, "text"));
 		fflush(stdout);

@@ -25,7 +25,8 @@ static void same(struct buf *b, const char *want)
 
 static void test_formats(void **state)
 {
-	static const struct { double ns; const char *want; } d[] = { { 0, "0ns" }, { 999, "999ns" }, { 1000, "1.00us" }, { 1234567, "1.23ms" }, { 123456789, "123ms" },
+	static const struct { double ns; const char *want; } d[] = { { 0, "0ns" }, { 999, "999ns" }, { 1000, "1.00us" }, { 1234567, "1.23ms" },
+		{ 123456789, "123ms" },
 		{ 999.4e6, "999ms" }, { 1.5e9, "1.50s" }, { 59e9, "59.0s" }, { 90e9, "1m30s" }, { 3661e9, "1h01m" }, { 90000e9, "1d01h" } };
 	struct fmt f;
 	for (size_t i = 0; i < sizeof(d) / sizeof(*d); i++)
@@ -234,8 +235,10 @@ static void test_selectors_are_put_together(void **state)
 static void test_diagnostics_point(void **state)
 {
 	struct buf b = { 0 };
-	json_t *d = json_pack("[{s:s,s:i,s:i,s:i,s:s,s:s,s:s},{s:s,s:i,s:i,s:s,s:s,s:n}]", "severity", "error", "line", 2, "column", 9, "end_column", 13, "code", "P140", "message",
-		"`spam` is no level", "hint", "did you mean: span", "severity", "warning", "line", 9, "column", 1, "code", "P207", "message", "policy `x` says nothing", "hint");
+	json_t *d = json_pack("[{s:s,s:i,s:i,s:i,s:s,s:s,s:s},{s:s,s:i,s:i,s:s,s:s,s:n}]", "severity", "error", "line", 2, "column", 9, "end_column",
+		13, "code", "P140", "message",
+		"`spam` is no level", "hint", "did you mean: span", "severity", "warning", "line", 9, "column", 1, "code", "P207", "message",
+		"policy `x` says nothing", "hint");
 	diag_text(d, "x.yaml", STR("é: 1\n\tlevel: spam\nmore"), &b);
 	same(&b, "x.yaml:2:9: error[P140]: `spam` is no level\n    2 | \tlevel: spam\n      | \t       ^~~~\n  did you mean: span\n"
 		"x.yaml:9:1: warning[P207]: policy `x` says nothing\n");
@@ -279,7 +282,8 @@ static void test_plan(void **state)
 	assert_non_null(d);
 	plan_text(d, false, &b);
 	same(&b, "checkout: 2 changes of level; 4 sites in 2 processes are matched\n+ pay:charge  off -> span  in 2 processes\n+ rule slow: 4 sites in 2 processes\n"
-		"    of the last 1h00m would have kept 1,204 of 88,410 traces, 61.0 MB/day\npredicted: ~120 spans/s, 1.80 % CPU, 61.0 MB/day; budget 1.00 %: does NOT fit\n"
+		"    of the last 1h00m would have kept 1,204 of 88,410 traces, 61.0 MB/day\npredicted: ~120 spans/s, 1.80 % CPU, 61.0 MB/day; budget "
+		"1.00 %: does NOT fit\n"
 		"  would fit: keep: 10%\n");
 	json_decref(d);
 	d = json_object();
@@ -356,7 +360,8 @@ static void test_manual_names_everything(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_formats), cmocka_unit_test(test_durations_and_shares), cmocka_unit_test(test_parser),
-		cmocka_unit_test(test_chunked_bodies_in_any_cut), cmocka_unit_test(test_tables), cmocka_unit_test(test_waterfall), cmocka_unit_test(test_call_tree), cmocka_unit_test(test_examples_parse), cmocka_unit_test(test_selectors_are_put_together),
+		cmocka_unit_test(test_chunked_bodies_in_any_cut), cmocka_unit_test(test_tables), cmocka_unit_test(test_waterfall),
+		cmocka_unit_test(test_call_tree), cmocka_unit_test(test_examples_parse), cmocka_unit_test(test_selectors_are_put_together),
 		cmocka_unit_test(test_diagnostics_point), cmocka_unit_test(test_differences), cmocka_unit_test(test_plan),
 		cmocka_unit_test(test_every_error_is_explained), cmocka_unit_test(test_manual_names_everything) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
