@@ -55,12 +55,15 @@ static json_t *status_json(struct server *s, const json_t *processes, const json
 		overhead = o > overhead ? o : overhead;
 	}
 	gethostname(host, sizeof(host) - 1);
-	return json_pack("{ss ss sI ss ss s{sI sI sI sI} so so sf sf sf sf so}", "version", "0.1.0", "http", server_http(s),
+	int64_t policy_ends = policies_next_expiry(s);
+	next = policy_ends && (!next || policy_ends < next) ? policy_ends : next;
+	return json_pack("{ss ss sI ss ss s{sI sI sI sI sI} so so sf sf sf sf so so}", "version", "0.1.0", "http", server_http(s),
 		"uptime_nano", (json_int_t)(clock_mono() - s->started), "mode",
-		s->agent ? "up" : "server", "host", host, "counts", "processes", (json_int_t)live, "sites", sites, "on", on, "toggles", (json_int_t)toggles,
+		fleet_local_host(s) ? "up" : "server", "host", host, "counts", "processes", (json_int_t)live, "sites", sites, "on", on, "toggles", (json_int_t)toggles,
+		"policies", (json_int_t)policies_in_force(s),
 		"next_expiry_unix_nano", next ? json_integer(next) : json_null(), "account", account(s, agent_account), "overhead_percent", overhead,
 		"agent_cpu_percent", json_number_value(json_object_get(json_object_get(processes, "agent"), "cpu_percent")),
-		"budget_percent", 1.0, "spans_per_s", s->spans_per_s, "store", store_json(s));
+		"budget_percent", BUDGET_PERCENT, "spans_per_s", s->spans_per_s, "store", store_json(s), "panic", panic_json(s));
 }
 
 static void status_account(struct call *c)
@@ -88,6 +91,10 @@ void events_tick(struct server *s)
 	s->spans_per_s = (double)(stored - s->last_stored);
 	s->last_stored = stored;
 	toggles_tick(s);
+	policies_tick(s);
+	rollout_tick(s);
+	firings_tick(s);
+	alerts_tick(s);
 	if (!s->watchers)
 		return;
 	struct call *c = base_calloc(1, sizeof(*c));
@@ -111,6 +118,20 @@ void api_sites(struct call *c)
 }
 void api_stats(struct call *c) { call_agent(c, "stats", json_pack("{so so}", "selector", PARAM("sel"), "window_nano", PARAM("window")), call_pass_on); }
 void api_inflight(struct call *c) { call_agent(c, "inflight", json_pack("{so so}", "selector", PARAM("sel"), "limit", PARAM("limit")), call_pass_on); }
+
+static void overhead_then(struct call *c)
+{
+	int64_t next, policy_ends = policies_next_expiry(c->s);
+	if (c->rc < 0) {
+		call_fail(c, &c->e);
+		return;
+	}
+	toggles_active(c->s, &next);
+	next = policy_ends && (!next || policy_ends < next) ? policy_ends : next;
+	json_object_set_new(c->result, "next_expiry_unix_nano", next ? json_integer(next) : json_null());
+	call_json(c, 200, json_incref(c->result));
+}
+void api_overhead(struct call *c) { call_agent(c, "overhead", NULL, overhead_then); }
 
 static void doctor_health(struct call *c)
 {

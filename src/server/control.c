@@ -1,8 +1,9 @@
-/* Toggles: who switched what on, why and until when. The agent does the switching; this file owns the set, sends it, and keeps the ended ones of the last day.
- * Every change is in the state store before it is answered, one document per toggle and one for what undo would restore; toggles_restore sends the agent
- * what was on when klieg ended, so that a restart (or a crash) changes nothing but for what has run out meanwhile. */
+/* Toggles: who switched what on, why and until when. Their rules are part of what is desired (desired.c), which gives them to the agents; this file owns what people see of
+ * them, and keeps the ended ones of the last day. Every change is in the state store before it is answered, one document per toggle and one for what undo would
+ * restore; after a restart (or a crash) what was on is on again, but for what has run out meanwhile. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "server/desired.h"
 #include "server/internal.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,11 +101,11 @@ unsigned toggles_active(struct server *s, int64_t *ret_next)
 	return (unsigned)json_object_size(s->toggles->live);
 }
 
-/* What the agent gets of a toggle. */
+/* What the agents get of a toggle. */
 static json_t *wire(const json_t *t)
 {
 	static const char *const keys[] = { "id", "selector", "level", "keep", "scope", "where", "expires_unix_nano", "owner", "reason",
-		"depth", "max_pause_nano", "max_functions", "max_cost" };
+		"depth", "max_pause_nano", "max_functions", "max_cost", "hosts", "share", "rate" };
 	json_t *o = json_object();
 	for (unsigned i = 0; i < sizeof(keys) / sizeof(*keys); i++)
 		if (i < 9 || json_object_get(t, keys[i]))   /* the others are optional */
@@ -112,6 +113,12 @@ static json_t *wire(const json_t *t)
 	json_t *copy = json_deep_copy(o);  /* the agent's thread gets no references into ours */
 	json_decref(o);
 	return copy;
+}
+static json_t *one(json_t *v)  /* steals */
+{
+	json_t *list = json_array();
+	json_array_append_new(list, v);
+	return list;
 }
 
 /* ---- restart ---- */
@@ -179,24 +186,31 @@ int toggles_create(struct server *s, struct err *e)
 	return 0;
 }
 
-static void restored(struct call *c)
+static void restored(void *arg, int rc, json_t *merged, const struct err *e)
 {
-	if (c->rc < 0)
-		log_warn("server", "the agent did not take the toggles of before the restart: %s", c->e.msg);
-	else if (json_object_size(c->s->toggles->live))
-		log_info("server", "%zu toggles of before the restart are on again", json_object_size(c->s->toggles->live));
-	call_free(c);
+	if (rc < 0 && rc != KLIEG_E_NO_TARGET)
+		log_warn("server", "the agents did not take the toggles of before the restart: %s", e->msg);
 }
+/* What is desired and what people see were written one after the other: a crash in between leaves them apart. */
 void toggles_restore(struct server *s)
 {
-	json_t *all = json_array(), *t;
+	json_t *set = json_array(), *remove = json_array(), *t;
 	const char *id;
 	toggles_tick(s);
 	json_object_foreach(s->toggles->live, id, t)
-		json_array_append_new(all, wire(t));
-	struct call *c = base_calloc(1, sizeof(*c));
-	c->s = s;
-	call_agent(c, "sync", json_pack("{so}", "toggles", all), restored);
+		if (!json_object_get(desired_rules(s), id))
+			json_array_append_new(set, wire(t));
+	json_object_foreach(desired_rules(s), id, t)
+		if (!strncmp(id, "t-", 2) && !json_object_get(s->toggles->live, id))
+			json_array_append_new(remove, json_string(id));
+	if (json_object_size(s->toggles->live))
+		log_info("server", "%zu toggles of before the restart are on again", json_object_size(s->toggles->live));
+	if (json_array_size(set) || json_array_size(remove))
+		desired_change(s, set, remove, restored, s);
+	else {
+		json_decref(set);
+		json_decref(remove);
+	}
 }
 
 static void list_then(struct call *c)
@@ -233,7 +247,7 @@ static json_t *plan_of(json_t *result)
 	return plan;
 }
 
-/* Nothing matched: the toggle is gone again, and the names of all sites give the suggestions. */
+/* Nothing matched: the names of all sites give the suggestions. */
 static void nothing_then(struct call *c)
 {
 	const char *sel = json_string_value(json_object_get(c->body, "selector")), *colon = strrchr(sel, ':'), *name, *best = NULL;
@@ -251,41 +265,80 @@ static void nothing_then(struct call *c)
 		err_hint(&c->e, "klieg ls lists all sites");
 	call_fail(c, &c->e);
 }
-static void nothing_off(struct call *c)
+static bool matches_nothing(const struct call *c)
 {
+	return c->rc == KLIEG_E_NO_MATCH || (c->rc == 0 && !json_integer_value(json_object_get(c->result, "sites")));
+}
+static void nothing(struct call *c)
+{
+	json_decref(c->data);
 	call_agent(c, "ls", json_pack("{ss si si}", "selector", "", "limit", 10000, "offset", 0), nothing_then);
 }
 
+/* What the switching itself had to say joins the plan. */
+static void add_warnings(json_t *plan, const json_t *changed)
+{
+	const char *sofar = json_string_value(json_object_get(plan, "warning"));
+	struct buf b = { 0 };
+	json_t *v;
+	size_t i;
+	if (sofar)
+		buf_add_str(&b, sofar);
+	json_array_foreach(json_object_get(changed, "warnings"), i, v)
+		if (!sofar || !strstr(sofar, json_string_value(v) ?: ""))
+			buf_printf(&b, "%s%s", b.n ? "; " : "", json_string_value(v));
+	if (b.n)
+		json_object_set_new(plan, "warning", json_stringn((char *)b.p, b.n));
+	buf_finish(&b);
+	if ((v = json_object_get(changed, "pause_nano")))
+		json_object_set(plan, "pause_nano", v);
+}
+
+static void on_reply(struct call *c, json_t *t, int status, json_t *ack)
+{
+	json_t *plan = json_object_get(t, "plan");
+	call_json(c, status, json_pack("{sO sO sO}", "toggle", status == 200 ? json_null() : t, "plan", plan, "ack_nano", ack ? ack : json_null()));
+	json_decref(t);
+}
 static void on_then(struct call *c)
 {
-	json_t *t = c->data, *plan;
-	if (c->rc == KLIEG_E_NO_MATCH || (c->rc == 0 && !json_integer_value(json_object_get(c->result, "sites")))) {
-		json_t *ids = json_pack("{s[s]}", "ids", json_string_value(json_object_get(t, "id")));
+	json_t *t = c->data;
+	if (c->rc < 0) {
+		/* It has become part of what is desired: an agent that comes back must not get what its owner was told had failed. */
+		struct err e = c->e;
+		desired_change(c->s, NULL, one(json_string(jtext(t, "id"))), restored, c->s);
 		json_decref(t);
-		call_agent(c, "off", ids, nothing_off);
+		call_fail(c, &e);
 		return;
 	}
-	bool dry = json_is_true(json_object_get(c->body, "dry_run"));
+	add_warnings(json_object_get(t, "plan"), c->result);
+	json_object_set_new(t, "state", json_string("active"));
+	json_object_set(c->s->toggles->live, jtext(t, "id"), t);
+	save(c->s, t);
+	json_t *ev = json_pack("{ss ss sO}", "type", "toggle", "what", "active", "toggle", t);
+	events_send(c->s, "toggle", ev);
+	json_decref(ev);
+	on_reply(c, t, 201, json_object_get(c->result, "ack_nano"));
+}
+static void on_planned(struct call *c)
+{
+	json_t *t = c->data;
+	if (matches_nothing(c)) {
+		nothing(c);
+		return;
+	}
 	if (c->rc < 0) {
 		json_decref(t);
 		call_fail(c, &c->e);
 		return;
 	}
-	plan = plan_of(c->result);
-	if (!dry) {
-		json_object_set_new(t, "state", json_string("active"));
-		json_object_set(t, "plan", plan);
-		json_object_set(t, "predicted", json_object_get(plan, "predicted") ?: json_null());
-		json_object_set(c->s->toggles->live, json_string_value(json_object_get(t, "id")), t);
-		save(c->s, t);
-		json_t *ev = json_pack("{ss ss sO}", "type", "toggle", "what", "active", "toggle", t);
-		events_send(c->s, "toggle", ev);
-		json_decref(ev);
-	}
-	json_t *ack = json_object_get(c->result, "ack_nano");
-	json_t *out = json_pack("{sO so sO}", "toggle", dry ? json_null() : t, "plan", plan, "ack_nano", ack ? ack : json_null());
-	json_decref(t);
-	call_json(c, dry ? 200 : 201, out);
+	json_t *plan = plan_of(c->result);
+	json_object_set_new(t, "plan", plan);
+	json_object_set(t, "predicted", json_object_get(plan, "predicted") ?: json_null());
+	if (json_is_true(json_object_get(c->body, "dry_run")))
+		on_reply(c, t, 200, NULL);
+	else
+		call_change(c, one(wire(t)), NULL, on_then);
 }
 void api_toggle_on(struct call *c)
 {
@@ -305,7 +358,7 @@ void api_toggle_on(struct call *c)
 	for (unsigned i = 0; i < sizeof(same) / sizeof(*same); i++)
 		json_object_set(t, same[i], json_object_get(b, same[i]));
 	json_object_set(t, "where", json_object_get(b, "where") ?: json_null());
-	static const char *const optional[] = { "depth", "max_functions", "max_cost" };
+	static const char *const optional[] = { "depth", "max_functions", "max_cost", "hosts", "share", "rate" };
 	for (unsigned i = 0; i < sizeof(optional) / sizeof(*optional); i++)
 		if (json_object_get(b, optional[i]))
 			json_object_set(t, optional[i], json_object_get(b, optional[i]));
@@ -314,8 +367,7 @@ void api_toggle_on(struct call *c)
 	json_object_set_new(t, "created_unix_nano", json_integer(now));
 	json_object_set_new(t, "expires_unix_nano", json_integer(now + ttl));
 	c->data = t;
-	call_agent(c, "on", json_pack("{so sb sI}", "toggle", wire(t), "dry_run", json_is_true(json_object_get(b, "dry_run")), "estimate_nano",
-		json_integer_value(json_object_get(b, "estimate"))), on_then);
+	call_agent(c, "on", json_pack("{so sb sI}", "toggle", wire(t), "dry_run", 1, "estimate_nano", json_integer_value(json_object_get(b, "estimate"))), on_planned);
 }
 
 static void patch_then(struct call *c)
@@ -333,10 +385,30 @@ static void patch_then(struct call *c)
 	json_decref(ev);
 	call_json(c, 200, t);
 }
+static void patch_planned(struct call *c)
+{
+	json_t *t = c->data;
+	if (matches_nothing(c)) {
+		nothing(c);
+		return;
+	}
+	if (c->rc < 0) {
+		json_decref(t);
+		call_fail(c, &c->e);
+		return;
+	}
+	static const char *const counted[] = { "sites", "instances", "processes" };
+	for (unsigned i = 0; i < sizeof(counted) / sizeof(*counted); i++)
+		json_object_set(t, counted[i], json_object_get(c->result, counted[i]));
+	call_change(c, one(wire(t)), NULL, patch_then);
+}
+/* A toggle keeps its name, its history and its time: narrowed or widened in one step, and never for less than a moment off. */
 void api_toggle_patch(struct call *c)
 {
+	static const char *const reach[] = { "selector", "where", "hosts", "share" }, *const same[] = { "level", "keep", "rate" };
 	toggles_tick(c->s);
 	json_t *old = json_object_get(c->s->toggles->live, c->id), *v;
+	bool moved = false;
 	if (!old) {
 		err_set(&c->e, KLIEG_E_NOT_FOUND, "there is no active toggle %s", c->id);
 		call_fail(c, &c->e);
@@ -345,12 +417,26 @@ void api_toggle_patch(struct call *c)
 	json_t *t = json_copy(old);
 	if ((v = json_object_get(c->body, "ttl")))
 		json_object_set_new(t, "expires_unix_nano", json_integer(clock_wall() + json_integer_value(v)));
-	if ((v = json_object_get(c->body, "level")))
-		json_object_set(t, "level", v);
-	if ((v = json_object_get(c->body, "keep")))
-		json_object_set(t, "keep", v);
+	for (unsigned i = 0; i < sizeof(same) / sizeof(*same); i++)
+		if ((v = json_object_get(c->body, same[i])))
+			json_object_set(t, same[i], v);
+	for (unsigned i = 0; i < sizeof(reach) / sizeof(*reach); i++)
+		if ((v = json_object_get(c->body, reach[i]))) {
+			json_object_set(t, reach[i], v);
+			moved = true;
+		}
+	if (!json_array_size(json_object_get(t, "hosts")))
+		json_object_del(t, "hosts");     /* none named: all */
+	if (json_is_null(json_object_get(t, "rate")))
+		json_object_del(t, "rate");
 	c->data = t;
-	call_agent(c, "on", json_pack("{so sb sI}", "toggle", wire(t), "dry_run", 0, "estimate_nano", (json_int_t)0), patch_then);
+	if (!moved) {
+		call_change(c, one(wire(t)), NULL, patch_then);
+		return;
+	}
+	if (!json_object_get(c->body, "selector"))   /* for the error, if it reaches nothing */
+		json_object_set(c->body, "selector", json_object_get(t, "selector"));
+	call_agent(c, "on", json_pack("{so sb sI}", "toggle", wire(t), "dry_run", 1, "estimate_nano", (json_int_t)0), patch_planned);
 }
 
 static void off_then(struct call *c)
@@ -379,7 +465,7 @@ static void off_then(struct call *c)
 	if (json_array_size(removed))
 		put(c->s, UNDO, "last", ts->undo);
 	json_decref(ids);
-	json_t *sites = json_object_get(c->result, "sites"), *ack = json_object_get(c->result, "ack_nano");
+	json_t *sites = json_object_get(c->result, "changed"), *ack = json_object_get(c->result, "ack_nano");
 	call_json(c, 200, json_pack("{so so so}", "removed", removed, "sites", sites ? json_incref(sites) : json_integer(0),
 		"ack_nano", ack ? json_incref(ack) : json_integer(0)));
 }
@@ -390,7 +476,7 @@ static void off(struct call *c, json_t *ids)
 		off_then(c);
 		return;
 	}
-	call_agent(c, "off", json_pack("{so}", "ids", json_deep_copy(ids)), off_then);
+	call_change(c, NULL, json_deep_copy(ids), off_then);
 }
 void api_toggle_off(struct call *c)
 {
@@ -469,55 +555,94 @@ void api_toggles_off(struct call *c)
 	call_agent(c, "ls", json_pack("{ss si si}", "selector", sel, "limit", 100000, "offset", 0), sel_then);
 }
 
+/* Toggles that were ended are on again, as they were. */
+static void live_again(struct server *s, json_t *back)
+{
+	json_t *t, *ended = s->toggles->ended;
+	size_t i;
+	json_array_foreach(back, i, t) {
+		const char *id = jtext(t, "id");
+		for (size_t k = json_array_size(ended); k--;)
+			if (!strcmp(jtext(json_array_get(ended, k), "id"), id))
+				json_array_remove(ended, k);
+		json_object_set(s->toggles->live, id, t);
+		save(s, t);
+	}
+	json_t *ev = json_pack("{ss ss}", "type", "toggle", "what", "restored");
+	events_send(s, "toggle", ev);
+	json_decref(ev);
+}
+/* saved: toggle, time left, toggle, time left... -> the toggles with that time from now, and their rules. */
+static json_t *with_time_left(const json_t *saved, json_t *set)
+{
+	json_t *back = json_array(), *t;
+	for (size_t i = 0; i + 1 < json_array_size(saved); i += 2) {
+		int64_t left = json_integer_value(json_array_get(saved, i + 1));
+		if (left <= 0)
+			continue;
+		t = json_copy(json_array_get(saved, i));
+		json_object_set_new(t, "state", json_string("active"));
+		json_object_set_new(t, "expires_unix_nano", json_integer(clock_wall() + left));
+		json_array_append_new(set, wire(t));
+		json_array_append_new(back, t);
+	}
+	return back;
+}
+
 static void undo_then(struct call *c)
 {
-	json_t *back = c->data, *t;
-	size_t i;
+	json_t *back = c->data;
 	if (c->rc < 0) {
 		json_decref(back);
 		call_fail(c, &c->e);
 		return;
 	}
-	json_array_foreach(back, i, t) {
-		const char *id = json_string_value(json_object_get(t, "id"));
-		json_t *ended = c->s->toggles->ended;
-		for (size_t k = json_array_size(ended); k--;)
-			if (!strcmp(json_string_value(json_object_get(json_array_get(ended, k), "id")) ?: "", id))
-				json_array_remove(ended, k);
-		json_object_set(c->s->toggles->live, id, t);
-		save(c->s, t);
-	}
+	live_again(c->s, back);
 	json_array_clear(c->s->toggles->undo);
 	put(c->s, UNDO, "last", c->s->toggles->undo);
-	json_t *ev = json_pack("{ss ss}", "type", "toggle", "what", "restored");
-	events_send(c->s, "toggle", ev);
-	json_decref(ev);
 	call_json(c, 200, json_pack("{so}", "toggles", back));
 }
 void api_toggles_undo(struct call *c)
 {
-	struct toggle_set *ts = c->s->toggles;
-	json_t *back = json_array(), *all = json_array(), *t;
-	const char *id;
+	json_t *set = json_array(), *back;
 	toggles_tick(c->s);
-	for (size_t i = 0; i + 1 < json_array_size(ts->undo); i += 2) {
-		int64_t left = json_integer_value(json_array_get(ts->undo, i + 1));
-		if (left <= 0)
-			continue;
-		t = json_copy(json_array_get(ts->undo, i));
-		json_object_set_new(t, "state", json_string("active"));
-		json_object_set_new(t, "expires_unix_nano", json_integer(clock_wall() + left));
-		json_array_append_new(all, wire(t));
-		json_array_append_new(back, t);
-	}
+	back = with_time_left(c->s->toggles->undo, set);
 	if (!json_array_size(back)) {
-		json_decref(back), json_decref(all);
+		json_decref(back), json_decref(set);
 		err_set(&c->e, KLIEG_E_NOT_FOUND, "there is nothing to undo");
 		call_fail(c, &c->e);
 		return;
 	}
-	json_object_foreach(ts->live, id, t)
-		json_array_append_new(all, wire(t));
 	c->data = back;
-	call_agent(c, "sync", json_pack("{so}", "toggles", all), undo_then);
+	call_change(c, set, NULL, undo_then);
+}
+
+/* ---- panic ---- */
+
+json_t *toggles_saved(struct server *s)
+{
+	json_t *list = json_array(), *t;
+	const char *id;
+	toggles_tick(s);
+	json_object_foreach(s->toggles->live, id, t) {
+		json_array_append_new(list, json_copy(t));
+		json_array_append_new(list, json_integer(expiry(t) - clock_wall()));
+	}
+	return list;
+}
+unsigned toggles_end_all(struct server *s, const char *by)
+{
+	unsigned n = 0;
+	for (void *it; (it = json_object_iter(s->toggles->live)); n++) {
+		char id[64];
+		snprintf(id, sizeof(id), "%s", json_object_iter_key(it));
+		end(s, id, "removed", by);
+	}
+	return n;
+}
+json_t *toggles_bring_back(struct server *s, const json_t *saved, json_t *set)
+{
+	json_t *back = with_time_left(saved, set);
+	live_again(s, back);
+	return back;
 }

@@ -54,7 +54,13 @@ struct event_post { struct server *s; json_t *event; };
 static void event_arrived(void *arg)
 {
 	struct event_post *p = arg;
-	const char *type = json_string_value(json_object_get(p->event, "type")) ?: "event";
+	const char *type = json_string_value(json_object_get(p->event, "type")) ?: "event", *host = fleet_local_host(p->s);
+	if (host && !json_object_get(p->event, "host"))      /* those of elsewhere have it */
+		json_object_set_new(p->event, "host", json_string(host));
+	if (!strcmp(type, "trigger"))
+		firings_event(p->s, p->event);
+	else if (!strcmp(type, "guard"))
+		alerts_guard(p->s, p->event);
 	events_send(p->s, type, p->event);
 	json_decref(p->event);
 	free(p);

@@ -1,6 +1,16 @@
 /* What the files of the server share. */
 #pragma once
+#include "server/desired.h"
+#include "server/fleet.h"
 #include "server/server.h"
+#include <string.h>
+
+#define BUDGET_PERCENT 1.0               /* of a process's CPU, unless a limit says less */
+
+/* Members of JSON objects, of which any may be absent. */
+static inline const char *jtext(const json_t *o, const char *k) { return json_string_value(json_object_get(o, k)) ?: ""; }
+static inline json_int_t jint(const json_t *o, const char *k) { return json_integer_value(json_object_get(o, k)); }
+static inline double jnum(const json_t *o, const char *k) { return json_number_value(json_object_get(o, k)); }
 
 struct admit {
 	struct store *store;
@@ -10,16 +20,22 @@ struct admit {
 };
 struct watcher;                                /* an SSE client */
 struct toggle_set;
+struct policy_entry;
+struct alerts;
+struct desired;
 
 struct server {
 	struct server_config c;
 	struct http_server *http;
 	char bound[80], otlp_bound[80];
 	struct admit admit;
-	server_agent_fn agent;
-	void *agent_arg;
-	struct remote *remote;                   /* an agent elsewhere; NULL until one polls */
+	struct fleet *fleet;                     /* the agents */
+	struct desired *desired;                 /* the rules in force */
 	struct toggle_set *toggles;
+	struct policy_entry *policies;           /* by name */
+	json_t *firings;                         /* newest first */
+	json_t *panic;                           /* NULL: none */
+	struct alerts *alerts;
 	bool state_failed;                       /* the last change could not be saved */
 	struct watcher *watchers;
 	atomic_int tails;                        /* watchers that want spans */
@@ -34,7 +50,7 @@ struct call {
 	struct http_req *r;
 	const struct route *route;
 	json_t *params, *body;               /* validated, with defaults */
-	char id[64];                         /* what stands for the {...} of the path */
+	char id[72];                         /* what stands for the {...} of the path */
 	json_t *result; struct err e; int rc, status;  /* of work or of the agent */
 	void (*then)(struct call *c);        /* loop thread, after work or the agent's reply */
 	void (*work)(struct call *c);
@@ -44,6 +60,7 @@ void call_json(struct call *c, int status, json_t *body);     /* steals body */
 void call_text(struct call *c, struct buf *body);              /* 200, JSON text; finishes body */
 void call_free(struct call *c);                               /* for streams only: they keep the request */
 void call_fail(struct call *c, const struct err *e);
+void call_refuse(struct call *c, int status, const struct err *e, json_t *more);  /* the same with another status, and more members; steals more */
 void call_work(struct call *c, void (*work)(struct call *), void (*then)(struct call *));
 void call_agent(struct call *c, const char *method, json_t *params, void (*then)(struct call *));  /* steals params; then: c->rc, c->result, c->e */
 void call_pass_on(struct call *c);       /* a `then`: what the agent answered, or its error */
@@ -56,12 +73,13 @@ void reply_problem(struct http_req *r, const struct err *e);
 
 /* routes.c: the one table. */
 enum field_type { F_TEXT, F_INT, F_BOOL, F_NUMBER, F_DURATION, F_SELECTOR, F_QUERY, F_WHERE, F_TEXTS };
-struct field { const char *name; enum field_type type; const char *fallback; double min, max; const char *choices; bool nullable; const char *about; };
+struct field { const char *name; enum field_type type; const char *fallback; double min, max; const char *choices; bool nullable, required; const char *about; };
 struct route {
 	const char *method, *path, *permission, *about;
 	const struct field *params, *body;
 	const char *answers;                     /* see shapes in routes.c; NULL: an event stream */
 	void (*handler)(struct call *c);
+	size_t body_max;                         /* 0: 1 MiB */
 };
 void routes_dispatch(struct server *s, struct http_req *r);
 void api_openapi(struct call *c);
@@ -72,14 +90,42 @@ void api_status(struct call *c), api_processes(struct call *c), api_sites(struct
 	api_attachments(struct call *c), api_attach(struct call *c), api_detach(struct call *c), api_detach_all(struct call *c), api_candidates(struct call *c),
 	api_callees(struct call *c),
 	api_toggles(struct call *c), api_toggle_on(struct call *c), api_toggle_patch(struct call *c), api_toggle_off(struct call *c), api_toggles_off(struct call *c),
-	api_toggles_undo(struct call *c);
+	api_toggles_undo(struct call *c),
+	api_policies(struct call *c), api_policies_check(struct call *c), api_policies_plan(struct call *c), api_policy(struct call *c), api_policy_put(struct call *c),
+	api_policy_off(struct call *c), api_policy_versions(struct call *c), api_policy_diff(struct call *c), api_policy_rollback(struct call *c),
+	api_policy_rollout(struct call *c), api_policy_rollout_change(struct call *c), api_policy_schema(struct call *c),
+	api_firings(struct call *c), api_alerts(struct call *c), api_overhead(struct call *c), api_panic(struct call *c), api_panic_undo(struct call *c),
+	api_tokens(struct call *c);
 
 /* control.c */
 int toggles_create(struct server *s, struct err *e);   /* with what the state store has */
-void toggles_restore(struct server *s);                /* tells the agent */
+void toggles_restore(struct server *s);                /* makes what is desired the same */
 void toggles_destroy(struct toggle_set *t);
 void toggles_tick(struct server *s);
 unsigned toggles_active(struct server *s, int64_t *ret_next_expiry);
+json_t *toggles_saved(struct server *s);               /* new: toggle, time left, ... */
+unsigned toggles_end_all(struct server *s, const char *by);  /* here only: their rules are the caller's to remove */
+json_t *toggles_bring_back(struct server *s, const json_t *saved, json_t *set);  /* new: the toggles; their rules are added to set */
+
+/* policies.c and what belongs to it (policies.h) */
+int policies_create(struct server *s, struct err *e);
+void policies_restore(struct server *s);
+void policies_destroy(struct server *s);
+void policies_tick(struct server *s);
+unsigned policies_in_force(struct server *s);
+int64_t policies_next_expiry(struct server *s);        /* 0: none */
+void rollout_tick(struct server *s);
+int panic_create(struct server *s, struct err *e);
+json_t *panic_json(struct server *s);                  /* new; null: none */
+
+/* firings.c, alerts.c */
+int firings_create(struct server *s, struct err *e);
+void firings_event(struct server *s, const json_t *event);  /* "trigger" of an agent */
+void firings_tick(struct server *s);
+int alerts_create(struct server *s);
+void alerts_destroy(struct server *s);
+void alerts_guard(struct server *s, const json_t *event);   /* "guard" of an agent */
+void alerts_tick(struct server *s);
 
 /* admit.c */
 void admit_otlp(struct server *s, struct http_req *r);
@@ -93,6 +139,3 @@ void events_spans(struct server *s, struct batch *copy, uint32_t of);  /* takes 
 void metrics_reply(struct server *s, struct http_req *r);
 /* assets.c */
 void assets_reply(struct http_req *r);
-/* remote.c */
-void remote_handle(struct server *s, struct http_req *r);
-void remote_tick(struct server *s);

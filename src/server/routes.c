@@ -10,6 +10,11 @@
 #define Q { "q", F_QUERY, "", .about = "TraceQL filter" }
 #define RANGE { "since", F_DURATION, NULL, 1e6, 3.2e17 }, { "from", F_INT, NULL, 0, 9.2e18 }, { "to", F_INT, NULL, 0, 9.2e18 }
 #define LEVELS "off|count|span|detail|deep"
+#define REACH { "hosts", F_TEXTS, NULL, 64, 200 }, { "share", F_NUMBER, NULL, 0, 1, .about = "of processes" }, \
+	{ "rate", F_NUMBER, NULL, .001, 1e7, .nullable = true, .about = "spans per second and process" }
+#define WHO { "reason", F_TEXT, "", 0, 500 }, { "author", F_TEXT, "api", 0, 100 }
+#define TEXT { "text", F_TEXT, NULL, .required = true, .about = "YAML" }, { "estimate", F_DURATION, "100ms", 0, 10e9 }
+#define TEXT_MAX (4u << 20)               /* a policy is at most 1 MiB, and escaped in JSON */
 #define MAX_PAUSE { "max_pause", F_DURATION, NULL, 1e5, 1e10, .about = "longest stop of a process while functions are patched" }
 
 /* What an answer looks like, for /openapi.json (tests hold real answers to it): `name:type` with type s(tring) i(nteger) n(umber) b(oolean) *(anything)
@@ -27,7 +32,7 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "cost", "known:b,calls_per_s:n,spans_per_s:n,bytes_per_s:n,cpu_percent:n,basis:s" },
 	{ "plan", "sites:i,instances:i,processes:i,services:[s],sample:[@site],predicted:@cost?,warning?:s,pause_nano?:i" },
 	{ "toggle", "id:s,selector:s,level:s,keep:n,scope:s,where:s?,owner:s,reason:s,created_unix_nano:i,expires_unix_nano:i,state:s,ended_by?:s,ended_unix_nano?:i,"
-		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost,depth?:i,max_pause_nano?:i,max_functions?:i,max_cost?:n,dropped?:i" },
+		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost,hosts?:[s],share?:n,rate?:n,depth?:i,max_pause_nano?:i,max_functions?:i,max_cost?:n,dropped?:i" },
 	{ "span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
 		"attributes:<*>" },
 	{ "full_span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
@@ -42,12 +47,30 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "refused", "pid:i,name:s,code:s,detail:s,hint:s" },
 	{ "candidate", "pid:i,name:s,comm?:s,exe?:s,user?:s,cpu_percent?:n,cpu_seconds?:n,cmdline?:s,attached?:b,attachable:b,why?:s" },
 	{ "callee", "name:s,module:s,kind:s,hookable:b,why?:s" },
+	{ "diagnostic", "severity:s,line:i,column:i,end_column:i,code:s,message:s,hint:s" },
+	{ "policy_doc", "name:s,rules:[<*>],limits:[<*>]" },
+	{ "policy_rule", "name:s,match:s,level:s,keep:n,rate?:n,sites:i,processes:i,measured?:@cost,predicted?:@cost?,raised?:s,expires_unix_nano?:i" },
+	{ "policy", "name:s,version:i,in_force:i,state:s,author:s,reason:s,updated_unix_nano:i,why?:s,rules:[@policy_rule],limits:[<*>],rollout?:@rollout" },
+	{ "vitals", "overhead_percent:n,p99_nano:i?,error_share:n?,processes:i,calls:n,past?:b" },
+	{ "evidence", "at:i,canary:@vitals?,rest:@vitals?,verdict:s,why:s" },
+	{ "rollout", "name:s,version:i,base:i,state:s,step:i,steps:[{share?:n,processes?:i,state:s,started?:i,until?:i}],soak_nano:i,evidence:[@evidence],why?:s,"
+		"canary?:[{host:s,pid:i}]" },
+	{ "policy_version", "name:s,version:i,change:s,author:s,reason:s,created_unix_nano:i,text:s,before:i,evidence?:[@evidence]" },
+	{ "policy_plan", "ok:b,diagnostics:[@diagnostic],policy:@policy_doc,changes:[{op:s,host?:s,pid:i,service:s,site:s,name:s,from:s,to:s}],changed:i,sites:i,processes:i,"
+		"predicted:@cost,predicted_percent:n,bytes_per_day:i,rules:[{name:s,op:s,sites:i,processes:i,predicted:@cost?,"
+		"replay?:{traces:i,kept:i,spans:i,bytes_per_day:i,window_nano:i,partial:b}}],fits:b,budget_percent:n,warnings:[s],"
+		"suggestion?:{keep:n?,text:s,predicted_percent:n},unchanged?:b" },
+	{ "policy_changed", "policy:@policy,version:i,state:s,ack_nano:i?,plan?:@policy_plan,rollout?:@rollout,warning?:s" },
+	{ "cause", "query:s,value:n,threshold:n,over_nano:i" },
+	{ "firing", "id:s,at_unix_nano:i,host:s,policy:s,rule:s,rule_id:s,service:s,cause:@cause,from:s,to:s,state:s,owner:s,match:s,version:i,ended_unix_nano?:i,traces:[s]" },
+	{ "alert", "id:s,severity:s,title:s,text:s,since_unix_nano:i,value:*,limit:*,link:s,cli:s" },
 	{ "check", "name:s,ok:b,value:*,limit:*,what:s,next:s" },
 };
 
 static const struct route routes[] = {
 	{ "GET", "/status", "view", "state of the server", NULL, NULL,
-		"version:s,http:s,uptime_nano:i,mode:s,host:s,counts:{processes:i,sites:i,on:i,toggles:i},next_expiry_unix_nano:i?,"
+		"version:s,http:s,uptime_nano:i,mode:s,host:s,counts:{processes:i,sites:i,on:i,toggles:i,policies:i},next_expiry_unix_nano:i?,"
+		"panic:{at:i,owner:s,reason:s}?,"
 		"account:@account,overhead_percent:n,agent_cpu_percent:n,budget_percent:n,spans_per_s:n,store:@store", api_status },
 	{ "GET", "/processes", "view", "traced processes", NULL, NULL, "processes:[@process]", api_processes },
 	{ "GET", "/sites", "view", "sites that can be switched", P(SEL, { "limit", F_INT, "1000", 1, 100000 }, { "offset", F_INT, "0", 0, 1e9 }), NULL,
@@ -59,13 +82,45 @@ static const struct route routes[] = {
 		{ "keep", F_NUMBER, "1", 0, 1 }, { "ttl", F_DURATION, "5m", 1e9, 86400e9 }, { "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 },
 		{ "where", F_WHERE, NULL, 0, 2000, .nullable = true }, { "scope", F_TEXT, "all", .choices = "all|marked" }, { "dry_run", F_BOOL, "false" },
 		{ "depth", F_INT, NULL, 0, 16 }, MAX_PAUSE, { "max_functions", F_INT, NULL, 1, 1000000 }, { "max_cost", F_NUMBER, NULL, .001, 100 },
+		REACH,
 		{ "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle:@toggle?,plan:@plan,ack_nano:i?", api_toggle_on },
 	{ "DELETE", "/toggles", "operate", "switch off", P({ "sel", F_SELECTOR, NULL }, { "all", F_BOOL, "false" }), NULL,
 		"removed:[s],sites:i,ack_nano:i?", api_toggles_off },
 	{ "POST", "/toggles/undo", "operate", "restore what the last DELETE removed", NULL, NULL, "toggles:[@toggle]", api_toggles_undo },
 	{ "PATCH", "/toggles/{id}", "operate", "change a toggle", NULL, P({ "ttl", F_DURATION, NULL, 1e9, 86400e9 }, { "level", F_TEXT, NULL, .choices = LEVELS },
-		{ "keep", F_NUMBER, NULL, 0, 1 }), "@toggle", api_toggle_patch },
+		{ "keep", F_NUMBER, NULL, 0, 1 }, { "selector", F_SELECTOR, NULL, .nullable = true }, { "where", F_WHERE, NULL, 0, 2000, .nullable = true }, REACH), "@toggle",
+		api_toggle_patch },
 	{ "DELETE", "/toggles/{id}", "operate", "switch off", NULL, NULL, "removed:[s],sites:i,ack_nano:i?", api_toggle_off },
+	{ "GET", "/policies", "view", "policies, with what their rules come to", NULL, NULL, "policies:[@policy]", api_policies },
+	{ "POST", "/policies/check", "view", "what is wrong with a text", NULL, P({ "text", F_TEXT, NULL, .required = true, .about = "YAML" }),
+		"ok:b,diagnostics:[@diagnostic],policy?:@policy_doc", api_policies_check, TEXT_MAX },
+	{ "POST", "/policies/plan", "view", "what a text would do", NULL, P(TEXT, { "replay", F_DURATION, NULL, 1e9, 2.6e15, .about = "try it on the stored traces of this time" }),
+		"@policy_plan", api_policies_plan, TEXT_MAX },
+	{ "GET", "/policies/{name}", "view", "one version of a policy", P({ "version", F_INT, NULL, 1, 1e15 }), NULL,
+		"name:s,version:i,text:s,state:s,change:s,author:s,reason:s,created_unix_nano:i,policy:@policy_doc?", api_policy },
+	{ "PUT", "/policies/{name}", "operate", "a new version comes into force", NULL, P(TEXT, WHO,
+		{ "expected_version", F_INT, NULL, 0, 1e15, .about = "the newest version that you know, 0 for a new policy" }, { "rollout", F_TEXT, "", .choices = "|steps|now" },
+		{ "soak", F_DURATION, "30s", 1e8, 86400e9, .about = "how long each step is watched" }, { "force", F_BOOL, "false", .about = "over the budget all the same" }),
+		"@policy_changed", api_policy_put, TEXT_MAX },
+	{ "DELETE", "/policies/{name}", "operate", "switch a policy off", P(WHO), NULL, "@policy_changed", api_policy_off },
+	{ "GET", "/policies/{name}/versions", "view", "history, newest first", P({ "limit", F_INT, "50", 1, 1000 }), NULL, "name:s,versions:[@policy_version]",
+		api_policy_versions },
+	{ "GET", "/policies/{name}/diff", "view", "two versions", P({ "from", F_INT, NULL, 0, 1e15 }, { "to", F_INT, NULL, 1, 1e15 }), NULL,
+		"name:s,from:i,to:i,lines:[{op:s,text:s}],rules:[{op:s,name:s,fields:[{field:s,before:*,after:*}]}]", api_policy_diff },
+	{ "POST", "/policies/{name}/rollback", "operate", "an earlier version comes into force again", NULL, P({ "to", F_INT, NULL, 1, 1e15 }, WHO), "@policy_changed",
+		api_policy_rollback },
+	{ "GET", "/policies/{name}/rollout", "view", "how far a version has got, and what was seen", NULL, NULL, "@rollout", api_policy_rollout },
+	{ "POST", "/policies/{name}/rollout", "operate", "go on, stop or go back", NULL, P({ "action", F_TEXT, NULL, .required = true, .choices = "promote|stop|rollback" }, WHO),
+		"*", api_policy_rollout_change },
+	{ "GET", "/policy.schema.json", "view", "JSON Schema of policies, for editors", NULL, NULL, "<*>", api_policy_schema },
+	{ "GET", "/firings", "view", "triggers that fired", P({ "since", F_DURATION, "1h", 1e6, 3.2e17 }, { "policy", F_TEXT, "", 0, 64 }), NULL, "firings:[@firing]", api_firings },
+	{ "GET", "/alerts", "view", "what somebody should know now", NULL, NULL, "alerts:[@alert]", api_alerts },
+	{ "GET", "/overhead", "view", "measured overhead against the budget", NULL, NULL, "budget_percent:n,saturated:b,processes:[*],sites:[*],rules:[*],next_expiry_unix_nano:i?",
+		api_overhead },
+	{ "POST", "/panic", "operate", "everything off everywhere", NULL, P({ "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 }),
+		"panic:{at:i,owner:s,reason:s},toggles:i,policies:i,ack_nano:i,sites:i,agents:i,warning?:s", api_panic },
+	{ "POST", "/panic/undo", "operate", "as it was before", NULL, P({ "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 }),
+		"toggles:[@toggle],policies:i,ack_nano:i,sites:i,agents:i,warning?:s", api_panic_undo },
 	{ "GET", "/spans", "view", "search", P(Q, RANGE, { "limit", F_INT, "100", 1, 10000 }), NULL,
 		"version:i,spans:[@span],matched:i,partial:b,scanned:{spans:i,blocks:i,skipped_blocks:i}", api_spans },
 	{ "GET", "/spans/tail", "view", "spans as they come, as server-sent events", P(Q), NULL, NULL, api_tail },
@@ -220,7 +275,7 @@ static int fill(const struct field *fields, json_t *given, bool text, json_t *ou
 			if (check(f, typed, &ok, e) == 0)
 				json_object_set_new(out, f->name, ok);
 			json_decref(typed);
-		} else if (!text && f->type == F_SELECTOR)
+		} else if (f->required || (!text && f->type == F_SELECTOR && !f->nullable))
 			return err_set(e, KLIEG_E_USAGE, "'%s' is required", f->name);
 	}
 	return 0;
@@ -270,9 +325,8 @@ void call_text(struct call *c, struct buf *body)
 	buf_finish(body);
 	call_free(c);
 }
-void reply_problem(struct http_req *r, const struct err *e)
+static void problem(struct http_req *r, int status, const struct err *e, const json_t *more)
 {
-	int status = err_http(e->code);
 	json_t *o = json_pack("{ss ss si ss ss}", "type", "about:blank", "title", err_title(e->code), "status", status, "detail", e->msg, "code", err_name(e->code));
 	if (!o)  /* the message is not UTF-8 */
 		o = json_pack("{ss ss si ss ss}", "type", "about:blank", "title", err_title(e->code), "status", status, "detail",
@@ -283,12 +337,23 @@ void reply_problem(struct http_req *r, const struct err *e)
 		json_object_set_new(o, "line", json_integer(e->line ? e->line : 1));
 		json_object_set_new(o, "column", json_integer(e->column));
 	}
+	if (more)
+		json_object_update(o, (json_t *)more);
 	char *t = json_dumps(o, JSON_COMPACT);
 	http_reply(r, status, "application/problem+json", str_of(t), status == 503 ? "Retry-After: 1\r\n" : NULL);
 	free(t);
 	json_decref(o);
 }
-void call_fail(struct call *c, const struct err *e) { struct err copy = *e; struct http_req *r = c->r; call_free(c); reply_problem(r, &copy); }
+void reply_problem(struct http_req *r, const struct err *e) { problem(r, err_http(e->code), e, NULL); }
+void call_refuse(struct call *c, int status, const struct err *e, json_t *more)
+{
+	struct err copy = *e;
+	struct http_req *r = c->r;
+	call_free(c);
+	problem(r, status, &copy, more);
+	json_decref(more);
+}
+void call_fail(struct call *c, const struct err *e) { call_refuse(c, err_http(e->code), e, NULL); }
 
 static void work(void *arg) { struct call *c = arg; c->work(c); }
 static void then(void *arg) { struct call *c = arg; c->then(c); }
@@ -298,29 +363,23 @@ void call_work(struct call *c, void (*w)(struct call *), void (*t)(struct call *
 	c->then = t;
 	loop_work(c->s->c.loop, work, then, c);
 }
-static void agent_reply(void *arg, int rc, json_t *result, const struct err *e)
+static void agents_answered(void *arg, int rc, json_t *result, const struct err *e)
 {
 	struct call *c = arg;
 	c->rc = rc;
 	json_decref(c->result);
-	c->result = result ? json_deep_copy(result) : NULL;  /* jansson's counts are not for two threads */
+	c->result = json_incref(result);
 	if (e)
 		c->e = *e;
-	loop_post(c->s->c.loop, then, c);
+	c->then(c);
 }
 void call_agent(struct call *c, const char *method, json_t *params, void (*t)(struct call *))
 {
 	c->then = t;
-	if (c->s->agent) {
-		c->s->agent(c->s->agent_arg, method, params, agent_reply, c);
-		return;
-	}
-	json_decref(params);
-	c->rc = err_set(&c->e, KLIEG_E_NO_TARGET, "no agent is connected to this server");
-	t(c);
+	fleet_ask(c->s, method, params, agents_answered, c);
 }
 
-static bool path_matches(const char *pattern, const char *path, char id[64])
+static bool path_matches(const char *pattern, const char *path, char id[72])
 {
 	size_t n = strcspn(pattern, "{");
 	if (!pattern[n])
@@ -328,7 +387,7 @@ static bool path_matches(const char *pattern, const char *path, char id[64])
 	if (strncmp(pattern, path, n))
 		return false;
 	size_t len = strcspn(path + n, "/");
-	if (!len || len >= 64 || strcmp(path + n + len, strchr(pattern, '}') + 1))
+	if (!len || len >= 72 || strcmp(path + n + len, strchr(pattern, '}') + 1))
 		return false;
 	memcpy(id, path + n, len);
 	id[len] = 0;
@@ -340,7 +399,7 @@ void routes_dispatch(struct server *s, struct http_req *r)
 	const char *path = r->path.p + strlen("/api/v1"), *method = r->is_head ? "GET" : r->method;
 	struct err e = { 0 };
 	struct buf allow = { 0 };
-	char id[64] = "";
+	char id[72] = "";
 	const struct route *found = NULL;
 	for (int i = 0; i < NROUTES && !found; i++)
 		if (path_matches(routes[i].path, path, id)) {
@@ -373,9 +432,10 @@ void routes_dispatch(struct server *s, struct http_req *r)
 	json_decref(given);
 	if (rc == 0 && found->body) {
 		json_error_t je;
-		json_t *body = r->body.n > 1 << 20 ? NULL : json_loadb((char *)r->body.p, r->body.n, JSON_REJECT_DUPLICATES, &je);
-		if (r->body.n > 1 << 20)
-			rc = err_set(&e, KLIEG_E_TOO_LARGE, "the body is larger than 1 MiB");
+		size_t most = found->body_max ? found->body_max : 1 << 20;
+		json_t *body = r->body.n > most ? NULL : json_loadb((char *)r->body.p, r->body.n, JSON_REJECT_DUPLICATES, &je);
+		if (r->body.n > most)
+			rc = err_set(&e, KLIEG_E_TOO_LARGE, "the body is larger than %zu MiB", most >> 20);
 		else if (!json_is_object(body))
 			rc = body ? err_set(&e, KLIEG_E_TYPE, "the body must be a JSON object") :
 				err_at(&e, KLIEG_E_SYNTAX, je.line, je.column, "the body is not JSON: %s", je.text);
@@ -509,8 +569,12 @@ void api_openapi(struct call *c)
 				json_object_set_new(props, f->name, schema(f));
 			body = json_pack("{ss so sb}", "type", "object", "properties", props, "additionalProperties", 0);
 			for (const struct field *f = rt->body; f->name; f++)
-				if (f->type == F_SELECTOR && !f->fallback)      /* as fill() has it */
-					json_object_set_new(body, "required", json_pack("[s]", f->name));
+				if (f->required || (f->type == F_SELECTOR && !f->fallback && !f->nullable)) {     /* as fill() has it */
+					json_t *required = json_object_get(body, "required");
+					if (!required)
+						json_object_set_new(body, "required", required = json_array());
+					json_array_append_new(required, json_string(f->name));
+				}
 			json_object_set_new(op, "requestBody", json_pack("{s{s{so}}}", "content", "application/json", "schema", body));
 		}
 		json_object_set_new(item, method, op);

@@ -1,6 +1,8 @@
 /* The composition of the server: listeners, who may talk to them, and which of API, OTLP, metrics and dashboard a request is for. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "server/desired.h"
+#include "server/fleet.h"
 #include "server/internal.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,7 +74,7 @@ static void handle(void *arg, struct http_req *r)
 		err_set(&e, KLIEG_E_NOT_FOUND, "this port takes POST /v1/traces only");
 		reply_problem(r, &e);
 	} else if (r->path.n > 10 && !strncmp(r->path.p, "/agent/v1/", 10))
-		remote_handle(s, r);
+		fleet_handle(s, r);
 	else if (str_is(r->path, "/metrics"))
 		metrics_reply(s, r);
 	else if (r->path.n > 8 && !strncmp(r->path.p, "/api/v1/", 8))
@@ -86,7 +88,8 @@ static void handle(void *arg, struct http_req *r)
 static void tick(uv_timer_t *t)
 {
 	events_tick(t->data);
-	remote_tick(t->data);
+	fleet_tick(t->data);
+	desired_tick(t->data);
 }
 
 int server_create(const struct server_config *c, struct server **ret_s, struct err *e)
@@ -100,7 +103,18 @@ int server_create(const struct server_config *c, struct server **ret_s, struct e
 	s->tick.data = s;
 	uv_timer_start(&s->tick, tick, 1000, 1000);
 	snprintf(path, sizeof(path), "%s/klieg.sock", c->dir);
-	int rc = toggles_create(s, e);
+	fleet_create(s);
+	int rc = desired_create(s, e);
+	if (rc == 0)
+		rc = toggles_create(s, e);
+	if (rc == 0)
+		rc = panic_create(s, e);
+	if (rc == 0)
+		rc = policies_create(s, e);
+	if (rc == 0)
+		rc = firings_create(s, e);
+	if (rc == 0)
+		rc = alerts_create(s);
 	if (rc == 0)
 		rc = http_listen_tcp(s->http, c->http, (void *)MAIN, s->bound, e);
 	if (rc == 0)
@@ -114,13 +128,14 @@ int server_create(const struct server_config *c, struct server **ret_s, struct e
 	if (!is_loopback(s->bound) || !is_loopback(s->otlp_bound))
 		log_warn("server", "listening beyond this machine (%s, %s), and there is no authentication yet: whoever reaches it may read spans and switch probes",
 			s->bound, s->otlp_bound);
+	toggles_restore(s);
+	policies_restore(s);
 	*ret_s = s;
 	return 0;
 }
 void server_set_agent(struct server *s, server_agent_fn fn, void *agent)
 {
-	s->agent = fn;
-	s->agent_arg = agent;
+	fleet_local(s, fn, agent);
 	if (fn)
 		toggles_restore(s);
 }
@@ -133,7 +148,12 @@ void server_destroy(struct server *s)
 	http_server_close(s->http);
 	uv_close((uv_handle_t *)&s->tick, NULL);
 	uv_run(loop_uv(s->c.loop), UV_RUN_NOWAIT);
+	alerts_destroy(s);
+	policies_destroy(s);
+	json_decref(s->firings);
+	json_decref(s->panic);
 	toggles_destroy(s->toggles);
-	free(s->remote);
+	fleet_destroy(s);
+	desired_destroy(s);
 	free(s);
 }
