@@ -13,6 +13,7 @@
 #define LIMITS_MAX 100u
 #define LIST_MAX 100u
 #define ROLLOUT_MAX 20u
+#define QUERIES_SIZE_MAX (16u << 20)
 
 static const char *const levels[] = { "off", "count", "span", "detail", "deep" };
 const char *policy_level_name(unsigned level) { return levels[level < 5 ? level : 0]; }
@@ -32,6 +33,7 @@ struct reader {
 	struct policy *p;
 	struct policy_places *rules, *limits;    /* beside p's */
 	const struct doc_node *to;               /* of the escalation that is read */
+	size_t size;                             /* of all queries' regular expressions */
 };
 /* example: of what must be there; NULL: it may be left away. into: what the object is read into. places: may be NULL. */
 struct key {
@@ -210,6 +212,8 @@ static struct traceql *read_query(struct reader *r, const struct doc_node *n, en
 {
 	struct traceql *q = NULL, *other;
 	struct err e = { 0 };
+	if (r->size > QUERIES_SIZE_MAX) /* told */
+		return NULL;
 	int rc = (profile == TQ_PROFILE_TRIGGER ? traceql_parse_metric : traceql_parse)(n->text, &q, &e);
 	if (rc < 0) {
 		/* Somebody who knows the short form of the command line gets the long one. */
@@ -223,6 +227,11 @@ static struct traceql *read_query(struct reader *r, const struct doc_node *n, en
 			traceql_destroy(other);
 		}
 		tell_query(r, "P130", n, &e);
+		return NULL;
+	}
+	if ((r->size += traceql_size(q)) > QUERIES_SIZE_MAX) {
+		doc_diag(&r->d, "P107", n, "{1,50} stands for fifty copies: use + or * instead, or split the policy", "the regular expressions of this policy are too big");
+		traceql_destroy(q);
 		return NULL;
 	}
 	if (traceql_check_profile(q, profile, &e) < 0) {

@@ -11,6 +11,7 @@
 #define TQ_REGEX_MAX 4096u   /* bytes of one pattern */
 #define TQ_STAGES_MAX 16u
 #define TQ_BY_MAX 8u
+#define TQ_REGEXES_SIZE_MAX (1u << 20) /* compiled, all of a query: `(a{1,50}){1,50}` is short text and big code */
 #define TQ_NONE UINT16_MAX
 #define TQ_UNKNOWN 0xffu     /* static type of what is known at run time only */
 
@@ -80,7 +81,9 @@ extern const char *const tq_statuses[], *const tq_kinds[]; /* by OTLP's numbers;
 
 /* regex.c: RE2's syntax (no look-around, no back-references), anchored at both ends, with limits on work. */
 int tq_regex_compile(struct str pattern, struct tq_regex **ret_r, struct err *e, int line, int column);
-void tq_regex_free(struct tq_regex *r);
+struct tq_regex *tq_regex_share(struct tq_regex *r);   /* one more owner */
+void tq_regex_free(struct tq_regex *r);                /* by each owner; NULL is fine */
+size_t tq_regex_size(const struct tq_regex *r);
 enum { TQ_RE_NO, TQ_RE_YES, TQ_RE_GAVE_UP };
 int tq_regex_match(const struct tq_regex *r, struct str subject, void *match_data /* or NULL */);
 void *tq_regex_scratch(void);                          /* match_data for one thread; free with tq_regex_scratch_free */

@@ -157,6 +157,10 @@ static int check_compare(struct tq_parser *p, const struct tq_token *op, struct 
 		if (rc < 0)
 			return rc;
 		n->regex = tq_append_regex(p->q, re);
+		if (traceql_size(p->q) > TQ_REGEXES_SIZE_MAX) {
+			err_at(p->lex.e, KLIEG_E_LIMIT, (int)r->line, (int)r->column, "the regular expressions of this query are too big");
+			return err_hint(p->lex.e, "{1,50} stands for fifty copies: use + or * instead"), KLIEG_E_LIMIT;
+		}
 		return 0;
 	}
 	if (n->op == OP_EQ || n->op == OP_NE) {
@@ -505,6 +509,14 @@ static int parse(struct str text, bool metrics, struct traceql **ret_q, struct e
 
 int traceql_parse(struct str text, struct traceql **ret_q, struct err *e) { return parse(text, false, ret_q, e); }
 int traceql_parse_metric(struct str text, struct traceql **ret_q, struct err *e) { return parse(text, true, ret_q, e); }
+
+size_t traceql_size(const struct traceql *q)
+{
+	size_t n = 0;
+	for (uint16_t i = 0; i < q->regexes_n; i++)
+		n += tq_regex_size(q->regexes[i]);
+	return n;
+}
 
 void traceql_destroy(struct traceql *q)
 {

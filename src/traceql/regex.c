@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-struct tq_regex { pcre2_code *code; bool jit; };
+struct tq_regex { pcre2_code *code; size_t size; bool jit; _Atomic uint32_t shared; /* owners but one */ };
 
 static pcre2_match_context *limits;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -99,16 +99,27 @@ int tq_regex_compile(struct str pattern, struct tq_regex **ret_r, struct err *e,
 	}
 	struct tq_regex *r = base_calloc(1, sizeof *r);
 	r->code = c;
-	size_t size = 0;
-	pcre2_pattern_info(c, PCRE2_INFO_SIZE, &size);
-	r->jit = size < 16384 && pcre2_jit_compile(c, PCRE2_JIT_COMPLETE) == 0; /* where W^X forbids it, the interpreter does the same */
+	pcre2_pattern_info(c, PCRE2_INFO_SIZE, &r->size);
+	r->jit = r->size < 16384 && pcre2_jit_compile(c, PCRE2_JIT_COMPLETE) == 0; /* where W^X forbids it, the interpreter does the same */
+	size_t jit = 0;
+	pcre2_pattern_info(c, PCRE2_INFO_JITSIZE, &jit); /* often the bigger part, in memory and in time */
+	r->size += jit;
 	*ret_r = r;
 	return 0;
 }
 
+struct tq_regex *tq_regex_share(struct tq_regex *r)
+{
+	atomic_fetch_add_explicit(&r->shared, 1, memory_order_relaxed); /* who shares has it already: nothing to order */
+	return r;
+}
+
+size_t tq_regex_size(const struct tq_regex *r) { return r->size; }
+
 void tq_regex_free(struct tq_regex *r)
 {
-	if (!r)
+	/* The last owner frees after all that the others did with it: pairs with their decrements here. */
+	if (!r || atomic_fetch_sub_explicit(&r->shared, 1, memory_order_acq_rel) > 0)
 		return;
 	pcre2_code_free(r->code);
 	free(r);

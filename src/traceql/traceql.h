@@ -15,6 +15,8 @@ int traceql_parse_selector(struct str text, struct traceql **ret_q, struct err *
 /* A metrics query: `{ ... } | metric(...) [by(...)] [> number]`; a mere filter is refused. */
 int traceql_parse_metric(struct str text, struct traceql **ret_q, struct err *e);
 void traceql_destroy(struct traceql *q);                 /* NULL is fine */
+/* Bytes of its compiled regular expressions (at most 1 MiB), for who holds many queries. */
+size_t traceql_size(const struct traceql *q);
 /* The canonical text, e.g. `{ name =~ "pay.*" && resource.service.name = "shop" }`. */
 void traceql_print(const struct traceql *q, struct buf *ret_text);
 

@@ -76,35 +76,26 @@ static unsigned belongs(const struct traceql *q, uint16_t node)
 
 static struct str keep(struct traceql *q, struct str s) { return strtab_get(&q->strs, strtab_add(&q->strs, s)); }
 
-static int copy(struct traceql *to, const struct traceql *from, uint16_t node, uint16_t *ret_i, struct err *e)
+static uint16_t copy(struct traceql *to, const struct traceql *from, uint16_t node)
 {
 	struct tq_node n = from->nodes[node];
-	int rc;
-	if (n.l != TQ_NONE && (rc = copy(to, from, n.l, &n.l, e)) < 0)
-		return rc;
-	if (n.r != TQ_NONE && (rc = copy(to, from, n.r, &n.r, e)) < 0)
-		return rc;
+	if (n.l != TQ_NONE)
+		n.l = copy(to, from, n.l);
+	if (n.r != TQ_NONE)
+		n.r = copy(to, from, n.r);
 	if (n.op == OP_LIT && n.lit.type == TQ_STR)
 		n.lit.s = keep(to, n.lit.s);
 	if (n.op == OP_FIELD)
 		n.field.key = keep(to, n.field.key);
-	if (n.op == OP_RE || n.op == OP_NRE) {
-		struct tq_regex *r;
-		if ((rc = tq_regex_compile(to->nodes[n.r].lit.s, &r, e, n.line, (int)n.column)) < 0)
-			return rc;
-		n.regex = tq_append_regex(to, r);
-	}
-	*ret_i = tq_append(to, &n);
-	return 0;
+	if (n.op == OP_RE || n.op == OP_NRE)
+		n.regex = tq_append_regex(to, tq_regex_share(from->regexes[n.regex]));
+	return tq_append(to, &n);
 }
 
 /* One more condition that must hold. */
-static int add(struct traceql *to, const struct traceql *from, uint16_t node, struct err *e)
+static void add(struct traceql *to, const struct traceql *from, uint16_t node)
 {
-	uint16_t i;
-	int rc = copy(to, from, node, &i, e);
-	if (rc < 0)
-		return rc;
+	uint16_t i = copy(to, from, node);
 	if (to->root != TQ_NONE) {
 		struct tq_node and = { .op = OP_AND, .type = TQ_BOOL, .l = to->root, .r = i, .line = from->nodes[node].line, .column = from->nodes[node].column };
 		unsigned l = to->nodes[and.l].depth + tq_needs_parens(to, OP_AND, and.l, false), r = to->nodes[i].depth + tq_needs_parens(to, OP_AND, i, true);
@@ -112,7 +103,6 @@ static int add(struct traceql *to, const struct traceql *from, uint16_t node, st
 		i = tq_append(to, &and);
 	}
 	to->root = i;
-	return 0;
 }
 
 static int split(const struct traceql *q, uint16_t node, struct traceql *site, struct traceql *request, struct err *e)
@@ -128,7 +118,8 @@ static int split(const struct traceql *q, uint16_t node, struct traceql *site, s
 		return err_hint(e, n->op == OP_OR ? "write two rules, one for each side of the `||`" :
 			"and-ed with && the two parts can stand beside each other; otherwise write two rules"), KLIEG_E_UNSUPPORTED;
 	}
-	return add(of == OF_REQUEST ? request : site, q, node, e);
+	add(of == OF_REQUEST ? request : site, q, node);
+	return 0;
 }
 
 static struct traceql *empty(void)
