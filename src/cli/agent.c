@@ -26,6 +26,8 @@ struct remote {
 	json_t *answers;                /* array; replies and events for the server */
 	atomic_bool stopping;
 	atomic_ullong refused;          /* spans the server said it will never take */
+	atomic_ullong delivered;        /* spans that servers have taken */
+	atomic_llong generation;        /* of the rules that the agent has */
 };
 
 static int sink(void *arg, struct batch *b)
@@ -56,7 +58,8 @@ static bool send_batch(struct remote *r, const struct batch *b)
 	if (status != 200) {
 		r->refused += b->n;
 		log_error("agent", "%s refused %u spans with status %d", r->server.named, b->n, status);
-	}
+	} else
+		r->delivered += b->n;
 	return true;
 }
 
@@ -110,15 +113,20 @@ static void push(struct remote *r, json_t *message)
 	pthread_mutex_unlock(&r->lock);
 }
 
-struct ask { struct remote *r; json_int_t id; };
+struct ask { struct remote *r; json_int_t id; bool account, change; };
 
 static void on_reply(void *arg, int rc, json_t *result, const struct err *e)   /* the agent's thread */
 {
 	struct ask *a = arg;
 	json_t *m = json_pack("{sI si}", "id", a->id, "rc", rc);
-	if (rc >= 0)
-		json_object_set_new(m, "result", json_deep_copy(result));
-	else
+	if (rc >= 0) {
+		json_t *copy = json_deep_copy(result);
+		if (a->account)                 /* of these, it counts what it took itself as its own */
+			json_object_set_new(copy, "delivered", json_integer((json_int_t)a->r->delivered));
+		if (a->change && json_is_true(json_object_get(copy, "applied")))
+			a->r->generation = json_integer_value(json_object_get(copy, "generation"));
+		json_object_set_new(m, "result", copy);
+	} else
 		json_object_set_new(m, "error", json_pack("{ss ss}", "message", e ? e->msg : "", "hint", e ? e->hint : ""));
 	push(a->r, m);
 	free(a);
@@ -158,12 +166,15 @@ int cli_agent(int argc, char **argv)
 	struct err e = { 0 };
 	int status = 0;
 	char socket[300], host[64] = "";
+	const char *name;
 	if (cli_begin(argc, argv, &a, &status))
 		return status;
 	struct remote r = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .answers = json_array() };
 	if (client_find(cli_opt(&a, "server"), &r.server, &e) < 0)
 		return cli_fail(&e);
 	gethostname(host, sizeof(host) - 1);
+	if ((name = cli_opt(&a, "host")))
+		snprintf(host, sizeof(host), "%s", name);
 	snprintf(r.id, sizeof(r.id), "%s-%d-%lx", host, (int)getpid(), (long)time(NULL));
 	snprintf(r.headers, sizeof(r.headers), "Content-Type: application/x-protobuf\r\nKlieg-Agent: %s\r\n", r.id);
 	cli_agent_socket(cli_opt(&a, "dir"), socket, sizeof(socket));
@@ -177,7 +188,7 @@ int cli_agent(int argc, char **argv)
 	pthread_sigmask(SIG_BLOCK, &block, &old);
 	signal(SIGPIPE, SIG_IGN);
 	pthread_t ship, answer;
-	struct agent_config c = { .socket = socket, .sink = sink, .sink_arg = &r, .event = on_event, .event_arg = &r };
+	struct agent_config c = { .socket = socket, .host_name = host, .sink = sink, .sink_arg = &r, .event = on_event, .event_arg = &r };
 	if (agent_create(&c, &r.agent, &e) < 0)
 		return cli_fail(&e);
 	pthread_create(&ship, NULL, shipper, &r);
@@ -189,12 +200,13 @@ int cli_agent(int argc, char **argv)
 	fflush(stdout);
 
 	bool away = false;
-	json_t *hello = json_pack("{ss ss}", "agent", r.id, "host", host), *bye = json_pack("{ss sb}", "agent", r.id, "bye", 1), *doc = NULL;
+	json_t *bye = json_pack("{ss sb}", "agent", r.id, "bye", 1), *doc = NULL;
 	while (!r.stopping) {
-		json_t *doc = NULL, *q;
+		json_t *hello = json_pack("{ss ss sI}", "agent", r.id, "host", host, "generation", (json_int_t)r.generation), *doc = NULL, *q;
 		size_t i;
 		e = (struct err){ 0 };
 		int rc = client_json(&r.server, "POST", "/agent/v1/poll", hello, &doc, NULL, &e);
+		json_decref(hello);
 		if (r.stopping) {
 			json_decref(doc);
 			break;
@@ -220,12 +232,11 @@ int cli_agent(int argc, char **argv)
 				free(ask);
 				continue;
 			}
-			*ask = (struct ask){ &r, json_integer_value(json_object_get(q, "id")) };
+			*ask = (struct ask){ &r, json_integer_value(json_object_get(q, "id")), !strcmp(method, "account"), !strcmp(method, "change") };
 			agent_request(r.agent, method, json_deep_copy(json_object_get(q, "params")), on_reply, ask);   /* not shared with its thread */
 		}
 		json_decref(doc);
 	}
-	json_decref(hello);
 	agent_destroy(r.agent);          /* sites off; what is left goes to the queue, then to the server */
 	pthread_mutex_lock(&r.lock);
 	r.stopping = true;

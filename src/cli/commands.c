@@ -40,7 +40,7 @@ const struct cli_command cli_commands[] = {
 		EXAMPLES("klieg up", "klieg up --dir /tmp/k --http 127.0.0.1:0 --otlp-http 127.0.0.1:0  # on free ports"), 0, 0 },
 	{ "agent", "", "run the agent alone", cli_agent, "Drains and switches the processes of this host for a server elsewhere: takes its requests by long polling, "
 		"ships spans to it by OTLP/HTTP. While the server is away spans wait in bounded memory; what does not fit is counted.",
-		OPTS({ 0, "dir", "DIR", "where its socket is" },), EXAMPLES("klieg agent --server http://10.0.0.7:7070"), 0, 0 },
+		OPTS({ 0, "dir", "DIR", "where its socket is" }, { 0, "host", "NAME", "what this host is called there (default: its host name)" },), EXAMPLES("klieg agent --server http://10.0.0.7:7070"), 0, 0 },
 	{ "server", "", "run the server alone", cli_server, "Receives OTLP, stores, answers queries; no agent in this process.",
 		OPTS({ 0, "dir", "DIR", "state and sockets" }, { 0, "http", "HOST:PORT", "dashboard and API" }, { 0, "otlp-http", "HOST:PORT", "OTLP/HTTP receiver" },),
 		EXAMPLES("klieg server --http 127.0.0.1:7070"), 0, 0 },
@@ -103,7 +103,7 @@ const struct cli_command cli_commands[] = {
 	{ "toggles", "", "what is switched on", cli_toggles, "Each with its owner, reason, time left, and its cost: predicted and measured.",
 		OPTS({ 'a', "all", NULL, "also those that ended during the last day" },), EXAMPLES("klieg toggles", "klieg toggles --all -o wide"), 0, 0 },
 	{ "panic", "", "everything off, everywhere, now", cli_panic,
-		"All toggles end and all policies are suspended, in every process of every host. Until --undo nothing is on, not even what is applied or switched on meanwhile.",
+		"All toggles end and all policies are suspended, in every process of every host. Until --undo no policy comes into force; what somebody switches on meanwhile is on.",
 		OPTS({ 0, "undo", NULL, "as it was before: toggles with the time they had left, policies in force" }, { 'r', "reason", "TEXT", "why; everybody sees it" },),
 		EXAMPLES("klieg panic --reason 'latency is rising'", "klieg panic --undo"), 0, 0 },
 	{ "policy", "COMMAND", "rules as code: check, plan, apply, roll back", cli_policy,
@@ -123,7 +123,7 @@ const struct cli_command cli_commands[] = {
 		"Prints the plan, asks on a terminal, and applies. A rollout in steps is shown as it goes: the step, and how the first processes fare compared with the rest. Ctrl-C leaves "
 		"it running. Exit status 6 when it rolled itself back or would not fit the budget, 2 when somebody else changed the policy meanwhile.",
 		OPTS(O_WHY { 0, "now", NULL, "everywhere at once, whatever its rollout says" }, { 0, "steps", NULL, "in steps (1 process, 10%, 100%), whatever its rollout says" },
-			{ 0, "soak", "DURATION", "watch each step for this long (default: 30s)" },
+			{ 0, "soak", "DURATION", "watch each step for this long (default: the server's)" },
 			{ 0, "expect", "N", "only if N is the current version; 0: only if there is none (default: the one that was planned against)" },
 			{ 'y', "yes", NULL, "do not ask" }, { 0, "force", NULL, "although it is predicted not to fit the budget" },
 			{ 0, "no-wait", NULL, "do not stay until the rollout has ended" },

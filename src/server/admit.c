@@ -10,7 +10,8 @@
 struct ingest {
 	struct server *s;
 	struct http_req *r;
-	bool json, gzip, agent;          /* agent: a remote agent's spans, made (and counted) there */
+	bool json, gzip;
+	struct member *agent;            /* whose spans they are, made and counted there; NULL: a sender's */
 	struct otlp_report rep;
 	struct err e;
 	int rc;
@@ -69,6 +70,8 @@ static void answer(void *arg)
 	}
 	http_reply(in->r, status, type, buf_str(&b), status == 503 ? "Retry-After: 1\r\n" : NULL);
 	buf_finish(&b);
+	if (in->agent)
+		fleet_taker_done(in->s, in->agent);
 	free(in);
 }
 
@@ -105,6 +108,8 @@ static void decode(void *arg)                        /* a pool thread */
 		if (n) {
 			struct batch *copy = events_copy(s, b);
 			*taken += n;
+			if (in->agent)
+				fleet_took(in->agent, n);
 			int rc = store_append(s->c.store, b, durable, in);
 			if (rc == 0) {               /* `in` belongs to the store's answer now, and may be gone already */
 				events_spans(s, copy, n);
@@ -113,6 +118,8 @@ static void decode(void *arg)                        /* a pool thread */
 			batch_destroy(copy);
 			in->rc = rc;                 /* the sender comes again with all of it */
 			*taken -= n;
+			if (in->agent)
+				fleet_took(in->agent, -(int64_t)n);
 			s->admit.otlp_taken -= rejected;
 			s->admit.otlp_rejected -= rejected;
 			s->admit.busy++;
@@ -154,6 +161,6 @@ void admit_otlp(struct server *s, struct http_req *r)
 		return;
 	}
 	struct ingest *in = base_calloc(1, sizeof(*in));
-	*in = (struct ingest){ .s = s, .r = r, .json = json, .gzip = gzip, .agent = http_header(r, "klieg-agent").n > 0 };
+	*in = (struct ingest){ .s = s, .r = r, .json = json, .gzip = gzip, .agent = fleet_taker(s, http_header(r, "klieg-agent")) };
 	loop_work(s->c.loop, decode, decoded, in);
 }
