@@ -118,15 +118,6 @@ static void second(struct agent *a)
 		if (p->fns && p->fns->retry)
 			hooks_apply(p);
 		cells_read(p);
-		struct counters c;
-		uint64_t open;
-		process_count(p, &c, &open);
-		p->spent_ns += (double)(c.unsampled - p->unsampled_before) * cost_ns(a, KW_SPAN, 0);
-		if (p->spent_at)
-			p->overhead = (p->spent_ns - p->spent_before) * 100 / (double)(now - p->spent_at);
-		p->unsampled_before = c.unsampled;
-		p->spent_before = p->spent_ns;
-		p->spent_at = now;
 	}
 	if (rules_expire(a) | rules_narrow(a))
 		rules_apply(a);
@@ -172,6 +163,11 @@ static void *loop(void *arg)
 			second(a);
 			a->next_second = now + SECOND;
 		}
+		if (now >= a->next_tick) {
+			governor_tick(a);
+			triggers_tick(a);
+			rate_tick(a);
+		}
 		control_waiting(a);
 		if (a->dirty)
 			rules_apply(a);
@@ -183,6 +179,9 @@ static void *loop(void *arg)
 			if (left <= 0)
 				a->next_second = 0;
 		}
+		int64_t tick = (a->next_tick - clock_mono()) / 1000000 + 1;
+		if (a->nrules && tick < timeout)
+			timeout = tick < 0 ? 0 : (int)tick;
 		if (timeout)
 			set_waiting(a, 1);
 		struct epoll_event ev[32];
@@ -254,6 +253,8 @@ static void finish(struct agent *a)
 	}
 	batch_destroy(a->batch);
 	rules_finish(a);
+	triggers_forget(a);
+	free(a->host_load);
 	free(a->seen);
 	free(a->socket);
 	free(a->host);

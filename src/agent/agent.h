@@ -18,6 +18,7 @@ struct agent_config {
 	const char *host_name;   /* NULL = gethostname */
 	int64_t lease_ns;        /* 0 = 30 s */
 	int64_t flush_ns;        /* a batch leaves at the latest this long after its first span; 0 = 100 ms */
+	double budget_percent;   /* of a process's CPU time that its probes may cost; what is dearest is shed above it. 0 = no governor */
 	agent_sink_fn sink; void *sink_arg;
 	agent_event_fn event; void *event_arg;
 };

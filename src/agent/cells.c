@@ -1,6 +1,7 @@
 /* Statistics per site: calls, errors, latency histogram, over the last minute; from count cells in shared memory and from drained spans, so
- * that they exist at every level. Agent thread. */
+ * that they exist at every level. A span that was kept stands for those that were not: all sums are weighted. Agent thread. */
 #include "agent/state.h"
+#include <math.h>
 #include <stdlib.h>
 
 static struct site_stat *stat_of(struct process *p, struct site *s)
@@ -10,51 +11,74 @@ static struct site_stat *stat_of(struct process *p, struct site *s)
 	return s->stat;
 }
 
-static uint32_t *hist(struct process *p, struct site_stat *st, int64_t sec)
+struct load *load_of(struct site *s)
+{
+	if (!s->load)
+		s->load = base_calloc(1, sizeof *s->load);
+	return s->load;
+}
+
+/* The place of the histogram that holds this second; negative: there are too many, no percentiles for the rest. */
+static int hist(struct process *p, struct site_stat *st, int64_t sec)
 {
 	int64_t epoch = sec / 15;
 	uint32_t k = (uint32_t)(epoch % STAT_HISTS);
 	if (!st->h[k].bucket) {
 		if (p->agent->stat_sites >= STAT_SITES_MAX * STAT_HISTS)
-			return NULL; /* no percentiles for the rest */
+			return -1;
 		p->agent->stat_sites++;
 		st->h[k].bucket = base_calloc(KW_BUCKETS, sizeof(uint32_t));
 	} else if (st->h[k].epoch != epoch) {
 		memset(st->h[k].bucket, 0, KW_BUCKETS * sizeof(uint32_t));
+		st->h[k].carry = 0;
 	}
 	st->h[k].epoch = epoch;
-	return st->h[k].bucket;
+	return (int)k;
 }
 
 #define SEC_OF(st, now) ({ __typeof__(&(st)->s[0]) x_ = &(st)->s[(now) % STAT_SECONDS]; \
 	if (x_->sec != (now)) { memset(x_, 0, sizeof *x_); x_->sec = (now); } x_; })
 
-void stat_span(struct process *p, struct site *s, int64_t sec, uint64_t ticks, bool error, uint64_t self, bool has_self)
+void stat_span(struct process *p, struct site *s, int64_t sec, uint64_t ticks, bool error, uint64_t self, bool has_self, double w)
 {
 	struct site_stat *st = stat_of(p, s);
 	__auto_type x = SEC_OF(st, sec);
-	x->calls++;
-	x->errors += error;
-	x->ticks += ticks;
-	x->self += self;
+	x->calls += w;
+	x->kept++;
+	x->errors += error ? w : 0;
+	x->ticks += (double)ticks * w;
+	x->self += (double)self * w;
 	x->has_self |= has_self;
 	if (ticks > x->max)
 		x->max = ticks;
-	uint32_t *h = has_self ? hist(p, st, sec) : NULL;
-	if (h)
-		h[kw_bucket(ticks)]++;
+	if (!has_self) /* an event: it has no duration */
+		return;
+	int k = hist(p, st, sec);
+	if (k >= 0) { /* whole numbers in the buckets; what is left of a weight goes with the next span */
+		st->h[k].carry += w;
+		uint32_t whole = (uint32_t)st->h[k].carry;
+		st->h[k].bucket[kw_bucket(ticks)] += whole;
+		st->h[k].carry -= whole;
+	}
+	if (s->nfeeds)
+		triggers_span(s, ticks, w, error);
 }
 
-void stat_cpu(struct process *p, struct site *s, int64_t sec, uint64_t cpu_ticks)
+void stat_cpu(struct process *p, struct site *s, int64_t sec, uint64_t cpu_ticks, double w)
 {
 	struct site_stat *st = stat_of(p, s);
 	__auto_type x = SEC_OF(st, sec);
-	x->cpu += cpu_ticks;
-	x->cpu_calls++;
+	x->cpu += (double)cpu_ticks * w;
+	x->cpu_calls += w;
 }
 
 void stat_free(struct agent *a, struct site *s)
 {
+	free(s->load);
+	free(s->feeds);
+	s->load = NULL;
+	s->feeds = NULL;
+	s->nfeeds = 0;
 	if (!s->stat)
 		return;
 	for (int i = 0; i < STAT_HISTS; i++)
@@ -92,17 +116,19 @@ void cells_read(struct process *p)
 			struct site_stat *st = stat_of(p, s);
 			__auto_type x = SEC_OF(st, now);
 			uint64_t errors = cells[c].errors, ticks = cells[c].sum_ticks, value = (uint64_t)cells[c].value, max = 0;
-			x->calls += calls - base[0];
-			x->errors += errors - base[1];
-			x->ticks += ticks - base[2];
+			double more = (double)(calls - base[0]), failed = (double)(errors - base[1]);
+			x->calls += more;
+			x->errors += failed;
+			x->ticks += (double)(ticks - base[2]);
 			x->value += (int64_t)(value - base[3]);
-			p->spent_ns += (double)(calls - base[0]) * cost_of(p, &p->sites[site], KW_COUNT, 1);
+			load_of(s)->calls += more;
 			base[0] = calls, base[1] = errors, base[2] = ticks, base[3] = value;
 			if (s->kind != KW_SITE_SPAN && s->kind != KW_SITE_FUNCTION)
 				continue;
 			if (!th->cell_bucket[c])
 				th->cell_bucket[c] = base_calloc(KW_BUCKETS, sizeof(uint32_t));
-			uint32_t *h = hist(p, st, now);
+			int k = hist(p, st, now);
+			uint32_t *h = k < 0 ? NULL : st->h[k].bucket;
 			for (uint32_t b = 0; b < KW_BUCKETS; b++) {
 				uint32_t v = cells[c].bucket[b], d = v - th->cell_bucket[c][b];
 				if (!d)
@@ -111,6 +137,8 @@ void cells_read(struct process *p)
 				max = (uint64_t)kw_bucket_mid(b);
 				if (h)
 					h[b] += d;
+				if (s->nfeeds)
+					triggers_calls(s, b, d, more > 0 ? failed / more : 0);
 			}
 			if (max > x->max)
 				x->max = max;
@@ -118,16 +146,16 @@ void cells_read(struct process *p)
 	}
 }
 
-uint64_t stat_calls(const struct site *s, int64_t from_sec)
+double stat_calls(const struct site *s, int64_t from_sec)
 {
-	uint64_t n = 0;
+	double n = 0;
 	for (int i = 0; s->stat && i < STAT_SECONDS; i++)
 		if (s->stat->s[i].sec >= from_sec)
 			n += s->stat->s[i].calls;
 	return n;
 }
 
-struct sum { uint64_t id, calls, errors, ticks, max, self, cpu, cpu_calls; double spent; int64_t value; bool has_self, has_hist; struct process *p; uint32_t site; uint8_t level;
+struct sum { uint64_t id, max; double calls, errors, ticks, self, cpu, cpu_calls, spent; int64_t value; bool has_self, has_hist; struct process *p; uint32_t site; uint8_t level;
 	uint32_t hist[KW_BUCKETS]; };
 
 static json_t *quantile(const struct sum *s, double q, double ns)
@@ -174,7 +202,7 @@ json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns)
 					continue;
 				m->calls += x->calls, m->errors += x->errors, m->ticks += x->ticks, m->self += x->self, m->value += x->value;
 				m->cpu += x->cpu, m->cpu_calls += x->cpu_calls;
-				m->spent += (double)x->calls * cost_of(p, s, s->level ? s->level : KW_SPAN, 1);
+				m->spent += x->calls * cost_of(p, s, s->level ? s->level : KW_SPAN, 1);
 				m->has_self |= x->has_self;
 				m->max = x->max > m->max ? x->max : m->max;
 			}
@@ -193,15 +221,15 @@ json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns)
 		span_id_hex(m->id, id);
 		double d = (double)sec;
 		json_t *o = json_pack("{s:s,s:s%,s:s%,s:s,s:s,s:I,s:I,s:f,s:f,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:f}", "id", id, "name", name.p, name.n,
-			"component", comp.p, comp.n, "service", m->p->service, "level", level_name(m->level), "calls", (json_int_t)m->calls, "errors",
-			(json_int_t)m->errors, "calls_per_s", (double)m->calls / d, "errors_per_s", (double)m->errors / d, "p50_nano", quantile(m, .5, ns),
+			"component", comp.p, comp.n, "service", m->p->service, "level", level_name(m->level), "calls", (json_int_t)llround(m->calls), "errors",
+			(json_int_t)llround(m->errors), "calls_per_s", m->calls / d, "errors_per_s", m->errors / d, "p50_nano", quantile(m, .5, ns),
 			"p95_nano", quantile(m, .95, ns), "p99_nano", quantile(m, .99, ns), "max_nano", (json_int_t)((double)m->max * ns), "mean_nano",
-			(json_int_t)(m->calls ? (double)m->ticks * ns / (double)m->calls : 0), "total_nano", (json_int_t)((double)m->ticks * ns),
+			(json_int_t)(m->calls > 0 ? m->ticks * ns / m->calls : 0), "total_nano", (json_int_t)(m->ticks * ns),
 			"value", (json_int_t)m->value, "overhead_percent", m->spent / d * 1e-7);
 		/* At detail the spans' own CPU time is known, of nearly all: those that were open when we began to look are taken to be like the others. */
-		double per_call = m->cpu_calls ? (double)m->cpu * ns / (double)m->cpu_calls : 0;
-		json_object_set_new(o, "cpu_percent", m->cpu_calls ? json_real(per_call * (double)m->calls / d * 1e-7) : json_null());
-		json_object_set_new(o, "self_nano", m->has_self ? json_integer((json_int_t)((double)m->self * ns)) : json_null());
+		double per_call = m->cpu_calls > 0 ? m->cpu * ns / m->cpu_calls : 0;
+		json_object_set_new(o, "cpu_percent", m->cpu_calls > 0 ? json_real(per_call * m->calls / d * 1e-7) : json_null());
+		json_object_set_new(o, "self_nano", m->has_self ? json_integer((json_int_t)(m->self * ns)) : json_null());
 		json_array_append_new(list, o);
 		free(m);
 	}

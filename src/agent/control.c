@@ -320,7 +320,7 @@ static uint64_t peek_calls(struct agent *a, const struct traceql *q, int64_t sin
 		cells_read(p);
 		for (uint32_t i = 0; i < p->nsites; i++)
 			if (p->sites[i].id && p->sites[i].kind != KW_SITE_END && p->sites[i].stat && site_match(p, i, q))
-				calls += stat_calls(&p->sites[i], since / SECOND);
+				calls += (uint64_t)stat_calls(&p->sites[i], since / SECOND);
 	}
 	return calls;
 }
@@ -564,6 +564,11 @@ static void run(struct agent *a, struct request *r)
 				json_decref(l);
 			}
 		o = json_pack("{s:o}", "spans", all);
+	} else if (!strcmp(m, "overhead")) {
+		o = governor_json(a);
+	} else if (!strcmp(m, "vitals")) {
+		json_t *w = json_object_get(r->params, "window_nano");
+		o = vitals_json(a, q, w ? json_integer_value(w) : 10 * SECOND);
 	} else if (!strcmp(m, "account"))
 		o = account(a);
 	else if (!strcmp(m, "detach"))

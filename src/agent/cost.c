@@ -10,7 +10,7 @@
 #define WINDOW (5 * SECOND)
 #define LEAST (SECOND / 5)   /* on for less: its rate is not known */
 #define SEEN 16384           /* sites remembered, 640 KiB; the oldest of four makes room */
-struct seen { uint64_t key, gen; double per_s; int64_t at; const struct process *given; };
+struct seen { uint64_t key, gen; double per_s, correction; /* what came, of what was predicted; 0 = not compared yet */ int64_t at; const struct process *given; };
 
 static struct { uint64_t w[4]; } ring[512];
 
@@ -34,9 +34,13 @@ void cost_calibrate(struct agent *a)
 	a->floor_ns = best;
 }
 
+#define SPAN_RATIO 1.5
+#define DETAIL_RATIO 2.2 /* with the attributes of most spans; of a site that was at detail it is known better */
+double cost_unit_ns(const struct agent *a) { return 1.4 * a->floor_ns; }
+
 double cost_ns(const struct agent *a, unsigned level, double keep)
 {
-	static const double ratio[] = { [KW_OFF] = 0, [KW_COUNT] = 1.3, [KW_SPAN] = 1.5, [KW_DETAIL] = 2.2, [KW_DEEP] = 2.2 };
+	static const double ratio[] = { [KW_OFF] = 0, [KW_COUNT] = 1.3, [KW_SPAN] = SPAN_RATIO, [KW_DETAIL] = DETAIL_RATIO, [KW_DEEP] = DETAIL_RATIO };
 	const double not_kept = 0.25; /* a probe in a trace that is not kept looks, and leaves */
 	double whole = a->floor_ns * ratio[level <= KW_DEEP ? level : KW_DEEP];
 	return level < KW_SPAN ? whole : whole * keep + a->floor_ns * not_kept * (1 - keep);
@@ -47,6 +51,8 @@ double cost_of(const struct process *p, const struct site *s, unsigned level, do
 {
 	const double gate = 1.0;
 	double ns = cost_ns(p->agent, level, keep);
+	if (level >= KW_DETAIL && s->load && s->load->units_avg > 0) /* what its attributes take is known */
+		ns += keep * (p->agent->floor_ns * (SPAN_RATIO - DETAIL_RATIO) + cost_unit_ns(p->agent) * (s->load->units_avg - 1));
 	if (s->kind != KW_SITE_FUNCTION)
 		return ns;
 	return ns + (p->uprobe ? s->probe_ns : p->agent->floor_ns * gate);
@@ -61,8 +67,8 @@ double cost_rate(const struct site *s, int64_t now, int64_t *ret_window, int64_t
 	if (s->patched && now - s->on_since >= LEAST && (keep > 0 || s->level < KW_SPAN)) {
 		int64_t from = now - WINDOW > s->on_since ? now - WINDOW : s->on_since, whole = from / SECOND * SECOND;
 		*ret_window = now - (whole > s->on_since ? whole : s->on_since); /* statistics are by whole seconds */
-		uint64_t calls = stat_calls(s, from / SECOND), before = from / SECOND == s->on_since / SECOND ? s->on_calls : 0;
-		return (double)(calls > before ? calls - before : 0) * 1e9 / (double)*ret_window / (s->level >= KW_SPAN ? keep : 1);
+		double calls = stat_calls(s, from / SECOND), before = from / SECOND == s->on_since / SECOND ? s->on_calls : 0;
+		return (calls > before ? calls - before : 0) * 1e9 / (double)*ret_window;
 	}
 	if (!s->seen_at)
 		return -1;
@@ -120,8 +126,23 @@ void cost_recall(struct process *p, struct site *s)
 	if (!e)
 		return;
 	s->seen_at = e->at;
-	s->seen_per_s = e->given == p ? 0 : e->per_s; /* one of its instances stands for all */
+	s->seen_per_s = e->given == p ? 0 : e->per_s * (e->correction > 0 ? e->correction : 1); /* one of its instances stands for all */
 	e->given = p;
+}
+
+/* Loads that always differ from what they were when last seen (nights, mornings) teach the next prediction: a smoothed ratio, within a factor of four. */
+void cost_compare(struct process *p, struct site *s, int64_t now)
+{
+	struct load *l = s->load;
+	if (!l || !l->predicted_at || now - l->predicted_at < WINDOW)
+		return;
+	l->predicted_at = 0;
+	struct seen *e = seen_slot(p->agent, p, s, false);
+	if (!e || l->predicted_per_s < 1)
+		return;
+	double ratio = l->per_s / l->predicted_per_s, was = e->correction > 0 ? e->correction : 1;
+	double now_ratio = was * pow(ratio < .1 ? .1 : ratio > 10 ? 10 : ratio, .3);
+	e->correction = now_ratio < .25 ? .25 : now_ratio > 4 ? 4 : now_ratio;
 }
 
 json_t *cost_json(const struct agent *a, unsigned level, double keep, double besides_ns, bool known, double per_s, const char *basis)

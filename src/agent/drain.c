@@ -138,6 +138,20 @@ static uint32_t resource_of(struct process *p, struct batch *b)
 	return p->batch_resource;
 }
 
+/* How many spans one of this trace stands for (OTEP 235). */
+static double weight_of(uint32_t th24) { return th24 < 1u << 24 ? 16777216. / (double)((1u << 24) - th24) : 1; }
+
+/* A record came through: the governor counts by these what was begun. */
+static void came(struct site *s, double weight, uint32_t units)
+{
+	struct load *l = load_of(s);
+	l->recorded++;
+	l->unsampled += weight - 1;
+	l->units += units;
+	l->kept++;
+	l->estimated += weight;
+}
+
 static void site_ids(struct process *p, struct site *s, struct batch *b)
 {
 	if (s->batch_gen == p->agent->batch_gen)
@@ -269,7 +283,7 @@ static void add_row(struct process *p, struct thread *th, struct kw_thread *slot
 	uint64_t off_ticks;
 	if (s->level >= KW_DETAIL && rec->r.type == KW_REC_SPAN && switches_off(th, r->start_tsc, r->ticks, &off_ticks)) {
 		*batch_add_attrs(b, 1) = (struct attr){ .key = a->key_cpu, .type = ATTR_INT, .i = (int64_t)((double)(r->ticks - off_ticks) * a->clock.ns_per_tick) };
-		stat_cpu(p, s, clock_mono() / SECOND, r->ticks - off_ticks);
+		stat_cpu(p, s, clock_mono() / SECOND, r->ticks - off_ticks, weight_of(r->th24));
 		*batch_add_attrs(b, 1) = (struct attr){ .key = a->key_off, .type = ATTR_INT, .i = (int64_t)((double)off_ticks * a->clock.ns_per_tick) };
 		n += 2;
 	}
@@ -327,8 +341,8 @@ static void span_record(struct process *p, struct thread *th, struct kw_thread *
 		p->c.corrupt++;
 		return;
 	}
-	p->spent_ns += cost_of(p, s, s->level < KW_SPAN ? KW_SPAN : s->level, 1);
-	stat_span(p, s, clock_mono() / SECOND, r.ticks, rec->r.flags & KW_REC_ERROR, self, true);
+	came(s, weight_of(r.th24), rec->r.units);
+	stat_span(p, s, clock_mono() / SECOND, r.ticks, rec->r.flags & KW_REC_ERROR, self, true, weight_of(r.th24));
 	add_row(p, th, slot, rec, &r);
 }
 
@@ -379,9 +393,10 @@ static uint32_t drain_slot(struct process *p, uint32_t i, uint32_t budget)
 			break;
 		case KW_REC_EVENT: {
 			struct site *s = &p->sites[rec.r.site];
-			p->spent_ns += cost_of(p, s, s->level < KW_SPAN ? KW_SPAN : s->level, 1);
-			if (s->id)
-				stat_span(p, s, clock_mono() / SECOND, 0, false, 0, false);
+			if (s->id) {
+				load_of(s)->calls++; /* not numbered as spans are */
+				stat_span(p, s, clock_mono() / SECOND, 0, false, 0, false, weight_of(th->ctx.th24));
+			}
 			if (!s->id) {
 				p->c.corrupt++;
 			} else if (rec.event.seq) {

@@ -149,6 +149,7 @@ static bool of_dead(const struct process *p, const struct grant *g) { return g->
 /* Every rule against every site. */
 void grants_make(struct agent *a, struct process *p)
 {
+	p->sites_gen++;
 	p->ngrants = 0;
 	p->grants_changed = p->touch_all = true;
 	p->has_ends = false;
@@ -231,9 +232,12 @@ void site_threshold(struct site *s)
 	double keep = s->keep, paced = s->adaptive > 0 && s->adaptive < s->rate_keep ? s->adaptive : s->rate_keep;
 	if (s->rate > 0 && paced > keep)
 		keep = paced;
-	s->threshold = keep >= 1 ? 0 : (uint64_t)ldexp(1 - keep, 56);
-	if (s->threshold >= 1ull << 56)
-		s->threshold = UINT64_MAX; /* keep 0: nothing reaches it */
+	if (s->ceiling > 0 && keep > s->ceiling)
+		keep = s->ceiling;
+	/* Records carry the upper 24 bits: a threshold has no more, so that what a span stands for is exact. */
+	s->threshold = keep >= 1 ? 0 : (uint64_t)ldexp(1 - keep, 24) << 32;
+	if (keep <= 0)
+		s->threshold = UINT64_MAX; /* nothing reaches it */
 }
 
 static unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
@@ -275,6 +279,10 @@ static void level_of_site(struct process *p, uint32_t i, const struct grant *g, 
 		s->floor_per_s = r->rate > 0 && r->floor_per_s > s->floor_per_s ? r->floor_per_s : s->floor_per_s;
 		unfiltered |= !r->where && level >= KW_SPAN;
 		s->redacts |= r->nredact > 0;
+	}
+	if (s->nfeeds && all < KW_COUNT) { /* a trigger measures here */
+		all = KW_COUNT;
+		any = true;
 	}
 	if (!any)
 		return;
@@ -420,8 +428,8 @@ static void recent(const struct site *s, int64_t sec, uint64_t *ret_ticks, uint6
 	*ret_ticks = *ret_calls = 0;
 	for (int i = 0; s->stat && i < STAT_SECONDS; i++)
 		if (s->stat->s[i].sec < sec && s->stat->s[i].sec >= sec - NARROW_SECONDS) {
-			*ret_ticks += s->stat->s[i].ticks;
-			*ret_calls += s->stat->s[i].calls;
+			*ret_ticks += (uint64_t)s->stat->s[i].ticks;
+			*ret_calls += (uint64_t)s->stat->s[i].calls;
 		}
 }
 

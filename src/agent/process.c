@@ -449,6 +449,7 @@ void process_destroy(struct process *p)
 	uprobe_close(p->uprobe);
 	functions_destroy(p);
 	free(p->grants);
+	governor_forget(p);
 	free(p->touched);
 	free(p->active);
 	strtab_finish(&p->strs);

@@ -23,9 +23,24 @@
 
 struct process;
 
+/* Sums are weighted by adjusted counts: what was kept stands for what was not. kept: the spans themselves. */
 struct site_stat {
-	struct { int64_t sec; uint64_t calls, errors, ticks, max, self, cpu, cpu_calls; int64_t value; bool has_self; } s[STAT_SECONDS];
-	struct { int64_t epoch; uint32_t *bucket; } h[STAT_HISTS];
+	struct { int64_t sec; double calls, errors, ticks, self, cpu, cpu_calls; uint64_t max, kept; int64_t value; bool has_self; } s[STAT_SECONDS];
+	struct { int64_t epoch; uint32_t *bucket; double carry; } h[STAT_HISTS];
+};
+/* What a site's probes do and cost; governor.c and rate.c. Only of sites that were on. */
+struct load {
+	double calls, recorded, unsampled; /* since the last tick: counted exactly; records that came through; hits that those stand for besides */
+	double units;             /* of those records */
+	double kept, estimated;   /* for rate.c: spans kept, and what they stand for, since its last look */
+	double per_s, ns;         /* hits a second, lately; ns of one, lately */
+	double units_avg;         /* of a record */
+	int64_t on_since; double predicted_per_s; int64_t predicted_at; /* when it came on; 0 = nothing was known, or it was compared already */
+	double offered_per_s, kept_per_s; bool rated; /* rate.c: smoothed */
+	/* the governor's */
+	uint8_t state;            /* enum guard_state */
+	double shed_per_s;        /* hits a second when it was last shed */
+	int64_t retry_at, backoff_ns, restored_at;
 };
 
 struct site_key { uint32_t name; char type; bool sensitive; };
@@ -52,13 +67,16 @@ struct site {
 	double rate_keep;         /* granted with a rate: at most this share */
 	double rate, floor_per_s; /* spans/s per process that rules ask for, 0 = none; rate.c sets adaptive to keep it */
 	double adaptive;          /* the share that gives the rate; 0 = not known yet: all */
-	int64_t on_since; uint64_t on_calls; /* monotonic; calls of that second that came before */
+	double ceiling;           /* a limit's spans/s allow at most this share; 0 = not limited */
+	int64_t on_since; double on_calls; /* monotonic; calls of that second that came before */
 	int64_t seen_at; double seen_per_s; /* how often it was hit when it was last on; seen_at 0 = not known */
 	struct site_key *keys;
 	uint32_t nkeys;
 	uint64_t batch_gen;       /* of the batch that these ids belong to */
 	uint32_t batch_name, batch_scope;
 	struct site_stat *stat;
+	struct load *load;        /* NULL: never on */
+	struct trigger_feed *feeds; uint32_t nfeeds; /* triggers.c: whose measurements it is part of */
 	bool root;                /* a function that begins a request */
 	uint64_t plugin;          /* a function that a plugin knows: address of its struct klieg_plugin_hook in the process */
 	uint64_t min_ns;          /* shorter spans are only counted */
@@ -152,7 +170,9 @@ struct process {
 	uint32_t detail_n;        /* sites on at detail */
 	int64_t ends_due;         /* end sites wait for their open spans until then, 0 = none */
 	double spent_ns;          /* by the probes that were hit, ever */
-	double spent_before; uint64_t unsampled_before; int64_t spent_at; double overhead;
+	double overhead;          /* percent of its CPU time, over the last second */
+	struct guard *guard;      /* governor.c; NULL: nothing was on yet */
+	uint32_t sites_gen;       /* counts the changes of its sites and its resource */
 };
 
 /* What is wanted on: a toggle, or a rule of a policy (docs/agent-protocol.md "rule"). `trace` rules grant, `limit` rules cap. */
@@ -239,6 +259,10 @@ struct agent {
 	int64_t next_second, cpu_at, cpu_ns; double cpu_percent;
 	uint64_t drained;
 	double floor_ns;          /* cost.c */
+	int64_t next_tick, rated_at; /* governor, triggers, rates; the latter's last */
+	struct host_load *host_load; /* governor.c */
+	struct trigger_group *groups; uint64_t groups_of; /* triggers.c: what is measured; of which sites and rules */
+	uint32_t rules_gen;       /* counts the changes of the set of rules */
 	struct seen *seen; uint64_t seen_gen;
 	uint32_t switches_n; int switches_errno; bool switches_over; /* threads followed; why not (said once); there were more than may be */
 	struct counters gone;     /* of processes forgotten */
@@ -287,11 +311,12 @@ void pending_clear(struct process *p);
 bool mask_text(struct str s, struct buf *ret_b);
 /* cells.c */
 void cells_read(struct process *p);
-void stat_span(struct process *p, struct site *s, int64_t sec, uint64_t ticks, bool error, uint64_t self, bool has_self);
-void stat_cpu(struct process *p, struct site *s, int64_t sec, uint64_t cpu_ticks); /* of a span already counted, where it is known */
+/* weight: adjusted count, how many the span stands for */
+void stat_span(struct process *p, struct site *s, int64_t sec, uint64_t ticks, bool error, uint64_t self, bool has_self, double weight);
+void stat_cpu(struct process *p, struct site *s, int64_t sec, uint64_t cpu_ticks, double weight); /* of a span already counted, where it is known */
 json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns);
 void stat_free(struct agent *a, struct site *s);
-uint64_t stat_calls(const struct site *s, int64_t from_sec);
+double stat_calls(const struct site *s, int64_t from_sec);
 /* rules.c: the set of rules */
 int rule_parse(const json_t *j, struct rule **ret_r, struct err *e);
 void rule_destroy(struct rule *r);
@@ -314,7 +339,7 @@ void grants_add(struct process *p, struct rule *r);
 void grants_again(struct process *p, struct rule *r);
 void grants_sweep(struct agent *a);                        /* those of dead rules go */
 void levels_set(struct agent *a, struct process *p);       /* of the sites with grants, and of those that were on: p->touched */
-void site_threshold(struct site *s);                       /* from keep, rate, adaptive */
+void site_threshold(struct site *s);                       /* from keep, rate, adaptive, ceiling */
 void rules_dirty(struct agent *a);                         /* something was raised, capped or paced: levels again, before the agent sleeps */
 void rules_apply(struct agent *a);                         /* now: levels and bytes of all processes whose grants have changed; of all when dirty */
 bool rules_narrow(struct agent *a);                        /* once a second: true: something is to be switched off */
@@ -337,6 +362,24 @@ json_t *cost_json(const struct agent *a, unsigned level, double keep, double bes
 double cost_rate(const struct site *s, int64_t now, int64_t *ret_window, int64_t *ret_age);
 void cost_seen(struct process *p, uint32_t site); /* it is about to be switched off */
 void cost_recall(struct process *p, struct site *s); /* it has just been found */
+struct load *load_of(struct site *s);
+double cost_unit_ns(const struct agent *a);      /* of 32 bytes more in a record: attributes */
+void cost_compare(struct process *p, struct site *s, int64_t now); /* what was predicted with what came */
+/* governor.c: keeps what the probes cost under the limit */
+void governor_tick(struct agent *a);             /* four times a second, sooner while it looks whether something may come back */
+void governor_forget(struct process *p);
+double governor_limit(const struct process *p);  /* percent of its CPU time; 0 = none */
+double governor_cpu(const struct process *p);    /* percent of one core that it uses, as last looked at */
+json_t *governor_json(struct agent *a);          /* the method `overhead` */
+/* triggers.c: rules that raise themselves */
+void triggers_tick(struct agent *a);
+void triggers_forget(struct agent *a);
+void triggers_span(struct site *s, uint64_t ticks, double weight, bool error);
+void triggers_calls(struct site *s, uint32_t bucket, double calls, double error_share);
+/* rate.c: shares of traces that give the spans/s that rules ask for */
+void rate_tick(struct agent *a);
+/* vitals.c */
+json_t *vitals_json(struct agent *a, const struct traceql *q, int64_t window_ns);
 /* control.c */
 void control_run(struct agent *a);
 void control_reply(struct request *r, int rc, json_t *result, const struct err *e); /* takes r and result */
