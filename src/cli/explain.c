@@ -77,6 +77,8 @@ static const struct { int num; const char *what, *why, *next; } diagnostics[] = 
 	"One policy a file; `klieg policy check` and `apply` take a stream of several apart by ---." },
 	{ 105, "It is nested too deep, or has too many values.", "Limits, so that no text can exhaust the server.", "Write it flatter; split it." },
 	{ 106, "There are too many rules, limits, steps or items.", "At most 1,000 rules and 100 limits a policy.", "Split it into several policies." },
+	{ 107, "The regular expressions of the policy are too big.", "Compiled they take over 16 MiB, which every agent would have to hold: {1,50} stands for fifty copies.",
+		"Use + or * instead of counts, or split the policy." },
 	{ 110, "A value is of the wrong kind.", "A list stands where one value is meant, or the other way round.",
 	"See the example in the hint, or docs/policy.md." },
 	{ 111, "The key is not known.", "A slip of the pen, or a key of another place.", "The hint has the nearest known one; `klieg policy schema` "

@@ -95,7 +95,8 @@ static void print_diags(const json_t *diags, const struct policy_file *f, size_t
 int policy_ask(struct cli *c, const char *what, const struct policy_file *f, size_t i, json_t *body, json_t **ret_doc, struct err *e)
 {
 	struct buf t = { 0 };
-	json_object_set_new(body, "text", json_stringn((char *)f->docs[i].text.p, f->docs[i].text.n));
+	struct str text = buf_str(&f->docs[i].text);
+	json_object_set_new(body, "text", text.n ? json_stringn(text.p, text.n) : json_string("\n"));  /* an empty file is an empty document */
 	buf_printf(&t, "/api/v1/policies/%s", what);
 	buf_byte(&t, 0);
 	int rc = client_ask(&c->client, "POST", (char *)t.p, body, ret_doc, NULL, e);
@@ -336,11 +337,12 @@ static int apply_doc(struct cli *c, const struct policy_file *f, size_t i)
 		goto out;
 	}
 	const json_t *rollout = json_object_get(doc, "rollout");
+	bool unchanged = json_is_true(json_object_get(json_object_get(doc, "plan"), "unchanged"));
 	bool in_steps = json_is_object(rollout) && json_array_size(json_object_get(rollout, "steps"));
 	struct fmt fm;
 	if (for_people(c)) {
 		printf("%s%s version %lld%s", style("bold"), name, (long long)jint(doc, "version"), style("off"));
-		if (json_is_true(json_object_get(doc, "unchanged")))
+		if (unchanged)
 			printf(" has this text already: nothing was changed\n");
 		else if (in_steps)
 			printf(" goes out in %zu steps\n", json_array_size(json_object_get(rollout, "steps")));
@@ -348,7 +350,7 @@ static int apply_doc(struct cli *c, const struct policy_file *f, size_t i)
 			printf(" is in force: acknowledged in %s\n", fmt_duration(&fm, jnum(doc, "ack_nano")));
 		if (*jstr(doc, "warning"))
 			fprintf(stderr, "warning: %s\n", jstr(doc, "warning"));
-		if (json_is_true(json_object_get(doc, "unchanged")))
+		if (unchanged)
 			;
 		else if (expect)
 			printf("  undo      klieg policy rollback %s --to %lld --reason WHY\n", name, (long long)expect);

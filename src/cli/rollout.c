@@ -34,14 +34,15 @@ static void vitals(const char *who, const json_t *v, struct buf *b)
 
 static void evidence_text(const json_t *x, struct buf *b)
 {
-	const json_t *rest = json_object_get(x, "rest");
-	vitals("canary", json_object_get(x, "canary"), b);
+	const json_t *rest = json_object_get(x, "rest"), *canary = json_object_get(x, "canary");
+	if (json_is_object(canary))
+		vitals("canary", canary, b);
 	if (json_is_object(rest) && jint(rest, "processes") > 0) {
 		buf_add_str(b, "; ");
-		vitals("the rest", rest, b);
+		vitals(json_is_true(json_object_get(rest, "past")) ? "the same before" : "the rest", rest, b);
 	}
 	if (*jstr(x, "verdict"))
-		buf_printf(b, ": %s", jstr(x, "verdict"));
+		buf_printf(b, "%s%s", json_is_object(canary) ? ": " : "", jstr(x, "verdict"));
 	if (*jstr(x, "why")) {
 		buf_add_str(b, ": ");
 		fmt_safe(b, jstr(x, "why"), 0);
@@ -76,7 +77,8 @@ static void progress(const char *name, const json_t *r, int64_t *told_step, int6
 	const json_t *steps = json_object_get(r, "steps"), *all = json_object_get(r, "evidence");
 	int64_t step = jint(r, "step");
 	struct buf b = { 0 };
-	if (step != *told_step && step < (int64_t)json_array_size(steps)) {
+	/* Before it begins the server looks at how things are without it. */
+	if (step != *told_step && !strcmp(jstr(json_array_get(steps, (size_t)step), "state"), "running")) {
 		const json_t *s = json_array_get(steps, (size_t)step);
 		struct fmt f;
 		buf_printf(&b, "step %lld of %zu: ", (long long)step + 1, json_array_size(steps));
@@ -90,7 +92,7 @@ static void progress(const char *name, const json_t *r, int64_t *told_step, int6
 	/* The newest only: the server compares more often than anybody reads. A verdict that is not the last one's is worth a line. */
 	size_t n = json_array_size(all);
 	const json_t *x = n ? json_array_get(all, n - 1) : NULL;
-	if (x && jint(x, "at") >= *told_evidence + 2000000000) {
+	if (x && jint(x, "at") >= *told_evidence + (strcmp(jstr(x, "verdict"), "ok") ? 1 : 2000000000)) {
 		buf_clear(&b);
 		evidence_text(x, &b);
 		say(name, &b);
