@@ -17,7 +17,8 @@ static uint32_t rnd(uint32_t n)
 	return (uint32_t)(seed >> 33) % n;
 }
 
-static const char *const nouns[] = { "payment", "order", "cart", "invoice", "user", "session", "catalog", "stock", "shipment", "refund", "coupon", "search" };
+static const char *const nouns[] = { "payment", "order", "cart", "invoice", "user", "session", "catalog", "stock", "shipment", "refund",
+	"coupon", "search" };
 static const char *const verbs[] = { "charge", "create", "load", "store", "delete", "list", "update", "validate", "render", "commit", "query", "lock" };
 
 static void name_of(uint32_t i, char *out, size_t size) { snprintf(out, size, "%s.%s_%u", nouns[i % 12], verbs[i / 12 % 12], i / 144); }
@@ -47,11 +48,13 @@ static struct traceql *rule(uint32_t i)
 	else if (kind < 80)
 		snprintf(text, sizeof text, "{ resource.service.name = \"service-%u\" && name =~ `%s\\.%.3s.*` }", service, nouns[rnd(12)], verbs[rnd(12)]);
 	else if (kind < 90)
-		snprintf(text, sizeof text, "{ resource.service.name = \"service-%u\" && name =~ \".*%s.*\" && .component = \"lib-%u\" }", service, verbs[rnd(12)], rnd(20));
+		snprintf(text, sizeof text, "{ resource.service.name = \"service-%u\" && name =~ \".*%s.*\" && .component = \"lib-%u\" }", service,
+			verbs[rnd(12)], rnd(20));
 	else if (kind < 98)
 		snprintf(text, sizeof text, "{ name = \"%s\" && resource.host.name = \"host-%u\" }", name, rnd(100));
 	else
-		snprintf(text, sizeof text, "{ name =~ \"%s.*\" && .component = \"lib-%u\" && resource.host.name = \"host-%u\" }", nouns[rnd(12)], rnd(20), rnd(100));
+		snprintf(text, sizeof text, "{ name =~ \"%s.*\" && .component = \"lib-%u\" && resource.host.name = \"host-%u\" }", nouns[rnd(12)],
+		rnd(20), rnd(100));
 	if (traceql_parse(str_of(text), &q, &e) < 0) {
 		fprintf(stderr, "%s: %s\n", text, e.msg);
 		exit(1);
@@ -116,7 +119,8 @@ int main(void)
 		fprintf(stderr, "the index found %llu, the plain way %llu\n", (unsigned long long)indexed, (unsigned long long)plain);
 		return 1;
 	}
-	printf("match_all %.1f ms %d rules x %d sites, %llu matches, building the index %.1f ms of it\n", best, RULES, SITES, (unsigned long long)hits, fill);
+	printf("match_all %.1f ms %d rules x %d sites, %llu matches, building the index %.1f ms of it\n", best, RULES, SITES,
+		(unsigned long long)hits, fill);
 	printf("match_plain %.0f ms each rule at each site, from 1 of %d rules\n", naive, SAMPLE);
 	printf("match_ratio %.0f x plain over index\n", naive / best);
 	printf("match_one %.2f ms one more rule against all sites\n", one);

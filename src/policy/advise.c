@@ -21,12 +21,15 @@ static void capped(const struct policy *p, struct doc *d, uint32_t i, const stru
 	if (!least)
 		return;
 	if (least->level == POLICY_LEVEL_OFF)
-		doc_diag(d, "P202", at->match, "remove the rule, or narrow the limit", "rule `%s` has no effect: the limit on line %d switches off all that it matches", r->name, least->line);
+		doc_diag(d, "P202", at->match, "remove the rule, or narrow the limit",
+			"rule `%s` has no effect: the limit on line %d switches off all that it matches", r->name, least->line);
 	else if (least->level < r->level)
 		doc_diag(d, "P202", at->level ? at->level : at->match, "limits win over rules: raise the limit, or lower the rule's level",
-			"rule `%s` grants %s, but the limit on line %d caps all that it matches at %s", r->name, policy_level_name(r->level), least->line, policy_level_name(least->level));
+			"rule `%s` grants %s, but the limit on line %d caps all that it matches at %s", r->name, policy_level_name(r->level), least->line,
+			policy_level_name(least->level));
 	else
-		doc_diag(d, "P202", at->to, "limits win over triggers: raise the limit, or lower `to`", "the trigger of rule `%s` never gets to %s: the limit on line %d caps it at %s", r->name,
+		doc_diag(d, "P202", at->to, "limits win over triggers: raise the limit, or lower `to`",
+			"the trigger of rule `%s` never gets to %s: the limit on line %d caps it at %s", r->name,
 			policy_level_name(r->escalate->to), least->line, policy_level_name(least->level));
 }
 
@@ -41,19 +44,22 @@ void policy_advise(const struct policy *p, struct doc *d, const struct policy_pl
 		const struct policy_rule *r = p->rules + i;
 		const struct policy_places *at = rules + i;
 		if (r->level == POLICY_LEVEL_OFF && !r->escalate)
-			doc_diag(d, "P201", at->level, "rules only grant: to keep others from switching it on, write a limit with `level: off`", "rule `%s` grants nothing", r->name);
+			doc_diag(d, "P201", at->level, "rules only grant: to keep others from switching it on, write a limit with `level: off`",
+				"rule `%s` grants nothing", r->name);
 		if (r->level >= POLICY_LEVEL_SPAN && everything(r->q))
 			doc_diag(d, "P205", at->match, "name a service or a component: '{ resource.service.name = \"checkout\" }'",
 				"rule `%s` switches on every site of every service at level %s", r->name, policy_level_name(r->level));
 		if (r->level >= POLICY_LEVEL_SPAN && !r->keep)
 			doc_diag(d, "P204", at->keep, "to count without spans write `level: count`", "rule `%s` keeps none of the spans that it pays for", r->name);
 		if (r->level <= POLICY_LEVEL_COUNT && at->keep && !r->escalate)
-			doc_diag(d, "P208", at->keep, "`keep` is about spans: raise the level to span, or remove it", "at level %s there is nothing to keep", policy_level_name(r->level));
+			doc_diag(d, "P208", at->keep, "`keep` is about spans: raise the level to span, or remove it", "at level %s there is nothing to keep",
+				policy_level_name(r->level));
 		if (r->nrollout && !(r->rollout[r->nrollout - 1].share >= 1))
 			doc_diag(d, "P206", at->rollout, "end it with 100%", "the rollout of rule `%s` never reaches every process", r->name);
 		uint32_t id = strtab_add(&matches, str_of(r->match));
 		if (first[id])
-			doc_diag(d, "P203", at->match, "the higher level and keep win: one of the two is enough", "rules `%s` and `%s` have the same match", p->rules[first[id] - 1].name, r->name);
+			doc_diag(d, "P203", at->match, "the higher level and keep win: one of the two is enough", "rules `%s` and `%s` have the same match",
+				p->rules[first[id] - 1].name, r->name);
 		else
 			first[id] = i + 1;
 		capped(p, d, i, at);

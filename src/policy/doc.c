@@ -139,7 +139,8 @@ static int index_source(struct doc *d)
 			return KLIEG_E_BAD_DATA;
 		}
 		if ((c < 0x20 && c != '\t' && c != '\n' && c != '\r') || (c >= 0x7f && c < 0xa0 && c != 0x85) || c == 0xfeff || c == 0xfffe || c == 0xffff) {
-			doc_diag_bytes(d, "P102", (uint32_t)i, (uint32_t)(i + len), c ? "remove it, or write it as an escape in double quotes: \"\\x01\"" : "is this a text file?",
+			doc_diag_bytes(d, "P102", (uint32_t)i, (uint32_t)(i + len),
+				c ? "remove it, or write it as an escape in double quotes: \"\\x01\"" : "is this a text file?",
 				"character U+%04X does not stand in a YAML text", c);
 			return KLIEG_E_BAD_DATA;
 		}
@@ -171,7 +172,8 @@ static void refuse_extras(struct doc *d, const struct doc_node *n, const yaml_ch
 	if (anchor)
 		doc_diag(d, "P103", n, "write the value out where it is used", "anchors (`&%.40s`) and aliases are not used in policies", (const char *)anchor);
 	if (tag)
-		doc_diag(d, "P103", n, "a value is what it reads as; put a text that looks like something else in quotes", "tags (`%.40s`) are not used in policies", (const char *)tag);
+		doc_diag(d, "P103", n, "a value is what it reads as; put a text that looks like something else in quotes",
+			"tags (`%.40s`) are not used in policies", (const char *)tag);
 }
 
 struct builder { struct doc_node *open[POLICY_NESTING_MAX]; unsigned depth; unsigned documents; };
@@ -213,11 +215,13 @@ static int on_event(struct doc *d, struct builder *b, const yaml_event_t *e)
 		refuse_extras(d, n, e->data.scalar.anchor, e->data.scalar.tag);
 	} else if (e->type == YAML_ALIAS_EVENT) {
 		n->kind = DOC_BAD;
-		doc_diag(d, "P103", n, "write the value out where it is used", "anchors and aliases (`*%.40s`) are not used in policies", (const char *)e->data.alias.anchor);
+		doc_diag(d, "P103", n, "write the value out where it is used", "anchors and aliases (`*%.40s`) are not used in policies",
+			(const char *)e->data.alias.anchor);
 	} else {
 		bool map = e->type == YAML_MAPPING_START_EVENT;
 		n->kind = map ? DOC_MAP : DOC_LIST;
-		refuse_extras(d, n, map ? e->data.mapping_start.anchor : e->data.sequence_start.anchor, map ? e->data.mapping_start.tag : e->data.sequence_start.tag);
+		refuse_extras(d, n, map ? e->data.mapping_start.anchor : e->data.sequence_start.anchor,
+			map ? e->data.mapping_start.tag : e->data.sequence_start.tag);
 	}
 	struct doc_node *parent = b->depth ? b->open[b->depth - 1] : NULL;
 	if (!parent) {
@@ -244,7 +248,9 @@ static void tell_syntax(struct doc *d, const yaml_parser_t *p)
 {
 	if (p->error == YAML_MEMORY_ERROR)
 		abort();
-	uint32_t at = p->error == YAML_READER_ERROR ? (uint32_t)(p->problem_offset < d->source.n ? p->problem_offset : d->source.n) : byte_of(d, &p->problem_mark);
+	uint32_t at = byte_of(d, &p->problem_mark);
+	if (p->error == YAML_READER_ERROR)
+		at = (uint32_t)(p->problem_offset < d->source.n ? p->problem_offset : d->source.n);
 	const char *problem = p->problem ? p->problem : "not readable", *hint = "";
 	char text[200];
 	if (strstr(problem, "found character that cannot start any token"))

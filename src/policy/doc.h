@@ -37,7 +37,8 @@ static inline bool doc_empty(const struct doc_node *n)
 
 /* code "P1.." is an error, "P2.." a warning. at may be NULL: the document's beginning. hint may be NULL. */
 void doc_diag(struct doc *d, const char *code, const struct doc_node *at, const char *hint, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-void doc_diag_bytes(struct doc *d, const char *code, uint32_t from, uint32_t to, const char *hint, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+void doc_diag_bytes(struct doc *d, const char *code, uint32_t from, uint32_t to, const char *hint, const char *fmt, ...)
+	__attribute__((format(printf, 6, 7)));
 void doc_place(const struct doc *d, uint32_t at, int *ret_line, int *ret_column);
 /* At most 60 bytes of a text, whole characters: for "%.*s". */
 static inline int doc_shown(struct str s)

@@ -29,7 +29,8 @@ json_t *policy_diags_json(const struct policy_diags *d)
 	json_t *a = json_array();
 	for (uint32_t i = 0; i < d->n; i++) {
 		const struct policy_diag *g = d->list + i;
-		json_array_append_new(a, json_pack("{s:s,s:i,s:i,s:i,s:s,s:s,s:s}", "severity", g->error ? "error" : "warning", "line", g->line, "column", g->column,
+		json_array_append_new(a, json_pack("{s:s,s:i,s:i,s:i,s:s,s:s,s:s}", "severity", g->error ? "error" : "warning",
+			"line", g->line, "column", g->column,
 			"end_column", g->end_column, "code", g->code, "message", g->message, "hint", g->hint));
 	}
 	return a;
@@ -87,9 +88,11 @@ json_t *policy_json(const struct policy *p)
 	return json_pack("{s:s,s:o,s:o}", "name", p->name, "rules", rules, "limits", limits);
 }
 
-static json_t *wire_rule(const struct policy *p, const char *kind, const char *match, const char *level, int64_t version, const char *author, const char *reason)
+static json_t *wire_rule(const struct policy *p, const char *kind, const char *match, const char *level, int64_t version, const char *author,
+	const char *reason)
 {
-	return json_pack("{s:s,s:s,s:s,s:s,s:I,s:s,s:s}", "kind", kind, "selector", match, "level", level, "policy", p->name, "version", (json_int_t)version,
+	return json_pack("{s:s,s:s,s:s,s:s,s:I,s:s,s:s}", "kind", kind, "selector", match, "level", level, "policy", p->name,
+		"version", (json_int_t)version,
 		"owner", author ? author : "", "reason", reason ? reason : "");
 }
 

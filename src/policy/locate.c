@@ -111,7 +111,8 @@ static void block(struct walk *w, bool folded)
 	if (w->s < w->end)
 		skip_line_end(w);
 	/* What all lines have in front, less what they all kept of it. */
-	size_t have = least_spaces(w->src, w->s, w->end), kept = least_spaces(w->val, 0, w->val.n), indent = have < SIZE_MAX && kept < have ? have - kept : 0;
+	size_t have = least_spaces(w->src, w->s, w->end), kept = least_spaces(w->val, 0, w->val.n);
+	size_t indent = have < SIZE_MAX && kept < have ? have - kept : 0;
 	for (;;) {
 		skip_spaces(w, indent);
 		while (w->v < w->target && w->s < w->end && !line_end(at(w, 0))) {
@@ -151,7 +152,8 @@ static void block(struct walk *w, bool folded)
 
 uint32_t doc_locate(const struct doc *d, const struct doc_node *n, size_t at)
 {
-	struct walk w = { .src = d->source, .s = n->at, .end = n->end < d->source.n ? n->end : d->source.n, .val = n->text, .target = at < n->text.n ? at : n->text.n };
+	struct walk w = { .src = d->source, .s = n->at, .end = n->end < d->source.n ? n->end : d->source.n,
+		.val = n->text, .target = at < n->text.n ? at : n->text.n };
 	if (n->style == DOC_SINGLE || n->style == DOC_DOUBLE)
 		w.s++;
 	if (n->style == DOC_LITERAL || n->style == DOC_FOLDED)

@@ -124,7 +124,13 @@ static void literal_prefix(struct str re, struct buf *ret_text, struct str *ret_
 	*ret_rest = (struct str){ re.p + i, re.n - i };
 }
 
-struct want { bool service_set, whole; struct str service; struct buf prefix; uint32_t n, cap, prefix_from; struct condition *conditions; bool plain_ok; };
+struct want {
+	struct str service;
+	struct buf prefix;            /* of the name; whole: all of it */
+	bool service_set, whole, plain_ok;
+	uint32_t n, cap, prefix_from; /* the condition that the prefix is of */
+	struct condition *conditions;
+};
 
 static bool is_intrinsic(const struct tq_field *f, enum tq_intrinsic i) { return f->scope == TQ_INTRINSIC && f->intrinsic == i; }
 
@@ -179,8 +185,8 @@ static uint64_t start(bool any, struct str service) { return any ? 0xcbf29ce4842
 
 static bool drawer_is(const struct drawer *d, uint64_t hash, bool any, struct str service, unsigned len, struct str name)
 {
-	return d->hash == hash && d->any_service == any && d->len == len && (any || (d->service_n == service.n && !memcmp(d->service, service.p, service.n))) &&
-		d->name_n == name.n && !memcmp(d->name, name.p, name.n);
+	return d->hash == hash && d->any_service == any && d->len == len &&
+		(any || (d->service_n == service.n && !memcmp(d->service, service.p, service.n))) && d->name_n == name.n && !memcmp(d->name, name.p, name.n);
 }
 
 static struct drawer *find(const struct match_index *m, uint64_t hash, bool any, struct str service, unsigned len, struct str name)
@@ -214,8 +220,8 @@ static struct drawer *open_drawer(struct match_index *m, bool any, struct str se
 		m->mask = mask;
 	}
 	d = base_calloc(1, sizeof *d);
-	*d = (struct drawer){ .hash = h, .any_service = any, .len = (uint8_t)len, .service = any ? NULL : str_dup(service), .name = str_dup(name), .service_n = any ? 0 : service.n,
-		.name_n = name.n, .next = m->drawers[h & m->mask] };
+	*d = (struct drawer){ .hash = h, .any_service = any, .len = (uint8_t)len, .name = str_dup(name), .name_n = name.n,
+		.service = any ? NULL : str_dup(service), .service_n = any ? 0 : service.n, .next = m->drawers[h & m->mask] };
 	m->drawers[h & m->mask] = d;
 	m->ndrawers++;
 	if (!m->lens[any][len]++ && len < WHOLE)
@@ -356,7 +362,8 @@ static bool rest_holds(struct match_index *m, const struct rule *r, struct site 
 	return true;
 }
 
-static uint32_t try_drawer(struct match_index *m, uint64_t h, bool any, struct site *s, unsigned len, size_t n, void (*found)(void *arg, void *handle), void *arg)
+static uint32_t try_drawer(struct match_index *m, uint64_t h, bool any, struct site *s, unsigned len, size_t n,
+	void (*found)(void *arg, void *handle), void *arg)
 {
 	struct drawer *d = find(m, spread(h, len), any, s->service, len, (struct str){ s->name.n ? s->name.p : "", n });
 	uint32_t hits = 0;

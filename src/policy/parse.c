@@ -2,7 +2,7 @@
  * goes on after an error with what can be read; a policy comes out only if there was none. */
 #include "policy/doc.h"
 #include "model/duration.h"
-#include <math.h>
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -64,13 +64,15 @@ static void suggest(char *hint, size_t size, struct str word, const struct key *
 static bool is_kind(struct reader *r, const struct doc_node *n, enum doc_kind kind, const char *what)
 {
 	static const char *const hints[] = { [DOC_TEXT] = "write one value; a text that begins with { or [ goes into single quotes",
-		[DOC_LIST] = "write each item on a line of its own after `- `, or all in brackets: [a, b]", [DOC_MAP] = "write `key: value` lines below it, indented" };
+		[DOC_LIST] = "write each item on a line of its own after `- `, or all in brackets: [a, b]",
+		[DOC_MAP] = "write `key: value` lines below it, indented" };
 	if (n->kind != kind && n->kind != DOC_BAD)
 		doc_diag(&r->d, "P110", n, hints[kind], "%s must be %s, not %s", what, kind_name(kind), kind_name(n->kind));
 	return n->kind == kind;
 }
 
-static void read_value(struct reader *r, const struct key *key, const struct doc_node *name, const struct doc_node *v, void *into, struct policy_places *places)
+static void read_value(struct reader *r, const struct key *key, const struct doc_node *name, const struct doc_node *v, void *into,
+	struct policy_places *places)
 {
 	char what[24];
 	snprintf(what, sizeof what, "`%s`", key->name);
@@ -80,7 +82,8 @@ static void read_value(struct reader *r, const struct key *key, const struct doc
 		key->read(r, v, into, places);
 }
 
-static void read_map(struct reader *r, const struct doc_node *map, const char *what, const struct key *keys, unsigned nkeys, void *into, struct policy_places *places)
+static void read_map(struct reader *r, const struct doc_node *map, const char *what, const struct key *keys, unsigned nkeys, void *into,
+	struct policy_places *places)
 {
 	const struct doc_node *seen[16] = { 0 };
 	char hint[240];
@@ -123,7 +126,8 @@ static char *read_name(struct reader *r, const struct doc_node *n, const char *w
 		ok = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (i && c && strchr("._-", c));
 	}
 	if (!ok) {
-		doc_diag(&r->d, "P120", n, "up to 64 letters, digits, `-`, `_` and `.`; a letter or digit first", "`%.*s` is no name for %s", SHOWN(n->text), what);
+		doc_diag(&r->d, "P120", n, "up to 64 letters, digits, `-`, `_` and `.`; a letter or digit first", "`%.*s` is no name for %s",
+			SHOWN(n->text), what);
 		return NULL;
 	}
 	return str_dup(n->text);
@@ -135,7 +139,8 @@ static void read_duration(struct reader *r, const struct doc_node *n, const char
 	double bare;
 	if (duration_parse(n->text, &v) < 0) {
 		bool number = value_number(n->text, &bare);
-		doc_diag(&r->d, "P142", n, number ? "write the unit: 30s, 5m, 1h30m" : "a number and a unit: 500ms, 30s, 5m, 1h30m, 3d", number ? "`%s: %.*s` has no unit" :
+		doc_diag(&r->d, "P142", n, number ? "write the unit: 30s, 5m, 1h30m" : "a number and a unit: 500ms, 30s, 5m, 1h30m, 3d",
+			number ? "`%s: %.*s` has no unit" :
 			"`%s: %.*s` is not a duration", what, SHOWN(n->text));
 		return;
 	}
@@ -191,7 +196,7 @@ static void tell_query(struct reader *r, const char *code, const struct doc_node
 	}
 	size_t from = offset_of(n->text, e->line, e->column), to = from;
 	/* The word, or the one character, that stands there. */
-	while (to < n->text.n && ((unsigned char)n->text.p[to] >= 0x80 || strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:", n->text.p[to])))
+	while (to < n->text.n && ((unsigned char)n->text.p[to] >= 0x80 || isalnum((unsigned char)n->text.p[to]) || strchr("_.:", n->text.p[to])))
 		to++;
 	to += to == from;
 	uint32_t a = doc_locate(&r->d, n, from), b = doc_locate(&r->d, n, to);
@@ -220,7 +225,8 @@ static struct traceql *read_query(struct reader *r, const struct doc_node *n, en
 		size_t i = 0;
 		while (i < n->text.n && (n->text.p[i] == ' ' || n->text.p[i] == '\n'))
 			i++;
-		if (profile == TQ_PROFILE_START && i < n->text.n && n->text.p[i] != '{' && n->text.p[i] != '(' && traceql_parse_selector(n->text, &other, NULL) >= 0) {
+		bool filter = i == n->text.n || n->text.p[i] == '{' || n->text.p[i] == '(';
+		if (profile == TQ_PROFILE_START && !filter && traceql_parse_selector(n->text, &other, NULL) >= 0) {
 			char *text = canonical(other);
 			snprintf(e.hint, sizeof e.hint, "write '%.200s'", text);
 			free(text);
@@ -230,7 +236,8 @@ static struct traceql *read_query(struct reader *r, const struct doc_node *n, en
 		return NULL;
 	}
 	if ((r->size += traceql_size(q)) > QUERIES_SIZE_MAX) {
-		doc_diag(&r->d, "P107", n, "{1,50} stands for fifty copies: use + or * instead, or split the policy", "the regular expressions of this policy are too big");
+		doc_diag(&r->d, "P107", n, "{1,50} stands for fifty copies: use + or * instead, or split the policy",
+			"the regular expressions of this policy are too big");
 		traceql_destroy(q);
 		return NULL;
 	}
@@ -267,8 +274,13 @@ static void to(struct reader *r, const struct doc_node *n, void *into, struct po
 	if (read_level(r, n, &((struct policy_trigger *)into)->to))
 		r->to = n;
 }
-static const struct key trigger_keys[] = { { "when", "when: '{ name = \"x\" } | quantile_over_time(duration, .99) > 250ms'", DOC_TEXT, when }, { "over", NULL, DOC_TEXT, over }, { "to", "to: detail", DOC_TEXT, to },
-	{ "decay", NULL, DOC_TEXT, decay }, { "cooldown", NULL, DOC_TEXT, cooldown } };
+static const struct key trigger_keys[] = {
+	{ "when", "when: '{ name = \"x\" } | quantile_over_time(duration, .99) > 250ms'", DOC_TEXT, when },
+	{ "over", NULL, DOC_TEXT, over },
+	{ "to", "to: detail", DOC_TEXT, to },
+	{ "decay", NULL, DOC_TEXT, decay },
+	{ "cooldown", NULL, DOC_TEXT, cooldown },
+};
 #define NKEYS(a) (unsigned)(sizeof (a) / sizeof *(a))
 
 /* ---- rules ---------------------------------------------------------------------------------------------------------------------- */
@@ -279,7 +291,8 @@ static void rule_name(struct reader *r, const struct doc_node *n, void *into, st
 	rule->name = read_name(r, n, "a rule");
 	for (struct policy_rule *o = r->p->rules; rule->name && o < rule; o++)
 		if (o->name && !strcmp(o->name, rule->name)) {
-			doc_diag(&r->d, "P121", n, "firings, history and undo go by a rule's name", "two rules are called `%s`; the other is on line %d", o->name, o->line);
+			doc_diag(&r->d, "P121", n, "firings, history and undo go by a rule's name", "two rules are called `%s`; the other is on line %d",
+				o->name, o->line);
 			break;
 		}
 }
@@ -309,14 +322,16 @@ static void rule_keep(struct reader *r, const struct doc_node *n, void *into, st
 		if (v > 0 && v <= 1e9)
 			rule->rate = v;
 		else
-			doc_diag(&r->d, "P141", n, "spans per second and process: 200/s; to keep none write `keep: 0`", "`keep: %.*s` is out of range", SHOWN(n->text));
+			doc_diag(&r->d, "P141", n, "spans per second and process: 200/s; to keep none write `keep: 0`", "`keep: %.*s` is out of range",
+				SHOWN(n->text));
 	} else if (value_percent(n->text, &v) || value_number(n->text, &v)) {
 		if (v >= 0 && v <= 1) {
 			rule->keep = v;
 			return;
 		}
 		char hint[160];
-		snprintf(hint, sizeof hint, v > 1 && v <= 100 && n->text.p[n->text.n - 1] != '%' ? "did you mean %.*s%% or %.*s/s?" : "between 0%% and 100%%", SHOWN(n->text), SHOWN(n->text));
+		bool bare = v > 1 && v <= 100 && n->text.p[n->text.n - 1] != '%';
+		snprintf(hint, sizeof hint, bare ? "did you mean %.*s%% or %.*s/s?" : "between 0%% and 100%%", SHOWN(n->text), SHOWN(n->text));
 		doc_diag(&r->d, "P141", n, hint, "`keep: %.*s` is out of range", SHOWN(n->text));
 	} else {
 		doc_diag(&r->d, "P141", n, "a share (10% or 0.1) or a rate (200/s)", "`keep: %.*s` is neither a share nor a rate", SHOWN(n->text));
@@ -400,10 +415,18 @@ static void rule_rollout(struct reader *r, const struct doc_node *n, void *into,
 }
 
 static const char match_example[] = "match: '{ resource.service.name = \"checkout\" }'; all is '{ }'";
-static const struct key rule_keys[] = { { "name", "name: slow-payments", DOC_TEXT, rule_name }, { "match", match_example, DOC_TEXT, rule_match }, { "level", NULL, DOC_TEXT, rule_level },
-	{ "keep", NULL, DOC_TEXT, rule_keep }, { "escalate", NULL, DOC_MAP, rule_escalate }, { "redact", NULL, DOC_LIST, rule_redact },
-	{ "send", NULL, DOC_LIST, rule_send }, { "retain", NULL, DOC_TEXT, rule_retain }, { "rollout", NULL, DOC_LIST, rule_rollout },
-	{ "for", NULL, DOC_TEXT, rule_for } };
+static const struct key rule_keys[] = {
+	{ "name", "name: slow-payments", DOC_TEXT, rule_name },
+	{ "match", match_example, DOC_TEXT, rule_match },
+	{ "level", NULL, DOC_TEXT, rule_level },
+	{ "keep", NULL, DOC_TEXT, rule_keep },
+	{ "escalate", NULL, DOC_MAP, rule_escalate },
+	{ "redact", NULL, DOC_LIST, rule_redact },
+	{ "send", NULL, DOC_LIST, rule_send },
+	{ "retain", NULL, DOC_TEXT, rule_retain },
+	{ "rollout", NULL, DOC_LIST, rule_rollout },
+	{ "for", NULL, DOC_TEXT, rule_for },
+};
 
 static void read_rules(struct reader *r, const struct doc_node *list, void *into, struct policy_places *at)
 {
@@ -424,8 +447,9 @@ static void read_rules(struct reader *r, const struct doc_node *list, void *into
 		doc_place(&r->d, i->at, &rule->line, &column);
 		read_map(r, i, "a rule", rule_keys, NKEYS(rule_keys), rule, places);
 		if (places->to && rule->escalate->to <= rule->level)
-			doc_diag(&r->d, "P145", places->to, rule->level < POLICY_LEVEL_DEEP ? "a trigger raises: choose a higher level here, or a lower one for the rule" :
-				"the rule is at the highest level already: lower its `level`", "`to: %s` is not above the rule's own level, %s", levels[rule->escalate->to], levels[rule->level]);
+			doc_diag(&r->d, "P145", places->to, rule->level < POLICY_LEVEL_DEEP ?
+				"a trigger raises: choose a higher level here, or a lower one for the rule" : "the rule is at the highest level already: lower its `level`",
+				"`to: %s` is not above the rule's own level, %s", levels[rule->escalate->to], levels[rule->level]);
 		p->nrules++;
 	}
 }
@@ -477,8 +501,12 @@ static void limit_level(struct reader *r, const struct doc_node *n, void *into, 
 	read_level(r, n, &((struct policy_limit *)into)->level);
 }
 
-static const struct key limit_keys[] = { { "match", match_example, DOC_TEXT, limit_match }, { "overhead", NULL, DOC_TEXT, limit_overhead },
-	{ "rate", NULL, DOC_TEXT, limit_rate }, { "level", NULL, DOC_TEXT, limit_level } };
+static const struct key limit_keys[] = {
+	{ "match", match_example, DOC_TEXT, limit_match },
+	{ "overhead", NULL, DOC_TEXT, limit_overhead },
+	{ "rate", NULL, DOC_TEXT, limit_rate },
+	{ "level", NULL, DOC_TEXT, limit_level },
+};
 
 static void read_limits(struct reader *r, const struct doc_node *list, void *into, struct policy_places *at)
 {
@@ -508,7 +536,11 @@ static void read_limits(struct reader *r, const struct doc_node *list, void *int
 
 static void policy_name(struct reader *r, const struct doc_node *n, void *into, struct policy_places *at) { r->p->name = read_name(r, n, "a policy"); }
 
-static const struct key policy_keys[] = { { "policy", "policy: checkout", DOC_TEXT, policy_name }, { "rules", NULL, DOC_LIST, read_rules }, { "limits", NULL, DOC_LIST, read_limits } };
+static const struct key policy_keys[] = {
+	{ "policy", "policy: checkout", DOC_TEXT, policy_name },
+	{ "rules", NULL, DOC_LIST, read_rules },
+	{ "limits", NULL, DOC_LIST, read_limits },
+};
 
 static int by_place(const void *x, const void *y)
 {

@@ -34,7 +34,13 @@ struct policy_rule {
 	struct policy_step *rollout; uint32_t nrollout; /* none: all at once */
 	int line;
 };
-struct policy_limit { char *match; struct traceql *q; double overhead; /* percent, 0 = none */ double rate; /* spans/s, 0 = none */ uint8_t level; int line; };
+struct policy_limit {
+	char *match;
+	struct traceql *q;
+	double overhead, rate;       /* percent; spans/s; 0: none */
+	uint8_t level;               /* deep: none */
+	int line;
+};
 struct policy {
 	char *name;
 	struct policy_rule *rules; uint32_t nrules;
@@ -49,9 +55,10 @@ json_t *policy_json(const struct policy *p);                         /* for peop
 json_t *policy_wire(const struct policy *p, int64_t version, const char *author, const char *reason, int64_t now_ns);
 extern const char policy_schema[];                                   /* JSON Schema (draft 2020-12), the published text */
 
-/* When a trigger raises and lowers, from a measurement now and then. Pure: time is given. One step up per `over` of unbroken breach (count -> span -> detail ->
- * deep, up to `to`), one step down per `decay` of unbroken calm; calm means under the threshold by 10 % (hysteresis: between the two nothing moves);
- * after any step down no step up for `cooldown`. A measurement that is not known counts neither way. A clock that jumps back starts the wait over. */
+/* When a trigger raises and lowers, from a measurement now and then. Pure: time is given. One step up per `over` of unbroken breach (count -> span ->
+ * detail -> deep, up to `to`), one step down per `decay` of unbroken calm; calm means under the threshold by 10 % (hysteresis: between the two nothing
+ * moves); after any step down no step up for `cooldown`. A measurement that is not known counts neither way: the wait stands still. A clock that jumps
+ * back starts the wait over; more than 10 s between two measurements count as 10. state: {.base = .level = the rule's}, zero otherwise. */
 struct trigger_state { uint8_t base, level; bool breached, calm; int64_t since_ns, quiet_until_ns, last_ns; };
 enum trigger_move { TRIGGER_STAY, TRIGGER_UP, TRIGGER_DOWN };
 enum trigger_move trigger_step(const struct policy_trigger *t, struct trigger_state *s, int64_t now_ns, bool known, double value);

@@ -65,7 +65,8 @@ bool value_step(struct str s, struct policy_step *ret_step)
 /* Exact, in at most two units; what people write comes back as they wrote it. */
 void value_duration_print(int64_t ns, struct buf *b)
 {
-	static const struct { int64_t ns; const char *text; } print[] = { { 86400000000000, "d" }, { 3600000000000, "h" }, { 60000000000, "m" }, { 1000000000, "s" },
+	static const struct { int64_t ns; const char *text; } print[] = { { 86400000000000, "d" }, { 3600000000000, "h" }, { 60000000000, "m" },
+		{ 1000000000, "s" },
 		{ 1000000, "ms" }, { 1000, "us" }, { 1, "ns" } };
 	if (!ns)
 		buf_add_str(b, "0s");

@@ -134,9 +134,9 @@ int tq_check_start(const struct traceql *q, bool sited, struct err *e)
 			return refuse(f, line, column, "is not known when a span starts", "events and links come later; ask for them in a query, or in `where`", e);
 		if (f->scope == TQ_INTRINSIC && f->intrinsic != TQ_NAME && f->intrinsic != TQ_KIND_ && f->intrinsic != TQ_SCOPE_NAME &&
 			f->intrinsic != TQ_SCOPE_VERSION)
-			return refuse(f, line, column, "is not known when a span starts",
-				f->intrinsic == TQ_DURATION_ || f->intrinsic == TQ_STATUS_ ? "to react to slow or failed spans use a trigger: `escalate: { when: '{ ... } | quantile_over_time(duration, .99) > 250ms' }`"
-				: "at the start are known: name, kind, resource.*, and the attributes given at the start (.x)", e);
+			return refuse(f, line, column, "is not known when a span starts", f->intrinsic == TQ_DURATION_ || f->intrinsic == TQ_STATUS_ ?
+				"to react to slow or failed spans use a trigger: `escalate: { when: '{ ... } | quantile_over_time(duration, .99) > 250ms' }`" :
+				"at the start are known: name, kind, resource.*, and the attributes given at the start (.x)", e);
 		if (sited && (f->scope == TQ_INSTRUMENTATION || (f->scope == TQ_INTRINSIC && f->intrinsic == TQ_SCOPE_VERSION)))
 			return refuse(f, line, column, "is not known of a site", "a site has its component: `instrumentation:name`", e);
 	}

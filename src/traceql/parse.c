@@ -399,8 +399,10 @@ static int check_end(struct tq_parser *p, unsigned parens)
 			FAIL(p, &p->t, KLIEG_E_SYNTAX, "unknown stage `%.*s` after `|`", SHOW(p->t.text));
 		else
 			FAIL(p, &p->t, KLIEG_E_SYNTAX, "a stage was expected after `|`");
-		return p->metrics ? err_hint(p->lex.e, "the metrics are rate, count_over_time, min_over_time, max_over_time, avg_over_time, sum_over_time, histogram_over_time, quantile_over_time")
-			: p->lex.e->code;
+		if (p->metrics)
+			err_hint(p->lex.e, "the metrics are rate, count_over_time, min_over_time, max_over_time, avg_over_time, sum_over_time, "
+				"histogram_over_time, quantile_over_time");
+		return p->lex.e->code;
 	case TOK_WORD:
 		if ((what = tq_stage_name(t.text)))
 			return tq_unsupported(p, &t, what);

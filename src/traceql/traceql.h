@@ -1,6 +1,7 @@
 /* TraceQL: the one language that asks (queries) and switches (selectors, policies). Grammar and semantics: docs/traceql.md.
  * This cut accepts `{ ... }` spanset filters (comparison, regex, && || !, arithmetic, parentheses, intrinsics, scopes), for triggers with a metric
- * and a threshold after it, and says clearly what it does not take yet. A parsed query is immutable: any thread may evaluate it, each with its own source. */
+ * and a threshold after it, and says clearly what it does not take yet. A parsed query is immutable: any thread may evaluate it, each with its own
+ * source. */
 #pragma once
 #include "base/buf.h"
 #include "base/err.h"
@@ -8,7 +9,8 @@
 
 struct traceql;
 
-/* Parses and checks a filter; a metrics query is refused (see traceql_parse_metric). Limits: 64 KiB of text, depth 64, 1,000 nodes. On failure *e has line, column, message and hint. */
+/* Parses and checks a filter; a metrics query is refused (see traceql_parse_metric). Limits: 64 KiB of text, depth 64, 1,000 nodes. On failure *e
+ * has line, column, message and hint. */
 int traceql_parse(struct str text, struct traceql **ret_q, struct err *e);
 /* A selector: `{...}`, or the short form `glob` (on the site's/span's name) / `service:glob`, or "" / "*" for all. */
 int traceql_parse_selector(struct str text, struct traceql **ret_q, struct err *e);
@@ -71,14 +73,15 @@ int traceql_check_site(const struct traceql *q, struct err *e);
 
 /* ---- policies ---------------------------------------------------------------------------------------------------------- */
 
-/* Where a query may stand, and so what it may mention. A filter that decides at span start sees resource, instrumentation, name, kind and the attributes
- * given at the start; not duration, status, the whole trace. A trigger is a metrics query with a comparison. In policies && and || are not mixed without parentheses. */
+/* Where a query may stand, and so what it may mention. A filter that decides at span start sees resource, instrumentation, name, kind and the
+ * attributes given at the start; not duration, status, the whole trace. A trigger is a metrics query with a comparison. In policies && and || are
+ * not mixed without parentheses. */
 enum tq_profile { TQ_PROFILE_START, TQ_PROFILE_END, TQ_PROFILE_TRIGGER };
 int traceql_check_profile(const struct traceql *q, enum tq_profile profile, struct err *e);
 
-/* Takes a start filter apart: what a site alone decides (name, kind, component, file, function, resource.*, instrumentation:*), and what is known when a request
- * comes (span attributes). Both are new queries, the caller's; *ret_request is NULL when there is no such part. The parts are and-ed at the top level; an `||`
- * across them is refused, with the hint to write two rules. */
+/* Takes a start filter apart: what a site alone decides (name, kind, component, file, function, resource.*, instrumentation:name), and what is known
+ * when a request comes (span attributes). Both are new queries, the caller's; *ret_request is NULL when there is no such part. The parts are and-ed at
+ * the top level; an `||` across them is refused, with the hint to write two rules. */
 int traceql_split_start(const struct traceql *q, struct traceql **ret_site, struct traceql **ret_request, struct err *e);
 
 /* `{ ... } | quantile_over_time(duration, .99) by(...) > 250ms`: the filter is what traceql_eval and traceql_match see. */

@@ -97,7 +97,8 @@ static void add(struct traceql *to, const struct traceql *from, uint16_t node)
 {
 	uint16_t i = copy(to, from, node);
 	if (to->root != TQ_NONE) {
-		struct tq_node and = { .op = OP_AND, .type = TQ_BOOL, .l = to->root, .r = i, .line = from->nodes[node].line, .column = from->nodes[node].column };
+		struct tq_node and = { .op = OP_AND, .type = TQ_BOOL, .l = to->root, .r = i, .line = from->nodes[node].line,
+			.column = from->nodes[node].column };
 		unsigned l = to->nodes[and.l].depth + tq_needs_parens(to, OP_AND, and.l, false), r = to->nodes[i].depth + tq_needs_parens(to, OP_AND, i, true);
 		and.depth = (uint8_t)(l > r ? l : r);
 		i = tq_append(to, &and);
@@ -189,7 +190,8 @@ static bool required(const struct traceql *a, uint16_t i, const struct traceql *
 	if (x->op != OP_EQ || y->op < OP_EQ || y->op > OP_NRE)
 		return false;
 	const struct tq_node *xf = a->nodes + x->l, *xv = a->nodes + x->r, *yf = b->nodes + y->l, *yv = b->nodes + y->r;
-	if (xf->op != OP_FIELD || xv->op != OP_LIT || yf->op != OP_FIELD || yv->op != OP_LIT || tq_is_multi(&xf->field) || !same_field(&xf->field, &yf->field))
+	if (xf->op != OP_FIELD || xv->op != OP_LIT || yf->op != OP_FIELD || yv->op != OP_LIT || tq_is_multi(&xf->field) ||
+			!same_field(&xf->field, &yf->field))
 		return false;
 	/* An attribute may be an array, of which a knows one element: enough for all but `!=` and `!~`. */
 	bool negated = y->op == OP_NE || y->op == OP_NRE;

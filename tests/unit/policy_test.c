@@ -54,11 +54,18 @@ static struct policy *parse(const char *text)
 	return p;
 }
 
+/* expected: JSON with ' for " and ` for a " within a text. */
 static void assert_json(json_t *j, const char *expected)
 {
-	char *got = json_dumps(j, JSON_SORT_KEYS | JSON_REAL_PRECISION(12) | JSON_COMPACT);
-	assert_string_equal(got, expected);
-	free(got);
+	struct buf b = { 0 };
+	for (const char *c = expected; *c; c++)
+		buf_add_str(&b, *c == '\'' ? "\"" : *c == '`' ? "\\\"" : (char[]){ *c, 0 });
+	json_t *e = json_loadb((char *)b.p, b.n, 0, NULL);
+	assert_non_null(e);
+	if (!json_equal(j, e))
+		fail_msg("%s\nand not\n%s", json_dumps(j, JSON_SORT_KEYS), expected);
+	buf_finish(&b);
+	json_decref(e);
 	json_decref(j);
 }
 
@@ -89,17 +96,20 @@ static void policy_of_the_design(void **state)
 	assert_true(r->rollout[2].share == 1);
 	assert_int_equal(r->line, 3);
 	assert_true(p->limits[0].overhead == 1 && p->limits[0].level == POLICY_LEVEL_DETAIL);
-	assert_json(policy_json(p), "{\"limits\":[{\"level\":\"detail\",\"match\":\"{ }\",\"overhead\":\"1%\"}],\"name\":\"checkout\",\"rules\":[{\"escalate\":"
-		"{\"cooldown\":\"1m\",\"decay\":\"5m\",\"over\":\"30s\",\"to\":\"detail\",\"when\":\"{ name = \\\"payment.charge\\\" } | quantile_over_time(duration, 0.99) > "
-		"250ms\"},\"for\":\"2h\",\"keep\":0.1,\"level\":\"span\",\"match\":\"{ resource.service.name = \\\"checkout\\\" && name =~ \\\"payment.*\\\" && .tenant = "
-		"\\\"7\\\" }\",\"name\":\"slow-payments\",\"redact\":[\"user.email\",\"http.request.header.*\"],\"retain\":\"3d\",\"rollout\":[\"1 process\",\"10%\","
-		"\"100%\"],\"send\":[\"store\",\"archive\"]}]}");
-	assert_json(policy_wire(p, 3, "ann", "slow", 1000), "[{\"escalate\":{\"cooldown_nano\":60000000000,\"decay_nano\":300000000000,\"over_nano\":30000000000,"
-		"\"to\":\"detail\",\"when\":\"{ name = \\\"payment.charge\\\" } | quantile_over_time(duration, 0.99) > 250ms\"},\"expires_unix_nano\":7200000001000,"
-		"\"id\":\"p:checkout/slow-payments\",\"keep\":0.1,\"kind\":\"trace\",\"level\":\"span\",\"owner\":\"ann\",\"policy\":\"checkout\",\"reason\":\"slow\","
-		"\"redact\":[\"user.email\",\"http.request.header.*\"],\"rule\":\"slow-payments\",\"selector\":\"{ resource.service.name = \\\"checkout\\\" && name =~ "
-		"\\\"payment.*\\\" && .tenant = \\\"7\\\" }\",\"version\":3},{\"expires_unix_nano\":0,\"id\":\"l:checkout/1\",\"kind\":\"limit\",\"level\":\"detail\","
-		"\"overhead\":1.0,\"owner\":\"ann\",\"policy\":\"checkout\",\"reason\":\"slow\",\"selector\":\"{ }\",\"version\":3}]");
+	assert_json(policy_json(p), "{'name': 'checkout', 'rules': [{'name': 'slow-payments', 'level': 'span', 'keep': 0.1,"
+		"'match': '{ resource.service.name = `checkout` && name =~ `payment.*` && .tenant = `7` }',"
+		"'escalate': {'when': '{ name = `payment.charge` } | quantile_over_time(duration, 0.99) > 250ms', 'over': '30s', 'to': 'detail', 'decay': '5m',"
+		"  'cooldown': '1m'},"
+		"'redact': ['user.email', 'http.request.header.*'], 'send': ['store', 'archive'], 'retain': '3d', 'rollout': ['1 process', '10%', '100%'],"
+		"'for': '2h'}], 'limits': [{'match': '{ }', 'overhead': '1%', 'level': 'detail'}]}");
+	assert_json(policy_wire(p, 3, "ann", "slow", 1000), "[{'id': 'p:checkout/slow-payments', 'kind': 'trace', 'level': 'span', 'keep': 0.1,"
+		"'selector': '{ resource.service.name = `checkout` && name =~ `payment.*` && .tenant = `7` }',"
+		"'escalate': {'when': '{ name = `payment.charge` } | quantile_over_time(duration, 0.99) > 250ms', 'over_nano': 30000000000, 'to': 'detail',"
+		"  'decay_nano': 300000000000, 'cooldown_nano': 60000000000},"
+		"'redact': ['user.email', 'http.request.header.*'], 'expires_unix_nano': 7200000001000, 'owner': 'ann', 'reason': 'slow', 'policy': 'checkout',"
+		"'rule': 'slow-payments', 'version': 3},"
+		"{'id': 'l:checkout/1', 'kind': 'limit', 'selector': '{ }', 'level': 'detail', 'overhead': 1.0, 'expires_unix_nano': 0, 'owner': 'ann',"
+		"'reason': 'slow', 'policy': 'checkout', 'version': 3}]");
 	policy_destroy(p);
 }
 
@@ -129,7 +139,7 @@ static void policy_golden(void **state)
 			assert_int_equal(g->error, g->code[1] == '1');
 			buf_printf(&got, "%s %d:%d-%d %s%s%s\n", g->code, g->line, g->column, g->end_column, g->message, g->hint[0] ? " | " : "", g->hint);
 			if (!strstr(codes, g->code))
-				strcat(codes, g->code);
+				snprintf(codes + strlen(codes), sizeof codes - strlen(codes), "%s", g->code);
 		}
 		if (!d.n)
 			buf_add_str(&got, "ok\n");
@@ -162,7 +172,7 @@ static void policy_golden(void **state)
 		if ((c[3] == '1' || c[3] == '2') && c[6] == ' ') {
 			char code[5] = { 'P', c[3], c[4], c[5], 0 };
 			documented++;
-			if (!strstr(codes, code) && strcmp(code, "P100") && strcmp(code, "P105") && strcmp(code, "P106") && strcmp(code, "P107")) /* those want big documents: below */
+			if (!strstr(codes, code) && !strstr("P100 P105 P106 P107", code)) /* those want big documents: below */
 				fail_msg("%s is documented, but no golden document has it", code);
 		}
 	for (char *c = codes; *c; c += 4) {
@@ -225,7 +235,8 @@ static void policy_limits(void **state)
 	/* The bomb: each line ten of the one before. Aliases are refused, so it is a list of complaints and no more. */
 	buf_add_str(&b, "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
 	for (int i = 1; i < 12; i++)
-		buf_printf(&b, "a%d: &a%d [*a%d,*a%d,*a%d,*a%d,*a%d,*a%d,*a%d,*a%d,*a%d,*a%d]\n", i, i, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1);
+		buf_printf(&b, "a%d: &a%d [*a%d,*a%d,*a%d,*a%d,*a%d,*a%d,*a%d,*a%d,*a%d,*a%d]\n", i, i, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1,
+			i - 1, i - 1, i - 1);
 	assert_string_equal(first_code(&b, KLIEG_E_BAD_DATA), "P111");
 	buf_add_str(&b, "policy: x\nrules: ");
 	for (int i = 0; i < 20000; i++)
@@ -253,13 +264,15 @@ static void policy_places(void **state)
 {
 	static const yaml_scalar_style_t styles[] = { YAML_PLAIN_SCALAR_STYLE, YAML_SINGLE_QUOTED_SCALAR_STYLE, YAML_DOUBLE_QUOTED_SCALAR_STYLE,
 		YAML_LITERAL_SCALAR_STYLE, YAML_FOLDED_SCALAR_STYLE };
-	static const char *const words[] = { "name", "=", "\"pay.*\"", "&&", "'7'", "\xc3\xa4\xe2\x82\xac\xf0\x9f\x99\x82", "\\d+", "{", "}", "\n", "\n\n", " ", "  ", "duration", "it's", "\t", ">", "|", "\x01" };
+	static const char *const words[] = { "name", "=", "\"pay.*\"", "&&", "'7'", "\xc3\xa4\xe2\x82\xac\xf0\x9f\x99\x82", "\\d+", "{", "}", "\n",
+		"\n\n", " ", "  ", "duration", "it's", "\t", ">", "|", "\x01" };
+	static const char *const harmless[] = { "name", "duration", "a,b", "\n" };
 	unsigned located[5] = { 0 };
 	for (int round = 0; round < 4000; round++) {
 		struct buf v = { 0 };
 		bool plain = round % 4 == 0; /* most of the words cannot stand without quotes */
 		for (uint32_t n = 1 + rnd(20); n; n--) {
-			buf_add_str(&v, plain ? ((const char *[]){ "name", "duration", "a,b", "\n" })[n == 1 ? 0 : rnd(4)] : words[rnd(sizeof words / sizeof *words)]);
+			buf_add_str(&v, plain ? harmless[n == 1 ? 0 : rnd(4)] : words[rnd(sizeof words / sizeof *words)]);
 			if (n > 1 && rnd(3))
 				buf_byte(&v, ' ');
 		}
@@ -300,7 +313,8 @@ static void policy_places(void **state)
 				uint32_t at = doc_locate(&d, n, i);
 				bool escaped = n->style == DOC_DOUBLE && d.source.p[at] == '\\';
 				if (!escaped && (unsigned char)d.source.p[at] != c && !(n->style == DOC_SINGLE && c == '\''))
-					fail_msg("byte %zu (%c) of %s in style %d is not at byte %u of:\n%.*s", i, c, n->text.p, (int)n->style, at, (int)written, (char *)out);
+					fail_msg("byte %zu (%c) of %s in style %d is not at byte %u of:\n%.*s", i, c, n->text.p, (int)n->style, at, (int)written,
+						(char *)out);
 				located[n->style]++;
 			}
 			assert_true(doc_locate(&d, n, n->text.n) <= d.source.n);
@@ -321,7 +335,8 @@ struct trial { struct policy *p; const struct policy_trigger *t; struct trigger_
 static void begin(struct trial *x, const char *when, const char *times)
 {
 	struct buf b = { 0 };
-	buf_printf(&b, "policy: x\nrules:\n  - name: r\n    match: '{ name = \"a\" }'\n    level: count\n    escalate: {when: '%s', to: detail, %s}\n%c", when, times, 0);
+	buf_printf(&b, "policy: x\nrules:\n  - name: r\n    match: '{ name = \"a\" }'\n    level: count\n    escalate: {when: '%s', to: detail, %s}\n%c",
+		when, times, 0);
 	*x = (struct trial){ .p = parse((char *)b.p), .now = 1000 * SECOND };
 	x->t = x->p->rules[0].escalate;
 	x->s = (struct trigger_state){ .base = POLICY_LEVEL_COUNT, .level = POLICY_LEVEL_COUNT };
@@ -480,10 +495,13 @@ static void site_get(void *ctx, const struct tq_field *f, struct tq_value *ret_v
 	*ret_v = text ? (struct tq_value){ .type = TQ_STR, .s = str_of(text) } : (struct tq_value){ .type = TQ_NIL };
 }
 
-static const char *const names[] = { "payment.charge", "payment.charge\nx", "payment", "pay", "", "p", "payment_charge", "order.create", "\xc3\xa4rger", "\xc3\xa4",
+static const char *const names[] = { "payment.charge", "payment.charge\nx", "payment", "pay", "", "p", "payment_charge", "order.create",
+	"\xc3\xa4rger", "\xc3\xa4",
 	"payment.\xff", "a|b", "ab", "b", "payment.charge.with.a.name.that.is.longer.than.any.beginning.that.the.index.files", "x\\y", "aab", "a", "ac" };
-static const char *const patterns[] = { "payment.*", "pay.*", "payment\\\\.ch.*", ".*", "", "p", "pay(ment|load).*", "payment|order.*", "[p]ay.*", "a\\\\|b", "a|b",
-	"(?i)PAY.*", "paymentx?.*", "\xc3\xa4.*", "\xc3\xa4*.*", "payment.charge", "a[](]|b", "a\\\\Q[\\\\E|b", "a{1,2}b", "ab*", "a.", ".+charge.*", "a\\\\\\\\|b",
+static const char *const patterns[] = { "payment.*", "pay.*", "payment\\\\.ch.*", ".*", "", "p", "pay(ment|load).*", "payment|order.*",
+	"[p]ay.*", "a\\\\|b", "a|b",
+	"(?i)PAY.*", "paymentx?.*", "\xc3\xa4.*", "\xc3\xa4*.*", "payment.charge", "a[](]|b", "a\\\\Q[\\\\E|b", "a{1,2}b", "ab*", "a.", ".+charge.*",
+		"a\\\\\\\\|b",
 	"payment.charge.with.a.name.that.is.longer.than.any.beginning.that.the.index.files.*", "a([)]|b)|b", "a(b)|c", "x\\\\\\\\y" };
 static const char *const services[] = { "shop", "pay", "" };
 
@@ -542,7 +560,8 @@ static void match_agrees_with_evaluation(void **state)
 				if (got[i] != yes || match_one(m, (void *)i, &src) != yes) {
 					struct buf b = { 0 };
 					traceql_print(rules[i], &b);
-					fail_msg("%.*s on service %s, name %s: %d, not %d", (int)b.n, (char *)b.p, s.serviceless ? "-" : s.service, s.nameless ? "-" : s.name, got[i], yes);
+					fail_msg("%.*s on service %s, name %s: %d, not %d", (int)b.n, (char *)b.p, s.serviceless ? "-" : s.service,
+						s.nameless ? "-" : s.name, got[i], yes);
 				}
 				expected += yes;
 			}
@@ -615,7 +634,8 @@ static int print_golden(void)
 			json_array_append_new(codes, json_string(diags.list[i].code));
 		policy_diags_finish(&diags);
 		if (doc_parse(&d, yaml, &diags) >= 0)
-			json_array_append_new(all, json_pack("{s:s%,s:O,s:o}", "title", at + 4, (size_t)(text - at - 5), "codes", codes, "document", json_of(d.root)));
+			json_array_append_new(all, json_pack("{s:s%,s:O,s:o}", "title", at + 4, (size_t)(text - at - 5), "codes", codes, "document",
+				json_of(d.root)));
 		json_decref(codes);
 		doc_finish(&d);
 		policy_diags_finish(&diags);
