@@ -448,7 +448,8 @@ static void read_rules(struct reader *r, const struct doc_node *list, void *into
 		read_map(r, i, "a rule", rule_keys, NKEYS(rule_keys), rule, places);
 		if (places->to && rule->escalate->to <= rule->level)
 			doc_diag(&r->d, "P145", places->to, rule->level < POLICY_LEVEL_DEEP ?
-				"a trigger raises: choose a higher level here, or a lower one for the rule" : "the rule is at the highest level already: lower its `level`",
+				"a trigger raises: choose a higher level here, or a lower one for the rule" :
+				"the rule is at the highest level already: lower its `level`",
 				"`to: %s` is not above the rule's own level, %s", levels[rule->escalate->to], levels[rule->level]);
 		p->nrules++;
 	}

@@ -99,7 +99,7 @@ static int add_node(struct tq_parser *p, const struct tq_token *at, struct tq_no
 	if (q->n == TQ_NODES_MAX)
 		return FAIL(p, at, KLIEG_E_LIMIT, "the query is too complex: more than %u parts", TQ_NODES_MAX);
 	if (n.op != OP_LIT && n.op != OP_FIELD) {
-		unsigned depth = q->nodes[n.l].depth + (n.op == OP_NOT || n.op == OP_NEG || tq_needs_parens(q, n.op, n.l, false));
+		unsigned depth = q->nodes[n.l].depth + (n.op == OP_NOT || n.op == OP_NEG) + tq_needs_parens(q, n.op, n.l, false); /* `-(-1)`: both */
 		if (n.r != TQ_NONE) {
 			unsigned right = q->nodes[n.r].depth + (n.op == OP_POW) + tq_needs_parens(q, n.op, n.r, true);
 			depth = right > depth ? right : depth;
