@@ -58,7 +58,7 @@ static struct text time_text(double ns)
 /* ---- repeated children: N+1 and retry storms ----------------------------------------------------------------------------- */
 
 /* The children of one operation below one parent span. */
-struct run { uint32_t parent_op, op, count, errors, sequential; uint8_t client, last_error; int64_t end_ns; };
+struct run { uint32_t parent_op, op, count, errors, sequential; uint8_t client, last_error; int64_t end_ns; double weight; /* of the parent */ };
 struct runs { struct run *items; uint32_t n, cap; };
 
 static struct run *run_of(struct runs *r, uint32_t first, uint32_t op)
@@ -96,6 +96,7 @@ static void find_repeats(struct hot_view *v)
 			const struct hot_span *s = v->spans + k;
 			struct run *r = run_of(&runs, first, s->op);
 			r->parent_op = p->op;
+			r->weight = p->weight;
 			r->count++;
 			r->errors += s->error;
 			r->client |= s->kind == KIND_CLIENT;
@@ -113,24 +114,24 @@ static void find_repeats(struct hot_view *v)
 	if (runs.n)
 		qsort(runs.items, runs.n, sizeof *runs.items, by_pair);
 	for (uint32_t i = 0, end; i < runs.n; i = end) {
-		uint32_t op = runs.items[i].op, parent = runs.items[i].parent_op, retries = 0, most = 0, loops = 0;
-		double tries = 0, errors = 0, calls = 0;
+		uint32_t op = runs.items[i].op, parent = runs.items[i].parent_op, most = 0;
+		double retries = 0, loops = 0, tries = 0, errors = 0, calls = 0;
 		for (end = i; end < runs.n && runs.items[end].op == op && runs.items[end].parent_op == parent; end++) {
 			const struct run *r = runs.items + end;
 			if (is_retry(r)) {
-				retries++;
-				tries += r->count;
-				errors += r->errors;
+				retries += r->weight;
+				tries += r->count * r->weight;
+				errors += r->errors * r->weight;
 			} else {
-				loops++;
-				calls += r->count;
+				loops += r->weight;
+				calls += r->count * r->weight;
 				most = r->count > most ? r->count : most;
 			}
 		}
-		if (retries)
-			add(v, op, "retry", "retry storm: %s tried %.3gx per %s, %.0f%% of the tries failed (%u times)", op_name(v, op).p, tries / retries,
+		if (retries > 0)
+			add(v, op, "retry", "retry storm: %s tried %.3gx per %s, %.0f%% of the tries failed (%.0f times)", op_name(v, op).p, tries / retries,
 				op_name(v, parent).p, 100 * errors / tries, retries);
-		if (loops)
+		if (loops > 0)
 			add(v, op, "n+1", "N+1: %s %.3gx per %s, one after the other (at most %u)", op_name(v, op).p, calls / loops, op_name(v, parent).p, most);
 	}
 	free(runs.items);
@@ -174,14 +175,14 @@ static void find_waits(struct hot_view *v, uint32_t op)
 {
 	const struct hot_op *o = v->ops + op;
 	struct str name = strtab_get(v->strs, o->name);
-	double self = 0, measured = 0, off = 0, weight = 0;
-	uint32_t lockish = has_word(name, "lock") || has_word(name, "mutex") || has_word(name, "rwlock") || has_word(name, "semaphore") ? o->n : 0, clients = 0;
+	double self = 0, measured = 0, off = 0, weight = 0, lockish = 0, clients = 0;
+	bool named = has_word(name, "lock") || has_word(name, "mutex") || has_word(name, "rwlock") || has_word(name, "semaphore");
 	for (uint32_t k = 0; k < o->n; k++) {
 		const struct hot_span *s = v->spans + v->by_op[o->first + k];
 		self += (double)s->self_ns * s->weight;
 		weight += s->weight;
-		lockish += s->lockish;
-		clients += s->kind == KIND_CLIENT;
+		lockish += named || s->lockish ? s->weight : 0;
+		clients += s->kind == KIND_CLIENT ? s->weight : 0;
 		double waited = off_cpu_of_self(v, s);
 		if (waited < 0)
 			continue;
@@ -191,10 +192,10 @@ static void find_waits(struct hot_view *v, uint32_t op)
 	if (self < MIN_SHARE * v->self || self / weight < 200e3)
 		return;
 	double part = measured > 0 ? off / measured : -1;
-	if (lockish * 2 >= o->n && (part < 0 || part >= .5))
+	if (lockish * 2 >= weight && (part < 0 || part >= .5))
 		add(v, op, "lock", "lock: %s waits %s on average, %.0f%% of all time is spent waiting for it", op_name(v, op).p, time_text(self / weight).p,
 			100 * self / v->self);
-	else if (part >= .6 && clients * 2 < o->n && !has_word(name, "queue"))
+	else if (part >= .6 && clients * 2 < weight && !has_word(name, "queue"))
 		add(v, op, "wait", "waiting: %s is off the CPU for %.0f%% of its own time (%s of %s on average)", op_name(v, op).p, 100 * part,
 			time_text(part * self / weight).p, time_text(self / weight).p);
 }
@@ -273,8 +274,9 @@ static void find_queue(struct hot_view *v, uint32_t op)
 	struct str name = strtab_get(v->strs, o->name);
 	bool named = has_word(name, "queue") || has_word(name, "backlog") || has_word(name, "enqueue");
 	int64_t first = INT64_MAX, last = INT64_MIN;
-	double wait[3] = { 0 }, depth[3] = { 0 }, total = 0, of_parents = 0;
-	uint32_t n[3] = { 0 }, depths[3] = { 0 };
+	double wait[3] = { 0 }, depth[3] = { 0 }, total = 0, of_parents = 0, weight = 0;
+	double weights[3] = { 0 }, depth_weights[3] = { 0 };
+	uint32_t n[3] = { 0 }, depths[3] = { 0 }; /* what there is to go by */
 	for (uint32_t k = 0; k < o->n; k++) {
 		const struct hot_span *s = v->spans + v->by_op[o->first + k];
 		named |= s->queue_depth >= 0;
@@ -289,17 +291,20 @@ static void find_queue(struct hot_view *v, uint32_t op)
 		uint32_t t = (uint32_t)(((double)s->start_ns - (double)first) / third);
 		t = t > 2 ? 2 : t;
 		n[t]++;
-		wait[t] += (double)s->duration_ns;
-		total += (double)s->duration_ns;
+		weights[t] += s->weight;
+		weight += s->weight;
+		wait[t] += (double)s->duration_ns * s->weight;
+		total += (double)s->duration_ns * s->weight;
 		if (s->queue_depth >= 0) {
 			depths[t]++;
-			depth[t] += s->queue_depth;
+			depth_weights[t] += s->weight;
+			depth[t] += s->queue_depth * s->weight;
 		}
 		if (s->parent != HOT_NONE)
-			of_parents += (double)v->spans[s->parent].duration_ns;
+			of_parents += (double)v->spans[s->parent].duration_ns * s->weight;
 	}
-	double before = n[0] ? wait[0] / n[0] : 0, after = n[2] ? wait[2] / n[2] : 0, mean = total / o->n;
-	double shallow = depths[0] ? depth[0] / depths[0] : 0, deep = depths[2] ? depth[2] / depths[2] : 0;
+	double before = n[0] ? wait[0] / weights[0] : 0, after = n[2] ? wait[2] / weights[2] : 0, mean = total / weight;
+	double shallow = depths[0] ? depth[0] / depth_weights[0] : 0, deep = depths[2] ? depth[2] / depth_weights[2] : 0;
 	bool longer = n[0] >= 10 && n[2] >= 10 && after >= 2 * before && after - before >= 1e6;
 	bool deeper = depths[0] >= 10 && depths[2] >= 10 && deep >= 2 * shallow && deep - shallow >= 4;
 	if (longer)

@@ -54,7 +54,7 @@ int heatmap_visit(void *arg, const struct batch *b, uint32_t i)
 		c->exemplar_ns = s->duration_ns;
 	}
 	c->count += span_adjusted_count(s);
-	c->errors += s->status == STATUS_ERROR;
+	c->errors += s->status == STATUS_ERROR ? span_adjusted_count(s) : 0;
 	m->max = c->count > m->max ? c->count : m->max;
 	return 0;
 }
@@ -90,8 +90,8 @@ void heatmap_render_json(const struct heatmap *m, struct buf *ret_json)
 				continue;
 			char id[33];
 			trace_id_hex(cell->trace_hi, cell->trace_lo, id);
-			buf_printf(b, "%s{\"column\":%u,\"row\":%u,\"trace_id\":\"%s\",\"duration_nano\":%lld,\"errors\":%llu}", first ? "" : ",", c, r - lo, id,
-				(long long)cell->exemplar_ns, (unsigned long long)cell->errors);
+			buf_printf(b, "%s{\"column\":%u,\"row\":%u,\"trace_id\":\"%s\",\"duration_nano\":%lld,\"errors\":%.0f}", first ? "" : ",", c, r - lo, id,
+				(long long)cell->exemplar_ns, cell->errors);
 			first = false;
 		}
 	buf_add_str(b, "]}");

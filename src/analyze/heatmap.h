@@ -6,7 +6,7 @@
 #define HEATMAP_ROWS 56u               /* half-octave steps from 1 us: row k holds up to bounds_ns[k]; the last is open */
 #define HEATMAP_COLUMNS_MAX 1000u
 
-struct heatmap_cell { double count; uint64_t errors, trace_hi, trace_lo; int64_t exemplar_ns; }; /* exemplar: the cell's slowest */
+struct heatmap_cell { double count, errors; uint64_t trace_hi, trace_lo; int64_t exemplar_ns; }; /* exemplar: the cell's slowest */
 struct heatmap {
 	int64_t from_ns, to_ns, step_ns;
 	uint32_t columns;

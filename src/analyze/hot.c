@@ -316,7 +316,7 @@ static int by_self(const void *x, const void *y)
 /* False if none of the operation's spans was asked for. */
 static bool sum_op(const struct hot_view *v, struct hot_op *op, double scale, struct hot_row *row)
 {
-	double traces = 0, spans = 0;
+	double traces = 0, spans = 0, of_trace = 0; /* weighted; a trace weighs what its first span does */
 	uint64_t hi = 0, lo = 0;
 	int64_t max = -1;
 	histogram_reset(v->a);
@@ -331,11 +331,12 @@ static bool sum_op(const struct hot_view *v, struct hot_op *op, double scale, st
 		row->self_ns += (double)s->self_ns * w;
 		histogram_add(v->a, s->duration_ns, w);
 		if (!spans || s->trace_hi != hi || s->trace_lo != lo) {
-			traces++;
+			of_trace = s->weight;
+			traces += of_trace;
 			hi = s->trace_hi;
 			lo = s->trace_lo;
 		}
-		spans++;
+		spans += of_trace;
 		if (s->duration_ns > max) {
 			max = s->duration_ns;
 			row->trace_hi = s->trace_hi;

@@ -172,6 +172,9 @@ int cli_agent(int argc, char **argv)
 	struct remote r = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .answers = json_array() };
 	if (client_find(cli_opt(&a, "server"), &r.server, &e) < 0)
 		return cli_fail(&e);
+	double budget = 1;
+	if (cli_opt(&a, "budget") && cli_parse_budget(cli_opt(&a, "budget"), &budget, &e) < 0)
+		return cli_fail(&e);
 	gethostname(host, sizeof(host) - 1);
 	if ((name = cli_opt(&a, "host")))
 		snprintf(host, sizeof(host), "%s", name);
@@ -188,7 +191,7 @@ int cli_agent(int argc, char **argv)
 	pthread_sigmask(SIG_BLOCK, &block, &old);
 	signal(SIGPIPE, SIG_IGN);
 	pthread_t ship, answer;
-	struct agent_config c = { .socket = socket, .host_name = host, .sink = sink, .sink_arg = &r, .event = on_event, .event_arg = &r };
+	struct agent_config c = { .socket = socket, .host_name = host, .budget_percent = budget, .sink = sink, .sink_arg = &r, .event = on_event, .event_arg = &r };
 	if (agent_create(&c, &r.agent, &e) < 0)
 		return cli_fail(&e);
 	pthread_create(&ship, NULL, shipper, &r);

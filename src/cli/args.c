@@ -171,6 +171,18 @@ int cli_parse_keep(const char *s, double *ret_keep, struct err *e)
 	return 0;
 }
 
+int cli_parse_budget(const char *s, double *ret_percent, struct err *e)
+{
+	char *end;
+	double v = strtod(s, &end);
+	if (end == s || (*end && strcmp(end, "%")) || !(v >= 0 && v <= 100)) {
+		err_set(e, KLIEG_E_USAGE, "'%.60s' is not a budget", s);
+		return err_hint(e, "write it like 1%% or 0.5: percent of a process's CPU time; 0 switches the governor off");
+	}
+	*ret_percent = v;
+	return 0;
+}
+
 int cli_parse_rate(const char *s, double *ret_per_s, struct err *e)
 {
 	char *end;

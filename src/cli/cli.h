@@ -53,6 +53,7 @@ const char *cli_opt_next(const struct cli_args *a, const char *name, int *at);  
 static inline bool cli_flag(const struct cli_args *a, const char *name) { return cli_opt(a, name) != NULL; }
 int cli_parse_duration(const char *s, int64_t *ret_ns, struct err *e);    /* 250ms, 1.5s, 15m, 2h, 7d, 1h30m */
 int cli_parse_keep(const char *s, double *ret_keep, struct err *e);       /* 10%, 0.1, 1 */
+int cli_parse_budget(const char *s, double *ret_percent, struct err *e);
 int cli_parse_rate(const char *s, double *ret_per_s, struct err *e);      /* 50/s, 50, 600/m */
 int cli_parse_count(const char *s, int64_t min, int64_t max, int64_t *ret_n, struct err *e);
 /* The nearest of the words offered one by one; NULL when none is near. */

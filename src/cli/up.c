@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -59,6 +60,16 @@ static void default_dir(char *path, size_t n)
 
 static void ask_agent(void *agent, const char *method, json_t *params, server_reply_fn reply, void *arg) { agent_request(agent, method, params, reply, arg); }
 
+/* As many as we may: an agent holds a connection each. */
+static void raise_files(void)
+{
+	struct rlimit r;
+	if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max && r.rlim_cur < 65536) {
+		r.rlim_cur = r.rlim_max < 65536 ? r.rlim_max : 65536;
+		setrlimit(RLIMIT_NOFILE, &r);
+	}
+}
+
 static int serve(int argc, char **argv, bool with_agent)
 {
 	struct cli_args a;
@@ -73,6 +84,10 @@ static int serve(int argc, char **argv, bool with_agent)
 	struct store_config sc = { .dir = spans, .commit_ns = 4000000 };
 	if (retain && duration_parse(str_of(retain), &sc.retain_ns) < 0)
 		return cli_fail_usage(a.cmd, "--retain: '%s' is not a duration", retain);
+	double budget = 1;
+	const char *percent = with_agent ? cli_opt(&a, "budget") : NULL;
+	if (percent && cli_parse_budget(percent, &budget, &e) < 0)
+		return cli_fail(&e);
 	if (bytes && size_parse(str_of(bytes), &sc.retain_bytes) < 0)
 		return cli_fail_usage(a.cmd, "--max-bytes: '%s' is not a size", bytes);
 	if (given)
@@ -82,6 +97,7 @@ static int serve(int argc, char **argv, bool with_agent)
 	snprintf(spans, sizeof(spans), "%s/spans", dir);
 	snprintf(path, sizeof(path), "%s/state.db", dir);
 	signal(SIGPIPE, SIG_IGN);
+	raise_files();
 	struct up u = { 0 };
 	struct server *server = NULL;
 	struct store *store = NULL;
@@ -96,7 +112,8 @@ static int serve(int argc, char **argv, bool with_agent)
 		goto fail;
 	if (with_agent) {
 		cli_agent_socket(given, socket_path, sizeof(socket_path));
-		struct agent_config ac = { .socket = socket_path, .sink = server_sink, .sink_arg = server, .event = server_event, .event_arg = server };
+		struct agent_config ac = { .socket = socket_path, .sink = server_sink, .sink_arg = server, .event = server_event, .event_arg = server,
+			.budget_percent = budget };
 		if ((rc = agent_create(&ac, &agent, &e)) < 0)
 			goto fail;
 		server_set_agent(server, ask_agent, agent);

@@ -1,5 +1,5 @@
 /* An agent without a server, for tests and benchmarks: reads "METHOD JSON" lines on stdin, writes one JSON line each; the sink counts and,
- * with -v, prints spans. Usage: agent_driver SOCKET [-l LEASE_MS] [-v]. */
+ * with -v, prints spans. Usage: agent_driver [-l LEASE_MS] [-b BUDGET_PERCENT] [-v] SOCKET; events go to stdout, too, with -e. */
 #include "agent/agent.h"
 #include "base/buf.h"
 #include <pthread.h>
@@ -30,6 +30,17 @@ static int sink(void *arg, struct batch *b)
 	return 0;
 }
 
+static void event(void *arg, const json_t *o)
+{
+	(void)arg;
+	char *text = json_dumps(o, JSON_COMPACT);
+	pthread_mutex_lock(&lock);
+	printf("{\"event\":%s}\n", text);
+	fflush(stdout);
+	pthread_mutex_unlock(&lock);
+	free(text);
+}
+
 static void done(void *arg, int rc, json_t *result, const struct err *e)
 {
 	(void)arg;
@@ -47,16 +58,20 @@ int main(int argc, char **argv)
 {
 	uint64_t spans = 0;
 	struct agent_config c = { .sink = sink, .sink_arg = &spans };
-	for (int o; (o = getopt(argc, argv, "l:v")) > 0;)
+	for (int o; (o = getopt(argc, argv, "l:b:ev")) > 0;)
 		if (o == 'v')
 			verbose = true;
+		else if (o == 'e')
+			c.event = event;
+		else if (o == 'b')
+			c.budget_percent = atof(optarg);
 		else
 			c.lease_ns = atoll(optarg) * 1000000;
 	c.socket = argv[optind];
 	struct agent *a;
 	struct err e = { 0 };
 	if (!c.socket || agent_create(&c, &a, &e) < 0) {
-		fprintf(stderr, "%s\n", c.socket ? e.msg : "usage: agent_driver [-l LEASE_MS] [-v] SOCKET");
+		fprintf(stderr, "%s\n", c.socket ? e.msg : "usage: agent_driver [-l LEASE_MS] [-b BUDGET_PERCENT] [-v] SOCKET");
 		return 1;
 	}
 	puts("{\"ready\":true}");
