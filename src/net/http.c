@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -31,6 +32,7 @@ struct http_server {
 	unsigned n;
 	size_t bodies;                   /* bytes of body in all requests; whoever sends beyond the limit gets 503 */
 	bool closed;                     /* freed with its last connection */
+	char chunk[64 << 10];            /* what has just been read; used up before the next is */
 };
 struct http_conn {
 	union { uv_tcp_t tcp; uv_pipe_t pipe; uv_stream_t stream; uv_handle_t handle; } u;
@@ -44,7 +46,6 @@ struct http_conn {
 	int fail;                        /* status to answer a bad message with */
 	int64_t deadline;
 	void *listener_arg;
-	char chunk[64 << 10];
 };
 enum { LINGER = 128 << 20 };             /* bytes read and thrown away after a refusal */
 struct out { uv_write_t w; bool close; size_t n; char data[]; };
@@ -364,8 +365,8 @@ static bool split_target(struct http_req *r)
 static void on_read(uv_stream_t *st, ssize_t n, const uv_buf_t *b);
 static void on_alloc(uv_handle_t *h, size_t hint, uv_buf_t *b)
 {
-	struct http_conn *c = h->data;
-	*b = uv_buf_init(c->chunk, sizeof(c->chunk));
+	struct http_server *s = ((struct http_conn *)h->data)->s;
+	*b = uv_buf_init(s->chunk, sizeof(s->chunk));
 }
 
 /* Parses what has been read until a request is complete (handed over; the rest waits) or all is used up. */
@@ -409,7 +410,7 @@ static void conn_feed(struct http_conn *c)
 	}
 	c->feeding = false;
 	if (!c->closing) {
-		if (c->in.n > sizeof(c->chunk) && c->handling)
+		if (c->in.n > sizeof(c->s->chunk) && c->handling)
 			uv_read_stop(&c->u.stream);
 		else if (!c->refused)
 			uv_read_start(&c->u.stream, on_alloc, on_read);
@@ -489,7 +490,7 @@ int http_server_create(struct loop *l, const struct http_limits *lim, http_handl
 	s->l = l;
 	s->lim = *lim;
 #define DEFAULT(f, v) if (!s->lim.f) s->lim.f = (v)
-	DEFAULT(head, 32 << 10); DEFAULT(body, 64 << 20); DEFAULT(bodies, 256 << 20); DEFAULT(conns, 1024); DEFAULT(head_s, 10); DEFAULT(idle_s, 60); DEFAULT(stream_backlog, 1 << 20);
+	DEFAULT(head, 32 << 10); DEFAULT(body, 64 << 20); DEFAULT(bodies, 256 << 20); DEFAULT(conns, 8192); DEFAULT(head_s, 10); DEFAULT(idle_s, 60); DEFAULT(stream_backlog, 1 << 20);
 	s->fn = fn;
 	s->arg = arg;
 	llhttp_settings_init(&s->settings);
@@ -500,6 +501,9 @@ int http_server_create(struct loop *l, const struct http_limits *lim, http_handl
 	s->settings.on_headers_complete = on_head;
 	s->settings.on_body = on_body;
 	s->settings.on_message_complete = on_complete;
+	struct rlimit files;             /* some are for the store, the agent and their processes */
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < (rlim_t)s->lim.conns + 256)
+		s->lim.conns = files.rlim_cur > 512 ? (int)files.rlim_cur - 256 : (int)files.rlim_cur / 2;
 	uv_timer_init(loop_uv(l), &s->sweep);
 	s->sweep.data = s;
 	uv_timer_start(&s->sweep, on_sweep, 1000, 1000);

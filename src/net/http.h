@@ -22,7 +22,7 @@ struct http_req {
 	bool streaming, is_head, keep_alive, refused;
 };
 struct http_limits { size_t head, body, bodies; int conns, head_s, idle_s; size_t stream_backlog; };  /* bodies: of all requests together; 0 = 32 KiB,
-	64 MiB, 256 MiB, 1024, 10 s, 60 s, 1 MiB */
+	64 MiB, 256 MiB, 8192 (less if fewer files may be open), 10 s, 60 s, 1 MiB */
 typedef void (*http_handler)(void *arg, struct http_req *r);
 
 struct http_server;
