@@ -34,7 +34,7 @@ struct tq_node {
 	struct tq_field field;
 };
 
-enum tq_stage_kind { STAGE_FILTER, STAGE_METRIC, STAGE_COMPARE };
+enum tq_stage_kind { STAGE_FILTER, STAGE_METRIC, STAGE_COMPARE, STAGE_BASELINE };
 struct tq_stage {
 	uint8_t kind, fn, op;    /* STAGE_METRIC: enum tq_metric_fn; STAGE_COMPARE: enum tq_op */
 	bool of_field;           /* STAGE_METRIC: it measures `field`; rate() and count_over_time() do not */
@@ -43,7 +43,8 @@ struct tq_stage {
 	struct tq_field field;
 	uint8_t type;            /* of field: static type */
 	uint16_t by, nby;        /* STAGE_METRIC: in q->by */
-	struct tq_value value;   /* STAGE_METRIC: the quantile; STAGE_COMPARE: what it is compared with */
+	struct tq_value value;   /* STAGE_METRIC: the quantile; STAGE_COMPARE: what it is compared with;
+	                          * STAGE_BASELINE: over how long */
 };
 
 struct tq_regex;

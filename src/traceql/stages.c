@@ -1,7 +1,9 @@
-/* What follows the filter: `| metric(...) by(...) > number`. Tokens -> checked stages, stages -> canonical text, and the metric as those see it who
+/* What follows the filter: `| metric(...) by(...) > number with(...)`. Tokens -> checked stages, stages -> canonical text, and the metric as those see it who
  * measure. What can never be compared (a duration with a bare number, a histogram with anything) is an error here. Pure; any thread. */
 #include "traceql/parse.h"
-#include <math.h>
+
+#define BASELINE_MIN_NS 10000000000ll
+#define BASELINE_MAX_NS 86400000000000ll
 
 static const char *const metric_fns[] = { [TQ_RATE] = "rate", [TQ_COUNT] = "count_over_time", [TQ_MIN] = "min_over_time", [TQ_MAX] = "max_over_time",
 	[TQ_AVG] = "avg_over_time", [TQ_SUM] = "sum_over_time", [TQ_HISTOGRAM] = "histogram_over_time", [TQ_QUANTILE] = "quantile_over_time", NULL };
@@ -104,22 +106,58 @@ static int parse_by(struct tq_parser *p, struct tq_stage *s)
 	return expect(p, TOK_RPAREN, "`)`");
 }
 
-static int check_threshold(struct tq_parser *p, const struct tq_token *at, const struct tq_stage *m, const struct tq_value *v)
+/* ratio: of the value to its baseline. */
+static int check_threshold(struct tq_parser *p, const struct tq_token *at, const struct tq_stage *m, const struct tq_value *v, bool ratio)
 {
 	bool duration = m->of_field && m->type == TQ_DURATION;
 	if (m->fn == TQ_HISTOGRAM) {
 		FAIL(p, at, KLIEG_E_TYPE, "a histogram is many numbers: it cannot be compared with one");
 		return err_hint(p->lex.e, "compare a quantile: `quantile_over_time(duration, .99) > 250ms`"), KLIEG_E_TYPE;
 	}
+	if (ratio) {
+		if (v->type != TQ_DURATION && (v->type == TQ_FLOAT ? v->d > 0 : v->i > 0))
+			return 0;
+		FAIL(p, at, KLIEG_E_TYPE, "with a baseline the threshold is how many times the baseline: a number above 0");
+		return err_hint(p->lex.e, "three times as much as usual: `> 3 with(baseline=10m)`"), KLIEG_E_TYPE;
+	}
 	if (duration && v->type != TQ_DURATION && (v->type == TQ_FLOAT ? v->d != 0 : v->i != 0)) {
 		FAIL(p, at, KLIEG_E_TYPE, "a duration is compared with a duration, but this number has no unit");
-		return err_hint(p->lex.e, "write the unit: 250ms, 1.5s"), KLIEG_E_TYPE;
+		return err_hint(p->lex.e, "write the unit: 250ms, 1.5s; for times as much as usual add `with(baseline=10m)`"), KLIEG_E_TYPE;
 	}
 	if (!m->of_field && v->type == TQ_DURATION) {
 		FAIL(p, at, KLIEG_E_TYPE, "`%s` gives %s, not a duration", metric_fns[m->fn], m->fn == TQ_RATE ? "spans per second" : "a number of spans");
 		return err_hint(p->lex.e, "write a number: `%s() > 100`", metric_fns[m->fn]), KLIEG_E_TYPE;
 	}
 	return 0;
+}
+
+/* `with(baseline=10m)` */
+static int parse_hints(struct tq_parser *p)
+{
+	struct tq_stage s = { .kind = STAGE_BASELINE };
+	struct tq_token with = p->t;
+	int rc = tq_next(p);
+	if (rc < 0 || (rc = expect(p, TOK_LPAREN, "`(`")) < 0)
+		return rc;
+	struct tq_token key = p->t;
+	if (key.kind == TOK_END || key.kind == TOK_RPAREN)
+		return FAIL(p, &key, KLIEG_E_SYNTAX, "`with` needs a hint, such as `baseline=10m`");
+	if (key.kind != TOK_WORD || !str_is(key.text, "baseline")) {
+		FAIL(p, &key, KLIEG_E_UNSUPPORTED, "the hint `%.*s` is not supported", SHOW(key.text));
+		return err_hint(p->lex.e, "there is `with(baseline=10m)`: compares with how it was before"), KLIEG_E_UNSUPPORTED;
+	}
+	if ((rc = tq_next(p)) < 0 || (rc = expect(p, TOK_EQ, "`=`")) < 0)
+		return rc;
+	struct tq_token t = p->t;
+	if (t.kind != TOK_LITERAL || t.lit.type != TQ_DURATION || t.lit.i < BASELINE_MIN_NS || t.lit.i > BASELINE_MAX_NS) {
+		FAIL(p, &t, KLIEG_E_TYPE, "a baseline is over a duration between 10s and 24h");
+		return err_hint(p->lex.e, "`with(baseline=10m)`"), KLIEG_E_TYPE;
+	}
+	s.value = t.lit;
+	tq_add_stage(p, &with, &s);
+	if ((rc = tq_next(p)) < 0)
+		return rc;
+	return expect(p, TOK_RPAREN, "`)`");
 }
 
 static int parse_compare(struct tq_parser *p, const struct tq_stage *m)
@@ -155,10 +193,13 @@ static int parse_compare(struct tq_parser *p, const struct tq_stage *m)
 		s.value.d = -s.value.d;
 	else if (negative)
 		s.value.i = -s.value.i;
-	if ((rc = check_threshold(p, &t, m, &s.value)) < 0)
-		return rc;
 	tq_add_stage(p, &op, &s);
-	return tq_next(p);
+	if ((rc = tq_next(p)) < 0)
+		return rc;
+	bool ratio = p->t.kind == TOK_WORD && str_is(p->t.text, "with");
+	if (ratio && (rc = parse_hints(p)) < 0)
+		return rc;
+	return check_threshold(p, &t, m, &s.value, ratio);
 }
 
 /* The end, or what the language has beyond this. */
@@ -180,6 +221,10 @@ static int check_end(struct tq_parser *p)
 	case TOK_WORD:
 		if (str_is(t.text, "by"))
 			return FAIL(p, &t, KLIEG_E_SYNTAX, "`by(...)` stands once, right after the metric");
+		if (str_is(t.text, "with") && p->q->nstages == 2) {
+			FAIL(p, &t, KLIEG_E_SYNTAX, "a baseline needs a threshold before it");
+			return err_hint(p->lex.e, "three times as much as usual: `... > 3 with(baseline=10m)`"), KLIEG_E_SYNTAX;
+		}
 		if ((what = tq_stage_name(t.text)))
 			return tq_unsupported(p, &t, what);
 		break;
@@ -248,6 +293,12 @@ void tq_stages_print(const struct traceql *q, struct buf *ret_text)
 			tq_literal_print(&s->value, ret_text);
 			continue;
 		}
+		if (s->kind == STAGE_BASELINE) {
+			buf_add_str(ret_text, " with(baseline=");
+			tq_literal_print(&s->value, ret_text);
+			buf_byte(ret_text, ')');
+			continue;
+		}
 		buf_printf(ret_text, " | %s(", metric_fns[s->fn]);
 		if (s->of_field)
 			tq_field_print(&s->field, ret_text);
@@ -279,5 +330,7 @@ bool traceql_metric(const struct traceql *q, struct tq_metric *ret_m)
 		ret_m->cmp = tq_op_text(q->stages[2].op);
 		ret_m->threshold = number(&q->stages[2].value);
 	}
+	if (q->nstages > 3 && q->stages[3].kind == STAGE_BASELINE)
+		ret_m->baseline_ns = q->stages[3].value.i;
 	return true;
 }

@@ -14,7 +14,7 @@ struct traceql;
 int traceql_parse(struct str text, struct traceql **ret_q, struct err *e);
 /* A selector: `{...}`, or the short form `glob` (on the site's/span's name) / `service:glob`, or "" / "*" for all. */
 int traceql_parse_selector(struct str text, struct traceql **ret_q, struct err *e);
-/* A metrics query: `{ ... } | metric(...) [by(...)] [> number]`; a mere filter is refused. */
+/* A metrics query: `{ ... } | metric(...) [by(...)] [> number [with(baseline=10m)]]`; a mere filter is refused. */
 int traceql_parse_metric(struct str text, struct traceql **ret_q, struct err *e);
 void traceql_destroy(struct traceql *q);                 /* NULL is fine */
 /* Bytes of its compiled regular expressions (at most 1 MiB), for who holds many queries. */
@@ -91,7 +91,8 @@ struct tq_metric {
 	struct tq_field field;       /* of what: duration, or an attribute */
 	double quantile;
 	bool compared; const char *cmp; /* ">" ">=" "<" "<=" */
-	double threshold;            /* ns for durations */
+	double threshold;            /* ns for durations; with a baseline a ratio */
+	int64_t baseline_ns;         /* `with(baseline=10m)`: what is compared is the value now over the value of the last 10 m; 0: none */
 	const struct tq_field *by; uint32_t nby;
 };
 bool traceql_metric(const struct traceql *q, struct tq_metric *ret_m); /* false: it is a filter */

@@ -460,8 +460,11 @@ static void traceql_metric_parts(void **state)
 	traceql_matcher_destroy(k);
 	batch_destroy(b);
 	traceql_destroy(q);
+	assert_int_equal(traceql_parse_metric(STR("{ } | quantile_over_time(duration, .5) > 3 with(baseline=10m)"), &q, &e), 0);
+	assert_true(traceql_metric(q, &m) && m.threshold == 3 && m.baseline_ns == 600000000000);
+	traceql_destroy(q);
 	assert_int_equal(traceql_parse_metric(STR("{ } | rate() < -2.5"), &q, &e), 0);
-	assert_true(traceql_metric(q, &m) && m.fn == TQ_RATE && m.threshold == -2.5 && !m.nby && !traceql_needs_trace(q));
+	assert_true(traceql_metric(q, &m) && m.fn == TQ_RATE && m.threshold == -2.5 && !m.nby && !m.baseline_ns && !traceql_needs_trace(q));
 	traceql_destroy(q);
 	assert_int_equal(traceql_parse_metric(STR("{ } | rate() by(rootName)"), &q, &e), 0);
 	assert_true(traceql_metric(q, &m) && !m.compared && traceql_needs_trace(q));
