@@ -24,13 +24,10 @@ static inline bool at_ease(const struct klieg__thread *me)
 	return !me->busy & (me->t != NULL) && klieg__load(klieg__process.epoch, RELAXED) == me->epoch;
 }
 
-/* The common case of begin(), and nothing else: no call, so no register to save. Returns 0, with nothing done, when anything is unusual:
- * then the long way it is. */
-static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread *me, uint32_t site, klieg_span *s)
+/* The common case of begin(), and nothing else: no call, so no register to save. The caller has seen that the thread is at ease, and that there is
+ * such a site. Returns 0, with nothing done, when anything is unusual: then the long way it is. Else the thread stays busy: the caller says leave(). */
+static inline __attribute__((always_inline)) int begin_held(struct klieg__thread *me, struct kw_thread *t, uint32_t site, klieg_span *s)
 {
-	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!at_ease(me)))
-		return 0;
-	struct kw_thread *t = me->t;
 	const struct kw_site_state *st = klieg__process.sites + site;
 	unsigned level = klieg__load(&st->level, RELAXED);
 	uint32_t depth = t->depth;
@@ -68,17 +65,25 @@ static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread
 		me->seq = seq;
 	s->open = depth + 1;
 	s->seq = seq;
-	leave(me);
 	return (int)level;
 }
+
+static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread *me, uint32_t site, klieg_span *s)
+{
+	int level;
+	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!at_ease(me)) || klieg__unlikely(!(level = begin_held(me, me->t, site, s))))
+		return 0;
+	leave(me);
+	return level;
+}
+
 /* The common case of an end: the innermost open span of this thread, in the context it was begun in, with room in the ring (or a cell).
- * false, with nothing done: anything else. */
-static inline __attribute__((always_inline)) bool end_fast(struct klieg__thread *me, klieg_span *s)
+ * false, with nothing done: anything else. Else the thread stays busy, as after begin_held(). */
+static inline __attribute__((always_inline)) bool end_held(struct klieg__thread *me, struct kw_thread *t, klieg_span *s)
 {
 	uint32_t i = s->open - 1;
-	if (klieg__unlikely(!at_ease(me)) || klieg__unlikely(i + 1 != me->t->depth) || klieg__unlikely(i - 1 >= KW_OPEN_MAX - 1))
+	if (klieg__unlikely(i + 1 != t->depth) || klieg__unlikely(i - 1 >= KW_OPEN_MAX - 1))
 		return false;
-	struct kw_thread *t = me->t;
 	struct kw_open *o = &t->open[i];
 	uint32_t flags = klieg__load(&o->flags, RELAXED);
 	if (klieg__unlikely(o->cookie != (uint64_t)(uintptr_t)s || o->seq != s->seq) || klieg__unlikely(flags & (OPEN_UNSAMPLED | OPEN_ENDED | OPEN_EXPLICIT)) ||
@@ -120,6 +125,13 @@ static inline __attribute__((always_inline)) bool end_fast(struct klieg__thread 
 	}
 	klieg__store(&t->depth, i, RELEASE);
 	s->open = 0;
+	return true;
+}
+
+static inline __attribute__((always_inline)) bool end_fast(struct klieg__thread *me, klieg_span *s)
+{
+	if (klieg__unlikely(!at_ease(me)) || klieg__unlikely(!end_held(me, me->t, s)))
+		return false;
 	leave(me);
 	return true;
 }

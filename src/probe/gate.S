@@ -17,55 +17,52 @@
 #define GATES 1024
 #define GATE_BYTES 16384
 
+/* In memory: struct klieg__regs. */
+	.macro keep
+	.irp r, rax, rdx, rcx, rsi, rdi, r8, r9, r10
+	push %\r
+	.endr
+	.endm
+	.macro restore
+	.irp r, r10, r9, r8, rdi, rsi, rcx, rdx, rax
+	pop %\r
+	.endr
+	.endm
+
 	.text
 	.globl klieg__gate_enter, klieg__gate_text, klieg__gate_text_end
 	.hidden klieg__gate_enter, klieg__gate_text, klieg__gate_text_end
 	.type klieg__gate_enter, @function
 	.p2align 4
 klieg__gate_text:
-/* From the return address's slot R downwards: R-8 r11, R-16 target, R-24 thunk, then struct klieg__regs. */
+/* From the return address's slot R downwards: R-8 r11, R-16 target, R-24 descriptor, then thunk; then struct klieg__regs. */
 klieg__gate_enter:
 	.cfi_startproc
 	.cfi_def_cfa_offset 16
 	sub $16, %rsp
-	push %rax
-	push %rdx
-	push %rcx
-	push %rsi
-	push %rdi
-	push %r8
-	push %r9
-	push %r10
+	keep
 	.cfi_def_cfa_offset 96
+	mov %r11, 64(%rsp)
 	mov %r11, %rdi
 	lea 88(%rsp), %rsi
-	mov %rsp, %rdx
-	call klieg__hook_enter
+	call klieg__hook_enter_fast
 	test %rax, %rax
-	jz 1f
+	jz 2f
+1:	mov %rax, 64(%rsp)
 	.cfi_remember_state
-	mov %rax, 64(%rsp)
-	pop %r10
-	pop %r9
-	pop %r8
-	pop %rdi
-	pop %rsi
-	pop %rcx
-	pop %rdx
-	pop %rax
+	restore
 	mov 16(%rsp), %r11
 	lea 32(%rsp), %rsp
 	.cfi_def_cfa_offset 0
 	jmp *-32(%rsp)
 	.cfi_restore_state
-1:	pop %r10
-	pop %r9
-	pop %r8
-	pop %rdi
-	pop %rsi
-	pop %rcx
-	pop %rdx
-	pop %rax
+2:	mov 64(%rsp), %rdi
+	lea 88(%rsp), %rsi
+	mov %rsp, %rdx
+	call klieg__hook_enter
+	test %rax, %rax
+	jnz 1b
+	restore
 	mov 16(%rsp), %r11
 	lea 24(%rsp), %rsp
 	.cfi_def_cfa_offset 8
@@ -80,28 +77,19 @@ gate_leave:
 	.cfi_startproc
 	.cfi_undefined rip
 	sub $8, %rsp
-	push %rax
-	push %rdx
-	push %rcx
-	push %rsi
-	push %rdi
-	push %r8
-	push %r9
-	push %r10
 	push %r11
+	keep
 	lea 72(%rsp), %rdi
-	mov %rax, %rsi
-	call klieg__hook_leave
+	call klieg__hook_leave_fast
+	test %al, %al
+	jz 2f
+1:	restore
 	pop %r11
-	pop %r10
-	pop %r9
-	pop %r8
-	pop %rdi
-	pop %rsi
-	pop %rcx
-	pop %rdx
-	pop %rax
 	ret
+2:	lea 72(%rsp), %rdi
+	mov 56(%rsp), %rsi
+	call klieg__hook_leave
+	jmp 1b
 	.cfi_endproc
 	.size gate_leave, . - gate_leave
 

@@ -13,7 +13,7 @@
 
 #if defined(__x86_64__)
 
-enum { FRAME_ROOT = 1, FRAME_TAIL = 2, FRAME_PLUGIN = 4 };
+enum { FRAME_ROOT = 1, FRAME_TAIL = 2, FRAME_PLUGIN = 4, FRAME_MORE = 8 /* at the exit: a result to record, a least duration */ };
 #define FREE UINT64_MAX
 #define TEXT_MAX 256 /* of a string argument */
 
@@ -82,6 +82,17 @@ static inline bool own_stack(uint64_t at)
 	return block[0] && at - block[0] < block[1]; /* the first thread's block is { 0, the end of its stack }: anything would be within */
 }
 
+/* The same for the quick way: the bounds of the calling thread's stack, once. Not known: none, and own_stack() is asked at every call. */
+static void learn_own_stack(struct kw_gate *g)
+{
+	const uint64_t *block = (const uint64_t *)(thread_pointer() + stack_at);
+	g->stack_low = g->stack_bytes = 0;
+	if (!stack_at)
+		return;
+	g->stack_low = block[0] ? block[0] : main_low;
+	g->stack_bytes = block[0] ? block[1] : main_high - main_low;
+}
+
 /* ---- the shadow stack ---------------------------------------------------------------------------------------------- */
 
 static uint64_t claim(void *arg)
@@ -99,6 +110,8 @@ static uint64_t claim(void *arg)
 		for (uint32_t f = 0; f < KW_FRAMES; f++)
 			g->frame[f].cfa = FREE;
 		sentinel(g)->cfa = sentinel(g)->ra = 0;
+		learn_own_stack(g);
+		g->thunk = thunk_of(g);
 		g->top = (uint64_t)(uintptr_t)sentinel(g);
 		me->gate = g;
 	}
@@ -257,6 +270,51 @@ static uint64_t capture_saved(void *arg)
 
 /* ---- entry and exit -------------------------------------------------------------------------------------------------- */
 
+/* The way nearly every call goes: these two call nothing, so they have no register to save; what is unusual in any way is left, untouched, to
+ * klieg__hook_enter() and klieg__hook_leave(). All of a frame's work is done with the thread marked busy: what a signal's handler calls meanwhile
+ * is let through, and counted. */
+uint64_t klieg__hook_enter_fast(const struct kw_hook *h, uint64_t *slot)
+{
+	struct klieg__thread *me = &klieg__thread;
+	struct kw_gate *g = me->gate;
+	struct kw_thread *t = me->t;
+	uint32_t site = h->site1 - 1;
+	if (klieg__unlikely(!g) || klieg__unlikely(!at_ease(me)) || klieg__unlikely(me->in_plugin) || klieg__unlikely(site >= KW_MAX_SITES) ||
+		klieg__unlikely((h->flags & KW_HOOK_ROOT) | h->nwhere | h->nargs | h->data | h->min_ticks))
+		return 0;
+	uint64_t cfa = (uint64_t)(uintptr_t)(slot + 1), ra = *slot;
+	struct kw_frame *top = top_of(g), *f = top - 1;
+	if (klieg__unlikely(cfa - g->stack_low >= g->stack_bytes) || klieg__unlikely(top->cfa - 1 < cfa) /* or 0, the sentinel's */ ||
+		klieg__unlikely(top == g->frame) || klieg__unlikely(is_thunk(ra)))
+		return 0;
+	if (klieg__unlikely(!begin_held(me, t, site, span_of(f))))
+		return 0;
+	f->ra = ra;
+	f->hook = (uint64_t)(uintptr_t)h;
+	f->flags = 0;
+	f->cfa = cfa;
+	klieg__store(&g->top, (uint64_t)(uintptr_t)f, RELEASE); /* the unwinder, in a handler, sees it whole */
+	slot[-2] = h->target;
+	leave(me);
+	return g->thunk;
+}
+
+/* false, with nothing done: not this way. */
+bool klieg__hook_leave_fast(uint64_t *slot)
+{
+	struct klieg__thread *me = &klieg__thread;
+	struct kw_gate *g = me->gate;
+	struct kw_frame *f = top_of(g);
+	uint64_t ra = f->ra;
+	if (klieg__unlikely(f->cfa != (uint64_t)(uintptr_t)(slot + 1)) || klieg__unlikely(f->flags) || klieg__unlikely(!at_ease(me)) ||
+		klieg__unlikely(!end_held(me, me->t, span_of(f))))
+		return false;
+	*slot = ra;
+	pop(g, f);
+	leave(me);
+	return true;
+}
+
 uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct klieg__regs *regs)
 {
 	struct klieg__thread *me = &klieg__thread;
@@ -297,7 +355,7 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 	atomic_signal_fence(memory_order_seq_cst);
 	f->ra = tail ? top->ra : *slot;
 	f->hook = (uint64_t)(uintptr_t)h;
-	f->flags = tail ? FRAME_TAIL : 0;
+	f->flags = (tail ? FRAME_TAIL : 0) | (h->nargs || h->min_ticks ? FRAME_MORE : 0);
 	span_of(f)->open = 0;
 	atomic_signal_fence(memory_order_seq_cst);
 	f->cfa = cfa;
@@ -320,7 +378,7 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 			struct capture c = { h, regs, slot, f, 0, false };
 			klieg__call_kept(capture_saved, &c);
 		}
-		return tail ? 0 : thunk_of(g);
+		return tail ? 0 : g->thunk;
 	}
 no:
 	if (f->flags & FRAME_ROOT)

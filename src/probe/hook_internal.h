@@ -5,12 +5,16 @@
 /* As the gate pushed them. The arguments on the stack begin one word above the return address's slot. */
 struct klieg__regs { uint64_t r10, r9, r8, rdi, rsi, rcx, rdx, rax; };
 
+#pragma GCC visibility push(hidden) /* the gate's own: not by way of the GOT */
 extern char klieg__gate_enter[], klieg__gate_text[], klieg__gate_text_end[], klieg__gate_thunks[];
 extern struct kw_gate klieg__gate_data[KW_GATES];
 
-/* gate.S calls these two. enter returns the thunk to call through, 0 = let it run untraced; it puts the address of what to run below the slot. */
+/* gate.S calls these: the quick ones, and when they return 0, the others. enter returns the thunk to call through, 0 = let it run untraced; it puts the address of what to run below the slot. */
+uint64_t klieg__hook_enter_fast(const struct kw_hook *h, uint64_t *slot);
+bool klieg__hook_leave_fast(uint64_t *slot);
 uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct klieg__regs *regs);
 void klieg__hook_leave(uint64_t *slot, uint64_t rax);
+#pragma GCC visibility pop
 uint64_t klieg__call_saved(uint64_t (*fn)(void *), void *arg);
 
 /* hook.c */

@@ -209,7 +209,9 @@ struct kw_gate {
 	uint64_t owner;          /* tid, 0 = free */
 	uint64_t in_root;        /* the library's: a root is open, and */
 	uint64_t saved[6];       /* the context that it interrupted */
-	uint64_t pad[7];
+	uint64_t thunk;          /* the library's: this thread's; and the bounds of its own stack */
+	uint64_t stack_low, stack_bytes;
+	uint64_t pad[4];
 	struct kw_frame frame[KW_FRAMES + 2]; /* grows down; the last is the sentinel: cfa 0 */
 };
 _Static_assert(sizeof(struct kw_gate) == KW_GATE_BYTES, "gate.S reserves this");
