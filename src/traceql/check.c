@@ -143,29 +143,40 @@ int tq_check_start(const struct traceql *q, bool sited, struct err *e)
 	return 0;
 }
 
-/* An agent sees the spans of its host, one batch at a time. */
+static bool counted(const struct tq_field *f)
+{
+	return tq_known_of_site(f) || (f->scope == TQ_INTRINSIC && (f->intrinsic == TQ_DURATION_ || f->intrinsic == TQ_STATUS_));
+}
+
+/* A trigger is decided by each agent alone, from what it counts: calls, errors and durations, by site and service. */
 static int check_trigger(const struct traceql *q, struct err *e)
 {
-	static const char why[] = "is of a whole trace, which no agent sees", hint[] = "measure spans: `duration`, `status`, attributes";
+	static const char whole[] = "is of a whole trace, which no agent sees", other[] = "is not counted: triggers look at calls by site, service, status and duration";
+	static const char hint[] = "of calls are counted: name, kind, resource.*, .component, .code.*, status, duration";
 	struct tq_metric m;
 	if (!traceql_metric(q, &m)) {
 		err_set(e, KLIEG_E_TYPE, "a trigger is a metrics query with a threshold, but this is a filter");
 		return err_hint(e, "add what is measured: `| quantile_over_time(duration, .99) > 250ms`, `| rate() > 100`"), KLIEG_E_TYPE;
 	}
 	const struct tq_stage *s = q->stages + 1;
+	int line = (int)s->line, column = (int)s->column;
 	if (!m.compared) {
-		err_at(e, KLIEG_E_TYPE, (int)s->line, (int)s->column, "a trigger needs a threshold");
+		err_at(e, KLIEG_E_TYPE, line, column, "a trigger needs a threshold");
 		return err_hint(e, s->fn == TQ_HISTOGRAM ? "a histogram has none: use `quantile_over_time(duration, .99) > 250ms`"
 			: s->of_field && s->type == TQ_DURATION ? "add `> 250ms` at the end" : "add `> 100` at the end"), KLIEG_E_TYPE;
 	}
 	for (uint16_t i = 0; i < q->n; i++)
-		if (q->nodes[i].op == OP_FIELD && tq_whole_trace(&q->nodes[i].field))
-			return refuse(&q->nodes[i].field, (int)q->nodes[i].line, (int)q->nodes[i].column, why, hint, e);
-	if (s->of_field && tq_whole_trace(&s->field))
-		return refuse(&s->field, (int)s->line, (int)s->column, why, hint, e);
-	for (uint16_t i = 0; i < s->nby; i++)
-		if (tq_whole_trace(q->by + s->by + i))
-			return refuse(q->by + s->by + i, (int)s->line, (int)s->column, why, hint, e);
+		if (q->nodes[i].op == OP_FIELD && !counted(&q->nodes[i].field))
+			return refuse(&q->nodes[i].field, (int)q->nodes[i].line, (int)q->nodes[i].column, tq_whole_trace(&q->nodes[i].field) ? whole : other, hint, e);
+	if (s->of_field && !(s->field.scope == TQ_INTRINSIC && s->field.intrinsic == TQ_DURATION_))
+		return refuse(&s->field, line, column, tq_whole_trace(&s->field) ? whole : "is not measured by triggers",
+			"triggers measure `duration`, `rate()` and `count_over_time()`", e);
+	for (uint16_t i = 0; i < s->nby; i++) {
+		const struct tq_field *f = q->by + s->by + i;
+		if (!(f->scope == TQ_RESOURCE && str_is(f->key, "service.name")))
+			return refuse(f, line, column, tq_whole_trace(f) ? whole : "does not part what a trigger measures",
+				"each service is measured by itself; for other parts write a rule for each, with a condition in its filter", e);
+	}
 	return 0;
 }
 
