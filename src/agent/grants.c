@@ -398,6 +398,7 @@ void levels_set(struct agent *a, struct process *p)
 
 void rules_apply(struct agent *a)
 {
+	triggers_follow(a);
 	grants_sweep(a);
 	rules_bury(a);
 	for (uint32_t i = 0; i < a->nprocs; i++) {

@@ -372,6 +372,7 @@ double governor_limit(const struct process *p);  /* percent of its CPU time; 0 =
 double governor_cpu(const struct process *p);    /* percent of one core that it uses, as last looked at */
 json_t *governor_json(struct agent *a);          /* the method `overhead` */
 /* triggers.c: rules that raise themselves */
+void triggers_follow(struct agent *a); /* the rules, or the sites, are others: what is measured where */
 void triggers_tick(struct agent *a);
 void triggers_forget(struct agent *a);
 void triggers_span(struct site *s, uint64_t ticks, double weight, bool error);

@@ -282,13 +282,19 @@ static void decide(struct agent *a, struct rule *r, int64_t now)
 	tell(a, r, worst ? worst->service : "", from, rule_level(r), value, m.threshold);
 }
 
-void triggers_tick(struct agent *a)
+void triggers_follow(struct agent *a)
 {
 	uint64_t h = fingerprint(a);
 	if (h != a->groups_of) {
-		build(a);
 		a->groups_of = h;
+		build(a);
 	}
+}
+
+void triggers_tick(struct agent *a)
+{
+	triggers_follow(a);
+	uint64_t h = a->groups_of;
 	int64_t now = clock_mono();
 	for (uint32_t i = 0; h && i < a->nprocs; i++)
 		if (a->procs[i]->map)
