@@ -199,7 +199,7 @@ static void shed(struct process *p, struct guard *g, int64_t now)
 	double total = guard_present(&g->meter, now), sum = 0;
 	for (uint32_t k = 0; k < p->nactive; k++) {
 		struct site *s = &p->sites[p->active[k]];
-		if (s->kind == KW_SITE_END || !s->load || s->load->per_s <= 0)
+		if (s->kind == KW_SITE_END || !s->level || !s->load || s->load->per_s <= 0)
 			continue;
 		sites[n] = described(p, p->active[k], s->load->per_s);
 		sites[n].now = s->load->per_s * s->load->ns;
@@ -352,7 +352,7 @@ static json_t *process_row(struct process *p)
 		const struct site *s = &p->sites[p->active[k]];
 		if (s->kind != KW_SITE_END && s->seen_at)
 			predicted += site_percent(p, s, s->level, s->seen_per_s);
-		else if (s->load && s->load->per_s > 0)
+		else if (s->level && s->load && s->load->per_s > 0)
 			predicted += s->load->per_s * s->load->ns / 1e7 / cores(p->guard);
 	}
 	for (uint32_t k = 0; p->guard && p->map && k < p->guard->nshed; k++) {
@@ -385,7 +385,7 @@ static json_t *sites_rows(struct agent *a)
 		for (uint32_t i = 0; a->procs[k]->map && i < a->procs[k]->nactive; i++) {
 			const struct process *p = a->procs[k];
 			const struct site *s = &p->sites[p->active[i]];
-			if (s->load && s->load->per_s > .01)
+			if (s->level && s->load && s->load->per_s > .01)
 				d[n++] = (struct dear){ p, s, s->load->per_s * s->load->ns / 1e7 / cores(p->guard) };
 		}
 	if (n)

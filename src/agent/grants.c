@@ -388,7 +388,7 @@ void levels_set(struct agent *a, struct process *p)
 			level_of_site(p, i, p->grants + from, g - from);
 		if (a->waiting && !s->level && !s->bad && s->kind != KW_SITE_END && peeked(a, p, i))
 			s->peek = KW_COUNT;
-		if (s->level || s->peek)
+		if (s->level || s->peek || s->cap) /* what the governor has switched off stays among them until nobody wants it */
 			p->active[p->nactive++] = i;
 	}
 	if (p->has_ends)
