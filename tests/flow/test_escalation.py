@@ -1,0 +1,87 @@
+"""A rule raises itself when what it watches goes wrong, one step at a time, without a server; and calms down when that is over, without flapping."""
+import pytest
+from conftest import wait_for
+from guarding import Agent, Program, build
+
+S = 10**9
+
+
+@pytest.fixture(scope="module")
+def exe(tmp_path_factory):
+	return build(tmp_path_factory.mktemp("escalation"))
+
+
+@pytest.fixture
+def run(exe, tmp_path):
+	agent = Agent(str(tmp_path / "s" / "a.sock"))
+	program = Program(exe, agent)
+	yield agent, program
+	program.stop()
+	agent.stop()
+
+
+def rule(when, **more):
+	return {"id": "p:test/watch", "selector": '{ name =~ "request.*" }', "level": "off",
+		"escalate": {"when": when, "over_nano": S // 4, "to": "detail", "decay_nano": S // 2, "cooldown_nano": S // 2, **more}}
+
+
+def steps(agent):
+	return [(e["what"], e["from"], e["to"]) for e in agent.told("trigger")]
+
+
+UP = [("raised", "off", "count"), ("raised", "count", "span"), ("raised", "span", "detail")]
+DOWN = [("lowered", "detail", "span"), ("lowered", "span", "count"), ("lowered", "count", "off")]
+
+
+def test_latency_raises_a_level_step_by_step_and_calm_lowers_it(run):
+	agent, program = run
+	agent.rules(rule('{ name = "request" } | quantile_over_time(duration, .99) > 20ms'))
+	# What the trigger measures is counted, though nobody asked for it; the rest of the rule is off.
+	wait_for(lambda: agent.levels() == {"request": "count", "request.step": "off", "rare": "off", "storm.entry": "off"})
+	wait_for(lambda: agent.stat("request"))
+	assert not steps(agent)
+
+	program.tell("slow_us", 40000)
+	wait_for(lambda: steps(agent) == UP)
+	assert agent.levels() == {"request": "detail", "request.step": "detail", "rare": "off", "storm.entry": "off"}
+	e = agent.told("trigger")[0]
+	assert e["service"] == "shop" and e["rule"] == "p:test/watch" and e["cause"]["value"] > 20e6 and e["cause"]["threshold"] == 20e6, e
+	assert "quantile_over_time" in e["cause"]["query"] and e["cause"]["over_nano"] == S // 4 and e["at_unix_nano"] > 0
+
+	program.tell("slow_us", 0)
+	wait_for(lambda: steps(agent) == UP + DOWN, timeout=40)
+	assert agent.levels()["request"] == "count"
+	before = agent.stat("request")["calls"]
+	wait_for(lambda: agent.stat("request", 10)["calls"] > before + 300)  # for a while
+	assert steps(agent) == UP + DOWN
+
+
+def test_errors_raise_it(run):
+	agent, program = run
+	agent.rules(rule('{ name = "request" && status = error } | rate() > 5', to="span"))
+	wait_for(lambda: agent.stat("request"))
+	program.tell("failing", 1)
+	wait_for(lambda: steps(agent) == UP[:2])
+	program.tell("failing", 0)
+	wait_for(lambda: len(steps(agent)) == 4)
+
+
+def test_throughput_raises_it(run):
+	agent, program = run
+	agent.rules(rule('{ name = "request" } | rate() > 300', to="count"))
+	wait_for(lambda: agent.stat("request"))
+	program.tell("frequent", 2000)
+	wait_for(lambda: steps(agent) == UP[:1])
+	assert agent.told("trigger")[0]["cause"]["value"] > 300
+
+
+def test_a_trigger_keeps_its_level_when_its_rule_is_sent_again_and_loses_it_with_the_rule(run):
+	agent, program = run
+	program.tell("slow_us", 40000)
+	watch = rule('{ name = "request" } | avg_over_time(duration) > 20ms', to="span")
+	agent.rules(watch)
+	wait_for(lambda: steps(agent) == UP[:2])
+	agent.rules(watch, {"id": "p:other", "selector": "rare", "level": "count"})
+	assert agent.levels()["request"] == "span"
+	agent.rules()
+	wait_for(lambda: set(agent.levels().values()) == {"off"})
