@@ -1,0 +1,99 @@
+"""Adaptive sampling: a rate is kept whatever the traffic does, rare operations do not starve, and the numbers that are shown stay what they were."""
+import pytest
+from conftest import wait_for
+from guarding import Agent, Program, build
+
+S = 10**9
+
+
+@pytest.fixture(scope="module")
+def exe(tmp_path_factory):
+	return build(tmp_path_factory.mktemp("sampling"))
+
+
+@pytest.fixture
+def run(exe, tmp_path):
+	agent = Agent(str(tmp_path / "s" / "a.sock"))
+	program = Program(exe, agent)
+	yield agent, program
+	program.stop()
+	agent.stop()
+
+
+class Kept:
+	"""Spans passed on, a second, between two looks by the clock of the statistics: calls of a span whose true rate is known stand for time."""
+
+	def __init__(self, agent):
+		self.agent, self.at = agent, None
+
+	def since_last(self):
+		p = self.agent("account")
+		now = {"passed": p["passed"], "unsampled": p["unsampled"]}
+		was, self.at = self.at or now, now
+		return {k: now[k] - was[k] for k in now}
+
+
+def test_a_rate_holds_through_more_traffic_and_less(run):
+	agent, program = run
+	program.tell("frequent", 4000)
+	agent.rules({"id": "p:paced", "selector": "{ name =~ \"request.*|rare\" }", "level": "span", "rate": 100})
+	kept = Kept(agent)
+
+	def share():
+		"""Of what was begun since the last look, how much was kept."""
+		d = kept.since_last()
+		return d["passed"] / (d["passed"] + d["unsampled"]) if d["passed"] + d["unsampled"] > 2000 else None
+	busy = wait_for(lambda: (lambda s: s is not None and s < .1 and s)(share()), timeout=40, every=1)
+	assert busy > 0
+	program.tell("frequent", 40)
+	wait_for(lambda: agent.stat("request", 2)["calls_per_s"] < 100)
+	# There are fewer than the rate now: all are kept again.
+	kept.since_last()
+
+	def all_kept():
+		d = kept.since_last()
+		return d["passed"] > 20 and d["unsampled"] == 0
+	wait_for(all_kept, timeout=40, every=1)
+
+
+def test_rare_operations_are_kept_while_frequent_ones_are_thinned(run):
+	agent, program = run
+	program.tell("frequent", 4000)
+	agent.rules({"id": "p:paced", "selector": "{ name =~ \"request.*|rare\" }", "level": "span", "rate": 100, "floor_per_s": 5})
+
+	def thinned():
+		d = agent("overhead")["sites"]
+		return next((s for s in d if s["name"] == "request"), None)
+	wait_for(thinned)
+	account = Kept(agent)
+
+	def settled():
+		d = account.since_last()
+		return d["unsampled"] > 500 and d["passed"] < d["unsampled"] / 5
+	wait_for(settled, timeout=40, every=1)
+	# What is shown of both is what there is: adjusted counts make up for what is not kept, whatever the share of each.
+	request, rare = agent.stat("request", 10), agent.stat("rare", 10)
+	assert rare and rare["calls"] > 0
+	assert 20 < request["calls"] / rare["calls"] < 200, (request["calls"], rare["calls"])  # one of 64 in truth
+
+
+def test_statistics_do_not_move_when_the_share_changes(run):
+	"""The same traffic at three shares: the calls shown agree with those that were made."""
+	agent, program = run
+	program.tell("frequent", 1000)
+	for i, keep in enumerate((1, .1, .3)):
+		agent.rules({"id": "p:share", "selector": "{ name =~ \"request.*\" }", "level": "span", "keep": keep})
+
+		def balanced():
+			a = agent("account")
+			return a["made"] == a["passed"] + a["open"] + sum(a["dropped"].values()) and a
+		a = wait_for(balanced)
+		start = agent("stats", window_nano=60 * S)["sites"]
+		begun = a["made"] + a["unsampled"]
+		wait_for(lambda: (lambda a: a["made"] + a["unsampled"] > begun + 4000)(agent("account")), timeout=40)
+		b = wait_for(balanced)
+		end = agent("stats", window_nano=60 * S)["sites"]
+		shown = sum(s["calls"] for s in end) - sum(s["calls"] for s in start)
+		true = b["made"] + b["unsampled"] - begun
+		sigma = (true / 2 * (1 - keep) / keep) ** .5 * 2  # two spans a trace come and go together
+		assert abs(shown - true) < 4 * sigma + 50, (keep, shown, true, sigma)
