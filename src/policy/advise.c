@@ -56,6 +56,11 @@ void policy_advise(const struct policy *p, struct doc *d, const struct policy_pl
 				policy_level_name(r->level));
 		if (r->nrollout && !(r->rollout[r->nrollout - 1].share >= 1))
 			doc_diag(d, "P206", at->rollout, "end it with 100%", "the rollout of rule `%s` never reaches every process", r->name);
+		const struct doc_node *later = at->send ? at->send : at->retain;
+		if (later)
+			doc_diag(d, "P209", later, "it may stay for later versions: today all spans are in one store and are kept as long as that keeps them",
+				"%s of rule `%s` %s no effect yet", at->send && at->retain ? "`send` and `retain`" : at->send ? "`send`" : "`retain`", r->name,
+				at->send && at->retain ? "have" : "has");
 		uint32_t id = strtab_add(&matches, str_of(r->match));
 		if (first[id])
 			doc_diag(d, "P203", at->match, "the higher level and keep win: one of the two is enough", "rules `%s` and `%s` have the same match",

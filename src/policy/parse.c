@@ -380,10 +380,12 @@ static void rule_redact(struct reader *r, const struct doc_node *n, void *into, 
 static void rule_send(struct reader *r, const struct doc_node *n, void *into, struct policy_places *at)
 {
 	struct policy_rule *rule = into;
+	at->send = n;
 	rule->send = read_texts(r, n, "send", true, &rule->nsend);
 }
 static void rule_retain(struct reader *r, const struct doc_node *n, void *into, struct policy_places *at)
 {
+	at->retain = n;
 	read_duration(r, n, "retain", MINUTE_NS, 3650 * DAY_NS, &((struct policy_rule *)into)->retain_ns);
 }
 static void rule_for(struct reader *r, const struct doc_node *n, void *into, struct policy_places *at)
