@@ -54,11 +54,15 @@ void alerts_guard(struct server *s, const json_t *ev)
 {
 	char key[200];
 	snprintf(key, sizeof(key), "%s %lld %s", jtext(ev, "host"), (long long)jint(ev, "pid"), jtext(ev, "site"));
-	if (!strcmp(jtext(ev, "what"), "shed"))
-		json_object_set_new(s->alerts->shed, key, json_deep_copy(ev));
-	else
+	if (!strcmp(jtext(ev, "what"), "shed")) {
+		json_t *copy = json_deep_copy(ev);
+		json_object_set_new(copy, "seen_mono", json_integer(clock_mono()));
+		json_object_set_new(s->alerts->shed, key, copy);
+	} else
 		json_object_del(s->alerts->shed, key);
 }
+
+const json_t *alerts_shed(struct server *s) { return s->alerts->shed; }
 
 /* ---- what is looked at ---------------------------------------------------------------------------------------------------- */
 

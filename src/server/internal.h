@@ -125,6 +125,7 @@ void firings_tick(struct server *s);
 int alerts_create(struct server *s);
 void alerts_destroy(struct server *s);
 void alerts_guard(struct server *s, const json_t *event);   /* "guard" of an agent */
+const json_t *alerts_shed(struct server *s);               /* borrowed: what governors have taken back, events with "seen_mono" */
 void alerts_tick(struct server *s);
 
 /* admit.c */
