@@ -29,8 +29,9 @@ static void print_trouble(struct cli *c, const json_t *status)
 			fmt_clock(&f, json_object_get(panic, "at_unix_nano") ? jint(panic, "at_unix_nano") : jint(panic, "at")), *jstr(panic, "reason") ? ": " : "", jstr(panic, "reason"));
 	if (client_json(&c->client, "GET", "/api/v1/alerts", NULL, &alerts, NULL, &ignored) >= 0)
 		json_array_foreach(json_object_get(alerts, "alerts"), i, x)
-			printf("  %s%s%s %s%s%s\n", style(strcmp(jstr(x, "severity"), "critical") ? "yellow" : "red"), jstr(x, "severity"), style("off"), jstr(x, "title"),
-				*jstr(x, "cli") ? "; " : "", jstr(x, "cli"));
+			if (strcmp(jstr(x, "id"), "panic"))  /* said already */
+				printf("  %s%s%s %s: %.200s%s%s\n", style(strcmp(jstr(x, "severity"), "critical") ? "yellow" : "red"), jstr(x, "severity"), style("off"),
+					jstr(x, "title"), jstr(x, "text"), *jstr(x, "cli") ? "; " : "", jstr(x, "cli"));
 	json_decref(alerts);
 }
 

@@ -6,9 +6,10 @@
 #include <stdlib.h>
 
 static const struct column alert_columns[] = { { "SEVERITY", "severity", COL_TEXT }, { "SINCE", "since_unix_nano", COL_TIME },
-	{ "TITLE", "title", COL_TEXT, .max = 60 },
-	{ "VALUE", "value", COL_TEXT }, { "LIMIT", "limit", COL_TEXT }, { "NEXT", "cli", COL_TEXT }, { "TEXT", "text", COL_TEXT, true },
-	{ "ID", "id", COL_TEXT, true }, { 0 } };
+	{ "TITLE", "title", COL_TEXT, .max = 40 }, { "VALUE", "value_text", COL_TEXT }, { "LIMIT", "limit_text", COL_TEXT }, { "NEXT", "cli", COL_TEXT },
+	{ "TEXT", "text", COL_TEXT, .max = 120 }, { "ID", "id", COL_TEXT, true }, { 0 } };
+static const struct column alert_raw_columns[] = { { "SEVERITY", "severity", COL_TEXT }, { "SINCE", "since_unix_nano", COL_TIME }, { "TITLE", "title", COL_TEXT },
+	{ "VALUE", "value", COL_TEXT }, { "LIMIT", "limit", COL_TEXT }, { "NEXT", "cli", COL_TEXT }, { "TEXT", "text", COL_TEXT }, { "ID", "id", COL_TEXT }, { 0 } };
 static const struct column firing_columns[] = { { "AT", "at_unix_nano", COL_TIME }, { "POLICY", "policy", COL_TEXT, .max = 30 },
 	{ "RULE", "rule", COL_TEXT, .max = 30 },
 	{ "SERVICE", "service", COL_TEXT, .max = 24 }, { "HOST", "host", COL_TEXT, .max = 24 }, { "FROM", "from", COL_TEXT }, { "TO", "to", COL_TEXT },
@@ -238,6 +239,27 @@ int cli_token(int argc, char **argv)
 
 /* ---- what to look at ------------------------------------------------------------------------------------------ */
 
+/* A number by what it is about: the alert's id says. */
+static void alert_value(json_t *x, const char *key, const char *into)
+{
+	const char *id = jstr(x, "id");
+	const json_t *v = json_object_get(x, key);
+	double n = json_number_value(v);
+	struct fmt f;
+	bool firing = !strncmp(id, "firing.", 7);
+	if (!json_is_number(v))
+		return;
+	if (!strcmp(id, "store.age") || (firing && strstr(jstr(x, "text"), "duration")))
+		fmt_duration(&f, n);
+	else if (!strcmp(id, "store.queue"))
+		fmt_bytes(&f, n);
+	else if (!strncmp(id, "guard.", 6))
+		fmt_percent(&f, n);
+	else
+		fmt_count(&f, n);
+	json_object_set_new(x, into, json_string(f.s));
+}
+
 int cli_alerts(int argc, char **argv)
 {
 	struct cli c;
@@ -245,8 +267,15 @@ int cli_alerts(int argc, char **argv)
 	json_t *doc;
 	if (!cli_open(argc, argv, &c, &status) || !(doc = cli_get(&c, "/api/v1/alerts", &status)))
 		return status;
+	json_t *x;
+	size_t i;
+	if (for_people(&c))
+		json_array_foreach(json_object_get(doc, "alerts"), i, x) {
+			alert_value(x, "value", "value_text");
+			alert_value(x, "limit", "limit_text");
+		}
 	if (json_array_size(json_object_get(doc, "alerts")) || !for_people(&c))
-		output_rows(c.out, doc, "alerts", alert_columns);
+		output_rows(c.out, doc, "alerts", for_people(&c) ? alert_columns : alert_raw_columns);
 	else
 		fprintf(stderr, "no alert\n");
 	json_decref(doc);

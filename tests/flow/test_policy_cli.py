@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import urllib.parse
 
 import pytest
 from conftest import KLIEG, TOP, Up, wait_for
@@ -58,6 +59,14 @@ def rows(up):
 def on(up):
 	"""Sites that are on, per live process."""
 	return {x["pid"]: x["on"] for x in rows(up) if x["state"] == "live"}
+
+
+def tracing(up, procs):
+	"""Which of the processes have made spans of charges during the last second."""
+	def made(p):
+		q = urllib.parse.urlencode({"q": f'{{ name = "POST /charge" && resource.process.pid = {p.pid} }}', "since": "1s", "limit": 1})
+		return up.get("/spans?" + q)["matched"]
+	return {p.pid for p in procs if made(p)}
 
 
 @pytest.fixture
@@ -183,7 +192,7 @@ def test_a_policy_from_file_to_history_and_back(pay, write):
 	pay.cli("policy", "off", "pay", "--reason", "over")
 	wait_for(lambda: set(on(pay).values()) == {0})
 	assert re.search(r"^pay +4 +off", pay.cli("policy", "ls").stdout, re.M)
-	r = pay.cli("policy", "show", "pya", check=False)
+	r = pay.cli("policy", "show", "payx", check=False)
 	assert r.returncode == 1 and "did you mean: pay" in r.stderr
 
 
@@ -332,15 +341,15 @@ def state(up):
 
 
 def test_a_rollout_as_it_is_shown(klieg_up, spawn, cc, write):
-	start(klieg_up, spawn, cc, 4)
-	f = Follower(klieg_up, write("pay.yaml", STEPS.format(level="span")), "--soak", "2s")
-	f.until(r"step 1 of 3: 1 process")
-	assert sorted(on(klieg_up).values()) == [0, 0, 0, 1]
-	f.until(r"step 2 of 3: 50")
-	f.until(r"step 3 of 3: 100")
+	procs = start(klieg_up, spawn, cc, 4)
+	f = Follower(klieg_up, write("pay.yaml", STEPS.format(level="span")), "--soak", "3s")
+	for step, n in ((r"step 1 of 3: 1 process", 1), (r"step 2 of 3: 50", 2), (r"step 3 of 3: 100", 4)):
+		f.until(step)
+		assert len(wait_for(lambda: (t := tracing(klieg_up, procs)) and len(t) == n and t)) == n
 	rc, said = f.end()
-	assert rc == 0 and "pay is in force everywhere" in said
-	assert set(on(klieg_up).values()) == {1} and state(klieg_up) == "active"
+	assert rc == 0 and "pay is in force everywhere" in said, said
+	assert re.search(r"canary \(1 process\): overhead .*; the rest \(3 processes\): overhead .*: ok", said)
+	assert state(klieg_up) == "active"
 
 	# Ctrl-C leaves it running, and says how to stop it.
 	f = Follower(klieg_up, write("pay.yaml", STEPS.format(level="detail")), "--soak", "5m")
@@ -360,14 +369,16 @@ def test_a_service_dies_during_a_rollout(klieg_up, spawn, cc, write):
 	procs = start(klieg_up, spawn, cc, 3)
 	f = Follower(klieg_up, write("pay.yaml", STEPS.format(level="span")), "--soak", "3s")
 	f.until(r"step 1 of 3")
-	canary = wait_for(lambda: [p for p, n in on(klieg_up).items() if n])
-	assert len(canary) == 1
-	next(p for p in procs if p.pid == canary[0]).kill()
+	canary, = wait_for(lambda: tracing(klieg_up, procs))
+	dead = next(p for p in procs if p.pid == canary)
+	dead.kill()
+	dead.wait()
+	procs.remove(dead)
 	rc, said = f.end()
 	# Another process takes its place, or the rollout takes itself back: the command says which, and that is how it is.
 	if rc == 0:
 		assert "in force everywhere" in said
-		wait_for(lambda: sorted(on(klieg_up).values()) == [1, 1])
+		wait_for(lambda: tracing(klieg_up, procs) == {p.pid for p in procs})
 	else:
 		assert rc == 6 and re.search(r"error\[E600\]: the rollout of pay was rolled back: \S", said), said
 		wait_for(lambda: set(on(klieg_up).values()) == {0})
@@ -378,7 +389,7 @@ def test_server_and_agent_die_during_a_rollout(tmp_path, spawn, cc, write):
 	up = Server(tmp_path / "server")
 	try:
 		a, socket = agent(spawn, up, tmp_path / "agent")
-		start(up, spawn, cc, 3, socket)
+		procs = start(up, spawn, cc, 3, socket)
 		f = Follower(up, write("pay.yaml", STEPS.format(level="span")), "--soak", "3s")
 		f.until(r"step 1 of 3")
 		up.kill()
@@ -392,7 +403,7 @@ def test_server_and_agent_die_during_a_rollout(tmp_path, spawn, cc, write):
 		rc, said = f.end(90)
 		if rc == 0:
 			assert "in force everywhere" in said
-			wait_for(lambda: sorted(on(up).values()) == [1, 1, 1])
+			wait_for(lambda: tracing(up, procs) == {p.pid for p in procs})
 		else:
 			assert rc in (5, 6) and re.search(r"error\[E[56]00\]: the rollout of pay was (rolled back|stopped where it is): \S", said), said
 			if rc == 6:
