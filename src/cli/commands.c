@@ -28,6 +28,11 @@ const struct cli_option cli_common_options[] = {
 #define O_WHY { 'r', "reason", "TEXT", "why; is kept with the version" },
 #define O_LIMIT(n) { 'n', "limit", "N", "at most this many rows (default: " n ")" },
 
+#define O_LISTENERS { 0, "otlp-grpc", "HOST:PORT", "OTLP/gRPC receiver, or off (default: 127.0.0.1:4317 if it is free)" }, \
+	{ 0, "jaeger-http", "HOST:PORT", "Jaeger remote sampling, or off (default: 127.0.0.1:5778 if it is free)" }, \
+	{ 0, "jaeger-grpc", "HOST:PORT", "the same by gRPC, or off (default: 127.0.0.1:5779 if it is free)" }, \
+	{ 0, "sampling-default", "SHARE", "what SDKs are told of services that no rule is about (default: 0)" },
+
 const struct cli_command cli_commands[] = {
 	{ "up", "", "run server and agent in one process", cli_up,
 		"Serves the dashboard, the API and OTLP, and switches and drains the traced processes of this host. Prints one line when it serves: "
@@ -35,6 +40,7 @@ const struct cli_command cli_commands[] = {
 		OPTS({ 0, "dir", "DIR", "state and sockets (default: $KLIEG_DIR, $XDG_STATE_HOME/klieg, /var/lib/klieg for root)" },
 			{ 0, "http", "HOST:PORT", "dashboard and API; port 0 = any (default: 127.0.0.1:7070)" },
 			{ 0, "otlp-http", "HOST:PORT", "OTLP/HTTP receiver (default: 127.0.0.1:4318)" },
+			O_LISTENERS
 			{ 0, "retain", "DURATION", "delete spans older than this (default: 3d)" },
 			{ 0, "max-bytes", "SIZE", "delete the oldest spans beyond this much disk (default: 10G)" },
 			{ 0, "budget", "PERCENT", "of a process's CPU time that its probes may cost; the dearest are shed above it; 0 = no governor (default: 1%)" },),
@@ -44,7 +50,7 @@ const struct cli_command cli_commands[] = {
 		OPTS({ 0, "dir", "DIR", "where its socket is" }, { 0, "host", "NAME", "what this host is called there (default: its host name)" },
 			{ 0, "budget", "PERCENT", "of a process's CPU time that its probes may cost; the dearest are shed above it; 0 = no governor (default: 1%)" },), EXAMPLES("klieg agent --server http://10.0.0.7:7070"), 0, 0 },
 	{ "server", "", "run the server alone", cli_server, "Receives OTLP, stores, answers queries; no agent in this process.",
-		OPTS({ 0, "dir", "DIR", "state and sockets" }, { 0, "http", "HOST:PORT", "dashboard and API" }, { 0, "otlp-http", "HOST:PORT", "OTLP/HTTP receiver" },),
+		OPTS({ 0, "dir", "DIR", "state and sockets" }, { 0, "http", "HOST:PORT", "dashboard and API" }, { 0, "otlp-http", "HOST:PORT", "OTLP/HTTP receiver" }, O_LISTENERS),
 		EXAMPLES("klieg server --http 127.0.0.1:7070"), 0, 0 },
 	{ "attach", "PID|NAME", "make the functions of a running program sites", cli_attach,
 		"Loads libklieg into a running, unmodified program and lists its functions as sites: off, at no cost, until they are switched on. Says what was found, where the "

@@ -79,9 +79,16 @@ static int serve(int argc, char **argv, bool with_agent)
 	if (cli_begin(argc, argv, &a, &status))
 		return status;
 	const char *given = cli_opt(&a, "dir"), *http = cli_opt(&a, "http"), *otlp = cli_opt(&a, "otlp-http"), *retain = with_agent ? cli_opt(&a, "retain") : NULL,
-		*bytes = with_agent ? cli_opt(&a, "max-bytes") : NULL;
+		*bytes = with_agent ? cli_opt(&a, "max-bytes") : NULL,
+		*share = cli_opt(&a, "sampling-default");
+	char *rest = NULL;
+	double sampling = share ? strtod(share, &rest) : 0;
+	if (share && rest && *rest == '%')
+		sampling /= 100, rest++;
 	/* Senders wait for the sync, and most have one request on its way at a time: at 50 ms a group four of them could not send more than 40,000 spans/s. */
 	struct store_config sc = { .dir = spans, .commit_ns = 4000000 };
+	if (share && (rest == share || *rest || !(sampling >= 0 && sampling <= 1)))
+		return cli_fail_usage(a.cmd, "--sampling-default: '%s' is not a share between 0 and 1, or in percent", share);
 	if (retain && duration_parse(str_of(retain), &sc.retain_ns) < 0)
 		return cli_fail_usage(a.cmd, "--retain: '%s' is not a duration", retain);
 	double budget = 1;
@@ -107,7 +114,8 @@ static int serve(int argc, char **argv, bool with_agent)
 		(rc = state_open(path, &state, &e)) < 0)
 		goto fail;
 	struct server_config c = { .dir = dir, .http = http ? http : "127.0.0.1:7070", .otlp_http = otlp ? otlp : "127.0.0.1:4318", .store = store, .state = state,
-		.loop = u.loop, .with_agent = with_agent };
+		.loop = u.loop, .with_agent = with_agent, .otlp_grpc = cli_opt(&a, "otlp-grpc"), .jaeger_http = cli_opt(&a, "jaeger-http"),
+		.jaeger_grpc = cli_opt(&a, "jaeger-grpc"), .sampling_default = sampling };
 	if ((rc = server_create(&c, &server, &e)) < 0)
 		goto fail;
 	if (with_agent) {
@@ -123,7 +131,12 @@ static int serve(int argc, char **argv, bool with_agent)
 	u.term.data = u.intr.data = &u;
 	uv_signal_start(&u.term, on_signal, SIGTERM);
 	uv_signal_start(&u.intr, on_signal, SIGINT);
-	printf("ready http=http://%s otlp-http=http://%s socket=%s\n", server_http(server), server_otlp_http(server), socket_path);
+	const char *listeners[] = { "otlp-grpc", server_otlp_grpc(server), "jaeger-http", server_jaeger_http(server), "jaeger-grpc", server_jaeger_grpc(server) };
+	printf("ready http=http://%s otlp-http=http://%s socket=%s", server_http(server), server_otlp_http(server), socket_path);
+	for (unsigned i = 0; i < 6; i += 2)
+		if (*listeners[i + 1])
+			printf(" %s=http://%s", listeners[i], listeners[i + 1]);
+	printf("\n");
 	fflush(stdout);
 	loop_run(u.loop);
 	server_set_agent(server, NULL, NULL);

@@ -2,6 +2,7 @@
  * of a message and reading stops, so pipelined requests wait in conn->in (and in the kernel). A sweep each second enforces the deadlines. */
 #include "net/http.h"
 #include "base/clock.h"
+#include "net/address.h"
 #include <ctype.h>
 #include <llhttp.h>
 #include <stdio.h>
@@ -511,15 +512,6 @@ int http_server_create(struct loop *l, const struct http_limits *lim, http_handl
 	return 0;
 }
 
-static int listen_failed(int rc, const char *address, struct err *e)
-{
-	if (rc == UV_EADDRINUSE) {
-		err_set(e, KLIEG_E_PORT_IN_USE, "cannot listen on %s: another program uses that port", address);
-		return err_hint(e, "is `klieg up` running already? else choose another address (port 0 = any), e.g. --http 127.0.0.1:0");
-	}
-	return err_set(e, rc == UV_EACCES ? KLIEG_E_DENIED : KLIEG_E_USAGE, "cannot listen on %s: %s", address, uv_strerror(rc));
-}
-
 static struct listener *listener_add(struct http_server *s, void *arg, bool local)
 {
 	struct listener *li = base_calloc(1, sizeof(*li));
@@ -538,26 +530,14 @@ static struct listener *listener_add(struct http_server *s, void *arg, bool loca
 
 int http_listen_tcp(struct http_server *s, const char *address, void *arg, char ret_bound[80], struct err *e)
 {
-	const char *colon = strrchr(address, ':');
-	char host[64], *end;
-	size_t n = colon ? (size_t)(colon - address) : 0;
-	long port = colon ? strtol(colon + 1, &end, 10) : -1;
-	if (!n || n >= sizeof(host) || port < 0 || port > 65535 || end == colon + 1 || *end)
-		return err_set(e, KLIEG_E_USAGE, "'%.80s' is not HOST:PORT", address);
-	bool v6 = address[0] == '[' && address[n - 1] == ']';
-	snprintf(host, sizeof(host), "%.*s", (int)(v6 ? n - 2 : n), address + v6);
-	if (!strcmp(host, "localhost"))
-		snprintf(host, sizeof(host), "127.0.0.1");
-	union { struct sockaddr sa; struct sockaddr_in in; struct sockaddr_in6 in6; struct sockaddr_storage st; } a;
-	if (uv_ip4_addr(host, (int)port, &a.in) < 0 && uv_ip6_addr(host, (int)port, &a.in6) < 0)
-		return err_set(e, KLIEG_E_USAGE, "'%.60s' is not an IP address or localhost", host);
+	struct sockaddr_storage a;
+	int rc = net_address(address, &a, e);
+	if (rc < 0)
+		return rc;
 	struct listener *li = listener_add(s, arg, false);
-	int rc = uv_tcp_bind(&li->u.tcp, &a.sa, 0);
-	if (rc < 0 || (rc = uv_listen(&li->u.stream, 511, on_connect)) < 0)
-		return listen_failed(rc, address, e);
-	int len = sizeof(a.st);
-	uv_tcp_getsockname(&li->u.tcp, &a.sa, &len);
-	snprintf(ret_bound, 80, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, ntohs(a.in.sin_port));
+	if ((rc = uv_tcp_bind(&li->u.tcp, (struct sockaddr *)&a, 0)) < 0 || (rc = uv_listen(&li->u.stream, 511, on_connect)) < 0)
+		return net_listen_failed(rc, address, e);
+	net_bound(&li->u.tcp, ret_bound);
 	return 0;
 }
 
@@ -581,7 +561,7 @@ int http_listen_unix(struct http_server *s, const char *path, struct err *e)
 	int rc = uv_pipe_bind(&li->u.pipe, path);
 	umask(old);
 	if (rc < 0 || (rc = uv_listen(&li->u.stream, 511, on_connect)) < 0)
-		return listen_failed(rc, path, e);
+		return net_listen_failed(rc, path, e);
 	return 0;
 }
 

@@ -1,4 +1,4 @@
-/* Where spans come in: the agent's sink (agent's thread) and OTLP/HTTP (decoded on a pool thread). Both go to the store; every span is counted as taken and
+/* Where spans come in: the agent's sink (agent's thread), OTLP/HTTP and OTLP/gRPC (decoded on a pool thread). Both go to the store; every span is counted as taken and
  * then, when the store says so on its own thread, as stored or dropped. OTLP is answered only then: an answer means durable. */
 #include "base/clock.h"
 #include "model/otlp.h"
@@ -10,6 +10,8 @@
 struct ingest {
 	struct server *s;
 	struct http_req *r;
+	struct grpc_call *call;          /* or this: OTLP/gRPC */
+	struct str body;
 	bool json, gzip;
 	struct member *agent;            /* whose spans they are, made and counted there; NULL: a sender's */
 	struct otlp_report rep;
@@ -53,9 +55,28 @@ void admit_dropped(struct server *s, json_t *into)
 			json_object_set_new(into, d[i].name, json_integer((json_int_t)d[i].n + json_integer_value(json_object_get(into, d[i].name))));
 }
 
+static void answer_grpc(struct ingest *in)
+{
+	struct buf b = { 0 };
+	char why[120];
+	bool retry = in->rc == KLIEG_E_BUSY || in->rc == KLIEG_E_DISK_FULL || in->rc == KLIEG_E_IO;
+	if (in->rc == 0) {
+		snprintf(why, sizeof(why), "%u spans with a bad id, %u beyond the limit of a request", in->rep.bad_id, in->rep.too_many);
+		otlp_encode_response(in->rep.rejected, in->rep.rejected ? why : NULL, false, &b);
+		grpc_reply(in->call, GRPC_OK, NULL, buf_str(&b));
+	} else
+		grpc_reply(in->call, retry ? GRPC_UNAVAILABLE : GRPC_INVALID_ARGUMENT, in->e.msg[0] ? in->e.msg : err_title(in->rc), (struct str){ 0 });
+	buf_finish(&b);
+	free(in);
+}
+
 static void answer(void *arg)
 {
 	struct ingest *in = arg;
+	if (in->call) {
+		answer_grpc(in);
+		return;
+	}
 	const char *type = in->json ? "application/json" : "application/x-protobuf";
 	struct buf b = { 0 };
 	int status = 200;
@@ -87,7 +108,7 @@ static void decode(void *arg)                        /* a pool thread */
 {
 	struct ingest *in = arg;
 	struct buf plain = { 0 };
-	struct str body = buf_str(&in->r->body);
+	struct str body = in->body;
 	in->rc = 0;
 	if (in->gzip) {
 		in->rc = http_inflate(body, 64 << 20, &plain);
@@ -161,6 +182,13 @@ void admit_otlp(struct server *s, struct http_req *r)
 		return;
 	}
 	struct ingest *in = base_calloc(1, sizeof(*in));
-	*in = (struct ingest){ .s = s, .r = r, .json = json, .gzip = gzip, .agent = fleet_taker(s, http_header(r, "klieg-agent")) };
+	*in = (struct ingest){ .s = s, .r = r, .body = buf_str(&r->body), .json = json, .gzip = gzip, .agent = fleet_taker(s, http_header(r, "klieg-agent")) };
+	loop_work(s->c.loop, decode, decoded, in);
+}
+
+void admit_grpc(struct server *s, struct grpc_call *c)
+{
+	struct ingest *in = base_calloc(1, sizeof(*in));
+	*in = (struct ingest){ .s = s, .call = c, .body = c->message };
 	loop_work(s->c.loop, decode, decoded, in);
 }

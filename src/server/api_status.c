@@ -1,4 +1,4 @@
-/* What is: status, processes, sites, statistics, open spans, the doctor, metrics. Mostly the agent's answers, passed on. */
+/* What is: status, processes, sites, statistics, open spans, the doctor. Mostly the agent's answers, passed on. */
 #include "base/clock.h"
 #include "server/internal.h"
 #include <stdlib.h>
@@ -9,7 +9,7 @@ static json_int_t num(const json_t *o, const char *k) { return json_integer_valu
 /* made = what the agent's processes made + what came by OTLP, less what a former agent has passed on already: the account is that of this run. What was
  * passed and is neither stored nor dropped yet is queued, in the agent's spool or in the store. The agent counts what it passed independently of
  * what its processes made, so `balanced` is a check and not a definition. */
-static json_t *account(struct server *s, const json_t *agent)
+json_t *account_json(struct server *s, const json_t *agent)
 {
 	struct admit *a = &s->admit;
 	json_t *dropped = agent ? json_deep_copy(json_object_get(agent, "dropped")) : NULL, *v;
@@ -61,7 +61,7 @@ static json_t *status_json(struct server *s, const json_t *processes, const json
 		"uptime_nano", (json_int_t)(clock_mono() - s->started), "mode",
 		fleet_local_host(s) ? "up" : "server", "host", host, "counts", "processes", (json_int_t)live, "sites", sites, "on", on, "toggles", (json_int_t)toggles,
 		"policies", (json_int_t)policies_in_force(s),
-		"next_expiry_unix_nano", next ? json_integer(next) : json_null(), "account", account(s, agent_account), "overhead_percent", overhead,
+		"next_expiry_unix_nano", next ? json_integer(next) : json_null(), "account", account_json(s, agent_account), "overhead_percent", overhead,
 		"agent_cpu_percent", json_number_value(json_object_get(json_object_get(processes, "agent"), "cpu_percent")),
 		"budget_percent", BUDGET_PERCENT, "spans_per_s", s->spans_per_s, "store", store_json(s), "panic", panic_json(s));
 }
@@ -165,31 +165,7 @@ static void doctor_health(struct call *c)
 }
 static void doctor_account(struct call *c)
 {
-	c->data = account(c->s, c->rc < 0 ? NULL : c->result);
+	c->data = account_json(c->s, c->rc < 0 ? NULL : c->result);
 	call_agent(c, "health", NULL, doctor_health);
 }
 void api_doctor(struct call *c) { call_agent(c, "account", NULL, doctor_account); }
-
-void metrics_reply(struct server *s, struct http_req *r)
-{
-	struct admit *a = &s->admit;
-	struct store_stats st;
-	struct buf b = { 0 };
-	int64_t next;
-	store_stats(s->c.store, &st);
-#define METRIC(name, type, v) buf_printf(&b, "# TYPE klieg_" name " " type "\nklieg_" name " %.17g\n", (double)(v))
-	METRIC("spans_taken_total", "counter", a->agent_taken + a->otlp_taken);
-	METRIC("spans_stored_total", "counter", a->stored);
-	buf_printf(&b, "# TYPE klieg_spans_dropped_total counter\nklieg_spans_dropped_total{reason=\"store_failed\"} %llu\n"
-		"klieg_spans_dropped_total{reason=\"rejected\"} %llu\n",
-		(unsigned long long)a->dropped_store, (unsigned long long)a->otlp_rejected);
-	METRIC("store_busy_total", "counter", a->busy);
-	METRIC("store_queue_bytes", "gauge", st.queue_bytes);
-	METRIC("store_queue_age_seconds", "gauge", (double)st.queue_age_ns / 1e9);
-	METRIC("store_bytes", "gauge", st.bytes + st.wal_bytes);
-	METRIC("toggles", "gauge", toggles_active(s, &next));
-	METRIC("connections", "gauge", http_server_conns(s->http));
-	METRIC("process_cpu_seconds_total", "counter", (double)clock_cpu() / 1e9);
-	http_reply(r, 200, "text/plain; version=0.0.4", buf_str(&b), NULL);
-	buf_finish(&b);
-}

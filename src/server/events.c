@@ -141,5 +141,12 @@ static void watch(struct call *c, bool tail)
 	http_stream_send(c->r, STR(": klieg\n\n"));
 	call_free(c);
 }
+unsigned events_watchers(const struct server *s)
+{
+	unsigned n = 0;
+	for (const struct watcher *w = s->watchers; w; w = w->next)
+		n++;
+	return n;
+}
 void api_events(struct call *c) { watch(c, false); }
 void api_tail(struct call *c) { watch(c, true); }

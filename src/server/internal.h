@@ -1,6 +1,7 @@
 /* What the files of the server share. */
 #pragma once
 #include "server/desired.h"
+#include "net/grpc.h"
 #include "server/fleet.h"
 #include "server/server.h"
 #include <string.h>
@@ -30,6 +31,9 @@ struct server {
 	char bound[80], otlp_bound[80];
 	struct admit admit;
 	struct fleet *fleet;                     /* the agents */
+	struct sampling *sampling;
+	struct grpc_server *grpc;
+	char otlp_grpc_bound[80], jaeger_http_bound[80], jaeger_grpc_bound[80]; /* empty: not listening */
 	struct desired *desired;                 /* the rules in force */
 	struct toggle_set *toggles;
 	struct policy_entry *policies;           /* by name */
@@ -128,8 +132,11 @@ void alerts_guard(struct server *s, const json_t *event);   /* "guard" of an age
 const json_t *alerts_shed(struct server *s);               /* borrowed: what governors have taken back, events with "seen_mono" */
 void alerts_tick(struct server *s);
 
+json_t *account_json(struct server *s, const json_t *agents);  /* new: made, stored, open, queued, dropped, balanced */
+
 /* admit.c */
 void admit_otlp(struct server *s, struct http_req *r);
+void admit_grpc(struct server *s, struct grpc_call *c);
 void admit_dropped(struct server *s, json_t *into);
 
 /* events.c */
@@ -137,6 +144,13 @@ void events_send(struct server *s, const char *event, const json_t *data);
 void events_tick(struct server *s);
 struct batch *events_copy(struct server *s, const struct batch *b);  /* any thread: what the tails may see of b; NULL without tails */
 void events_spans(struct server *s, struct batch *copy, uint32_t of);  /* takes the copy of the first spans of a batch of `of`; NULL is fine */
-void metrics_reply(struct server *s, struct http_req *r);
+unsigned events_watchers(const struct server *s);
+/* metrics.c */
+void metrics_reply(struct server *s, struct http_req *r), ready_reply(struct server *s, struct http_req *r), health_reply(struct server *s, struct http_req *r);
+/* sampling.c */
+void sampling_create(struct server *s);
+void sampling_destroy(struct server *s);
+void sampling_reply(struct server *s, struct http_req *r);
+void sampling_grpc(struct server *s, struct grpc_call *c);
 /* assets.c */
 void assets_reply(struct http_req *r);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
-static const char MAIN[] = "main", OTLP[] = "otlp";
+static const char MAIN[] = "main", OTLP[] = "otlp", JAEGER[] = "jaeger";
 
 static bool is_loopback(const char *bound) { return !strncmp(bound, "127.", 4) || !strncmp(bound, "[::1]", 5); }
 
@@ -35,39 +35,20 @@ static bool origin_allowed(struct http_req *r)
 		(o.n == h.n + 8 && !strncmp(o.p, "https://", 8) && !memcmp(o.p + 8, h.p, h.n));
 }
 
-/* Ready: spans can be stored and, where an agent is part of this process, it answers. */
-static void ready_then(struct call *c)
-{
-	struct server *s = c->s;
-	/* Only for a while: whoever sends nothing to what is not ready would else never learn that it is again. */
-	bool failing = s->admit.failing && clock_mono() - s->admit.failed_at < 10000000000ll;
-	const char *why = failing ? err_title(s->admit.failing) : c->rc < 0 && s->c.with_agent ? c->e.msg : NULL;
-	struct buf b = { 0 };
-	buf_printf(&b, "%s\n", why ? why : "ok");
-	http_reply(c->r, why ? 503 : 200, "text/plain", buf_str(&b), why ? "Retry-After: 1\r\n" : NULL);
-	buf_finish(&b);
-	call_free(c);
-}
-static void ready_reply(struct server *s, struct http_req *r)
-{
-	struct call *c = base_calloc(1, sizeof(*c));
-	c->s = s;
-	c->r = r;
-	call_agent(c, "health", NULL, ready_then);
-}
-
 static void handle(void *arg, struct http_req *r)
 {
 	struct server *s = arg;
 	struct err e = { 0 };
-	if (!host_allowed(s, r) || !origin_allowed(r)) {
+	if (r->listener_arg == JAEGER)                            /* any path, any name: it only says what share to keep */
+		sampling_reply(s, r);
+	else if (!host_allowed(s, r) || !origin_allowed(r)) {
 		err_set(&e, KLIEG_E_DENIED, "requests from other sites are refused (Host or Origin does not belong to this server)");
 		err_hint(&e, "use http://localhost or http://127.0.0.1");
 		reply_problem(r, &e);
 	} else if (str_is(r->path, "/v1/traces"))
 		admit_otlp(s, r);
-	else if (str_is(r->path, "/healthz"))                     /* the loop turns */
-		http_reply(r, 200, "text/plain", STR("ok\n"), NULL);
+	else if (str_is(r->path, "/healthz"))
+		health_reply(s, r);
 	else if (str_is(r->path, "/readyz"))
 		ready_reply(s, r);
 	else if (r->listener_arg == OTLP) {
@@ -75,6 +56,8 @@ static void handle(void *arg, struct http_req *r)
 		reply_problem(r, &e);
 	} else if (r->path.n > 10 && !strncmp(r->path.p, "/agent/v1/", 10))
 		fleet_handle(s, r);
+	else if (str_is(r->path, "/sampling"))
+		sampling_reply(s, r);
 	else if (str_is(r->path, "/metrics"))
 		metrics_reply(s, r);
 	else if (r->path.n > 8 && !strncmp(r->path.p, "/api/v1/", 8))
@@ -83,6 +66,38 @@ static void handle(void *arg, struct http_req *r)
 		http_reply(r, 405, NULL, (struct str){ 0 }, "Allow: GET, HEAD\r\n");
 	else
 		assets_reply(r);
+}
+
+static void handle_grpc(void *arg, struct grpc_call *c)
+{
+	static const uint8_t serving[] = { 8, 1 };
+	if (!strcmp(c->method, "/jaeger.api_v2.SamplingManager/GetSamplingStrategy"))
+		sampling_grpc(arg, c);
+	else if (!strcmp(c->method, "/opentelemetry.proto.collector.trace.v1.TraceService/Export"))
+		admit_grpc(arg, c);
+	else if (!strcmp(c->method, "/grpc.health.v1.Health/Check"))
+		grpc_reply(c, GRPC_OK, NULL, (struct str){ (const char *)serving, sizeof serving });
+	else
+		grpc_reply(c, GRPC_UNIMPLEMENTED, "there are TraceService/Export, SamplingManager/GetSamplingStrategy and Health/Check", (struct str){ 0 });
+}
+
+/* A listener that not everybody needs: on its usual port if that is free, or where it was told to be. */
+static int listen_besides(struct server *s, const char *address, const char *usual, bool grpc, char bound[80], struct err *e)
+{
+	struct err mine = { 0 };
+	if (address && !strcmp(address, "off"))
+		return 0;
+	const char *at = address ? address : usual;
+	int rc = grpc ? grpc_listen(s->grpc, at, s, bound, &mine) : http_listen_tcp(s->http, at, (void *)JAEGER, bound, &mine);
+	if (rc < 0 && address) {
+		*e = mine;
+		return rc;
+	}
+	if (rc < 0) {
+		bound[0] = 0;
+		log_info("server", "not listening on %s: %s", usual, mine.msg);
+	}
+	return 0;
 }
 
 static void tick(uv_timer_t *t)
@@ -99,6 +114,8 @@ int server_create(const struct server_config *c, struct server **ret_s, struct e
 	s->c = *c;
 	s->started = clock_mono();
 	http_server_create(c->loop, &(struct http_limits){ 0 }, handle, s, &s->http);
+	grpc_server_create(c->loop, &(struct grpc_limits){ 0 }, handle_grpc, s, &s->grpc);
+	sampling_create(s);
 	uv_timer_init(loop_uv(c->loop), &s->tick);
 	s->tick.data = s;
 	uv_timer_start(&s->tick, tick, 1000, 1000);
@@ -121,6 +138,12 @@ int server_create(const struct server_config *c, struct server **ret_s, struct e
 		rc = http_listen_tcp(s->http, c->otlp_http, (void *)OTLP, s->otlp_bound, e);
 	if (rc == 0)
 		rc = http_listen_unix(s->http, path, e);
+	if (rc == 0)
+		rc = listen_besides(s, c->otlp_grpc, "127.0.0.1:4317", true, s->otlp_grpc_bound, e);
+	if (rc == 0)
+		rc = listen_besides(s, c->jaeger_http, "127.0.0.1:5778", false, s->jaeger_http_bound, e);
+	if (rc == 0)
+		rc = listen_besides(s, c->jaeger_grpc, "127.0.0.1:5779", true, s->jaeger_grpc_bound, e);
 	if (rc < 0) {
 		server_destroy(s);
 		return rc;
@@ -141,11 +164,15 @@ void server_set_agent(struct server *s, server_agent_fn fn, void *agent)
 }
 const char *server_http(const struct server *s) { return s->bound; }
 const char *server_otlp_http(const struct server *s) { return s->otlp_bound; }
+const char *server_otlp_grpc(const struct server *s) { return s->otlp_grpc_bound; }
+const char *server_jaeger_http(const struct server *s) { return s->jaeger_http_bound; }
+const char *server_jaeger_grpc(const struct server *s) { return s->jaeger_grpc_bound; }
 void server_destroy(struct server *s)
 {
 	if (!s)
 		return;
 	http_server_close(s->http);
+	grpc_server_close(s->grpc);
 	uv_close((uv_handle_t *)&s->tick, NULL);
 	uv_run(loop_uv(s->c.loop), UV_RUN_NOWAIT);
 	alerts_destroy(s);
@@ -154,6 +181,7 @@ void server_destroy(struct server *s)
 	json_decref(s->panic);
 	toggles_destroy(s->toggles);
 	fleet_destroy(s);
+	sampling_destroy(s);
 	desired_destroy(s);
 	free(s);
 }
