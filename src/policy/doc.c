@@ -41,14 +41,18 @@ void doc_place(const struct doc *d, uint32_t at, int *ret_line, int *ret_column)
 	*ret_column = column;
 }
 
-/* JSON takes valid UTF-8 only, and a cut text may end within a character. */
+/* JSON takes valid UTF-8 only, and a cut text may end within a character; a terminal takes commands that a document may have written as escapes. */
 static void make_valid(char *s)
 {
 	size_t n = strlen(s);
 	for (size_t i = 0; i < n;) {
 		unsigned char c = (unsigned char)s[i];
 		size_t len = c < 0x80 ? 1 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
-		if (i + len <= n && str_utf8_valid((struct str){ s + i, len })) {
+		if (c < 0x20 || c == 0x7f) {
+			s[i++] = ' ';
+		} else if (c == 0xc2 && (unsigned char)s[i + 1] < 0xa0) {
+			s[i++] = '?';
+		} else if (i + len <= n && str_utf8_valid((struct str){ s + i, len })) {
 			i += len;
 		} else if (i + len > n) {
 			s[i] = 0;
@@ -132,6 +136,7 @@ static int index_source(struct doc *d)
 	d->lines = base_alloc((s.n + 2) * sizeof *d->lines);
 	d->chars = base_alloc((s.n + 2) * sizeof *d->chars);
 	d->lines[d->nlines++] = 0;
+	bool begins = true;
 	for (size_t i = 0, len; i < s.n; i += len) {
 		uint32_t c = decode(s.p + i, s.n - i, &len);
 		if (!len) {
@@ -144,6 +149,11 @@ static int index_source(struct doc *d)
 				"character U+%04X does not stand in a YAML text", c);
 			return KLIEG_E_BAD_DATA;
 		}
+		if (c == '%' && begins && s.n - i > 4 && !memcmp(s.p + i, "%TAG", 4)) { /* libyaml holds each against all before it */
+			doc_diag_bytes(d, "P103", (uint32_t)i, (uint32_t)i + 4, "remove the line", "tags (`%%TAG`) are not used in policies");
+			return KLIEG_E_BAD_DATA;
+		}
+		begins = c == '\n' || c == '\r' || c == 0x85 || c == 0x2028 || c == 0x2029; /* to libyaml */
 		d->chars[d->nchars++] = (uint32_t)i;
 		if (c == '\n')
 			d->lines[d->nlines++] = (uint32_t)i + 1;
