@@ -113,6 +113,8 @@ static const struct { int num; const char *what, *why, *next; } diagnostics[] = 
 	{ 206, "The rollout never reaches every process.", "Its last step is below 100 %.", "End it with 100%, unless that is what is meant." },
 	{ 207, "The policy says nothing.", "It has neither rules nor limits.", "Add one; to end a policy use `klieg policy off`." },
 	{ 208, "keep has no effect.", "At this level there are no spans to keep.", "Raise the level to span or remove keep." },
+	{ 209, "`send` and `retain` have no effect yet.", "All spans go to the one store and stay as long as it keeps them.",
+		"They may stay in the text; klieg up --retain says how long spans are kept." },
 };
 
 static int explain_diagnostic(int num)

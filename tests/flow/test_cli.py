@@ -118,7 +118,7 @@ def test_cli_top_on_a_terminal(klieg_up, program, tmp_path):
 	def key(*k):
 		subprocess.run([*tmux, "send-keys", *k], check=True)
 	try:
-		wait_for(lambda: "cli-test:cli.outer" in screen())
+		wait_for(lambda: "cli-test:cli.outer" in screen() and "next off in 1m" in screen())
 		key("?")
 		wait_for(lambda: "next sort column" in screen())
 		key("y")

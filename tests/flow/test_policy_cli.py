@@ -314,6 +314,10 @@ def test_what_there_is_to_look_at(pay):
 # ---- a rollout, while things die ----
 
 
+class Ended(AssertionError):
+	pass
+
+
 class Follower:
 	"""`klieg policy apply` as an operator watches it."""
 
@@ -325,7 +329,8 @@ class Follower:
 	def until(self, pattern):
 		while not self.lines or not re.search(pattern, self.lines[-1]):
 			line = self.proc.stderr.readline()
-			assert line, f"ended without {pattern}: {self.lines}"
+			if not line:
+				raise Ended(f"ended without {pattern}: {self.lines}")
 			self.lines.append(line)
 		return self.lines[-1]
 
@@ -342,11 +347,19 @@ def state(up):
 
 def test_a_rollout_as_it_is_shown(klieg_up, spawn, cc, write):
 	procs = start(klieg_up, spawn, cc, 4)
-	f = Follower(klieg_up, write("pay.yaml", STEPS.format(level="span")), "--soak", "3s")
-	for step, n in ((r"step 1 of 3: 1 process", 1), (r"step 2 of 3: 50", 2), (r"step 3 of 3: 100", 4)):
-		f.until(step)
-		assert len(wait_for(lambda: (t := tracing(klieg_up, procs)) and len(t) == n and t)) == n
-	rc, said = f.end()
+	# On a busy machine chance may make the canary slower than the rest; then the rollout takes itself back, says so, and is tried again.
+	for _ in range(4):
+		f = Follower(klieg_up, write("pay.yaml", STEPS.format(level="span")), "--soak", "3s")
+		try:
+			for step, n in ((r"step 1 of 3: 1 process", 1), (r"step 2 of 3: 50", 2), (r"step 3 of 3: 100", 4)):
+				f.until(step)
+				assert len(wait_for(lambda: (t := tracing(klieg_up, procs)) and len(t) == n and t)) == n
+		except Ended:
+			pass
+		rc, said = f.end()
+		if rc == 0:
+			break
+		assert rc == 6 and re.search(r"rolled back: p99 is [\d.]+ ms, more than", said), said
 	assert rc == 0 and "pay is in force everywhere" in said, said
 	assert re.search(r"canary \(1 process\): overhead .*; the rest \(3 processes\): overhead .*: ok", said)
 	assert state(klieg_up) == "active"
