@@ -103,7 +103,8 @@ static json_t *ps(struct agent *a)
 struct found { uint64_t key; struct process *p; uint32_t i, instances; json_t *pids; struct process *last; };
 struct finding { struct found *f; uint32_t n, cap, *slots, nslots, instances, processes; };
 
-static void find(struct agent *a, const struct traceql *q, struct finding *r)
+/* of: only where that rule holds; NULL: everywhere */
+static void find(struct agent *a, const struct traceql *q, const struct rule *of, struct finding *r)
 {
 	*r = (struct finding){ .nslots = 1024 };
 	r->slots = base_calloc(r->nslots, sizeof *r->slots);
@@ -111,7 +112,7 @@ static void find(struct agent *a, const struct traceql *q, struct finding *r)
 		struct process *p = a->procs[k];
 		uint32_t before = r->instances;
 		uint64_t seed = hash_bytes(p->service, strlen(p->service), 0);
-		for (uint32_t i = 0; p->map && i < p->nsites; i++) {
+		for (uint32_t i = 0; p->map && (!of || rule_covers(of, p)) && i < p->nsites; i++) {
 			struct site *s = &p->sites[i];
 			if (!s->id || s->kind == KW_SITE_END || p->modules[s->module].gone || (q && !site_match(p, i, q)))
 				continue;
@@ -176,7 +177,7 @@ static int selector(const json_t *params, struct traceql **ret_q, struct err *e)
 static json_t *ls(struct agent *a, const struct traceql *q, const json_t *params)
 {
 	struct finding r;
-	find(a, q, &r);
+	find(a, q, NULL, &r);
 	json_t *limit = json_object_get(params, "limit"), *list = json_array();
 	uint64_t off = (uint64_t)json_integer_value(json_object_get(params, "offset")), max = limit ? (uint64_t)json_integer_value(limit) : 1000;
 	for (uint64_t i = off; i < r.n && i - off < max; i++)
@@ -189,19 +190,19 @@ static json_t *ls(struct agent *a, const struct traceql *q, const json_t *params
 struct rate { double per_s, besides; int64_t window, age; bool known; };
 
 /* Calls per second of all that matches: measured where it is on, remembered where it was. */
-static struct rate rate_of(struct agent *a, const struct traceql *q)
+static struct rate rate_of(struct agent *a, const struct rule *of)
 {
 	const int64_t stale = 3600 * SECOND;
 	struct rate r = { .known = true };
 	int64_t now = clock_mono(), window, age;
 	for (uint32_t k = 0; k < a->nprocs; k++) {
 		struct process *p = a->procs[k];
-		if (!p->map)
+		if (!p->map || !rule_covers(of, p))
 			continue;
 		cells_read(p);
 		for (uint32_t i = 0; i < p->nsites; i++) {
 			struct site *s = &p->sites[i];
-			if (!s->id || s->kind == KW_SITE_END || p->modules[s->module].gone || !site_match(p, i, q))
+			if (!s->id || s->kind == KW_SITE_END || p->modules[s->module].gone || !site_match(p, i, of->site))
 				continue;
 			double per_s = cost_rate(s, now, &window, &age);
 			r.known &= per_s >= 0 && age < stale;
@@ -233,7 +234,7 @@ static json_t *predict(const struct agent *a, const struct rule *t, const struct
 static json_t *plan(struct agent *a, struct rule *t)
 {
 	struct finding r;
-	find(a, t->site, &r);
+	find(a, t->site, t, &r);
 	json_t *services = json_array(), *sample = json_array();
 	for (uint32_t i = 0; i < r.n; i++) {
 		size_t k;
@@ -310,16 +311,16 @@ static void on_finish(struct agent *a, struct request *r, struct rule *t, json_t
 	control_reply(r, 0, o, NULL);
 }
 
-static uint64_t peek_calls(struct agent *a, const struct traceql *q, int64_t since)
+static uint64_t peek_calls(struct agent *a, const struct rule *of, int64_t since)
 {
 	uint64_t calls = 0;
 	for (uint32_t k = 0; k < a->nprocs; k++) {
 		struct process *p = a->procs[k];
-		if (!p->map)
+		if (!p->map || !rule_covers(of, p))
 			continue;
 		cells_read(p);
 		for (uint32_t i = 0; i < p->nsites; i++)
-			if (p->sites[i].id && p->sites[i].kind != KW_SITE_END && p->sites[i].stat && site_match(p, i, q))
+			if (p->sites[i].id && p->sites[i].kind != KW_SITE_END && p->sites[i].stat && site_match(p, i, of->site))
 				calls += (uint64_t)stat_calls(&p->sites[i], since / SECOND);
 	}
 	return calls;
@@ -353,7 +354,7 @@ static void peek(struct agent *a, struct request *r, struct rule **rules, uint32
 	int64_t now = clock_mono();
 	r->due = now + (estimate < 5 * SECOND ? estimate : 5 * SECOND);
 	r->peek_started = now;
-	r->peek_calls = peek_calls(a, rules[0]->site, now);
+	r->peek_calls = peek_calls(a, rules[0], now);
 }
 
 static void on(struct agent *a, struct request *r)
@@ -366,7 +367,7 @@ static void on(struct agent *a, struct request *r)
 		return;
 	}
 	int64_t estimate = json_integer_value(json_object_get(r->params, "estimate_nano"));
-	struct rate rate = rate_of(a, t->site);
+	struct rate rate = rate_of(a, t);
 	if (rate.known || estimate <= 0 || functions_matched(a, t->site) > PEEK_FUNCTIONS_MAX) {
 		on_finish(a, r, t, predict(a, t, &rate));
 		return;
@@ -402,7 +403,7 @@ static void change(struct agent *a, struct request *r)
 		struct err ignored;
 		for (size_t i = 0; i < n; i++)
 			if (rule_parse(json_array_get(set, i), &rules[k], &ignored) >= 0) { /* what is wrong with it, change_now() says */
-				if (rules[k]->limit || rate_of(a, rules[k]->site).known || functions_matched(a, rules[k]->site) > PEEK_FUNCTIONS_MAX)
+				if (rules[k]->limit || rate_of(a, rules[k]).known || functions_matched(a, rules[k]->site) > PEEK_FUNCTIONS_MAX)
 					rule_destroy(rules[k]);
 				else
 					k++;
@@ -441,7 +442,7 @@ void control_waiting(struct agent *a)
 		}
 		struct rule **rules = r->peek, *t = rules[0];
 		uint32_t n = r->npeek;
-		uint64_t calls = peek_calls(a, t->site, r->peek_started) - r->peek_calls;
+		uint64_t calls = peek_calls(a, t, r->peek_started) - r->peek_calls;
 		double besides = dearest_besides(a, t->site);
 		*at = r->next;
 		r->peek = NULL;
