@@ -1,8 +1,28 @@
 /* The error list's texts, and the few ways of filling a struct err. */
 #include "base/err.h"
+#include "base/buf.h"
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+
+void err_clean(char *text, bool one_line)
+{
+	size_t n = strlen(text);
+	for (size_t i = 0; i < n;) {
+		unsigned char c = (unsigned char)text[i];
+		size_t len = c < 0x80 ? 1 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
+		if (i + len > n) {
+			text[i] = 0;
+			return;
+		}
+		if ((c < 0x20 && (one_line || (c != '\n' && c != '\t'))) || c == 0x7f)
+			text[i++] = ' ';
+		else if ((c == 0xc2 && (unsigned char)text[i + 1] < 0xa0) || !str_utf8_valid((struct str){ text + i, len }))
+			text[i++] = '?';
+		else
+			i += len;
+	}
+}
 
 static void fill(struct err *e, int code, int line, int column, const char *fmt, va_list ap)
 {
@@ -13,6 +33,7 @@ static void fill(struct err *e, int code, int line, int column, const char *fmt,
 	e->column = column;
 	e->hint[0] = 0;
 	vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+	err_clean(e->msg, false);
 }
 
 int err_set(struct err *e, int code, const char *fmt, ...)
@@ -41,6 +62,7 @@ int err_hint(struct err *e, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(e->hint, sizeof e->hint, fmt, ap);
 	va_end(ap);
+	err_clean(e->hint, false);
 	return e->code;
 }
 

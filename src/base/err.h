@@ -2,6 +2,7 @@
  * outputs come last, are named ret_ and stay untouched on failure. Where a person reads the message (config, policy,
  * query, CLI, API) a struct err carries it. */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 
 /* name, number, HTTP status, title. The number is what `klieg help E204` explains (src/cli/explain.c). */
@@ -48,6 +49,9 @@ struct err {
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 int err_at(struct err *e, int code, int line, int column, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 int err_hint(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* returns e->code */
+/* What people wrote comes back in messages: makes a text valid UTF-8 (JSON takes nothing else; a cut may have gone through a character), without
+ * control characters (a terminal would obey them). The above do it. one_line: line ends go too. */
+void err_clean(char *text, bool one_line);
 const char *err_title(int code);  /* "syntax error" */
 const char *err_name(int code);   /* "E201" in a static table */
 int err_http(int code);           /* 400 */

@@ -41,28 +41,6 @@ void doc_place(const struct doc *d, uint32_t at, int *ret_line, int *ret_column)
 	*ret_column = column;
 }
 
-/* JSON takes valid UTF-8 only, and a cut text may end within a character; a terminal takes commands that a document may have written as escapes. */
-static void make_valid(char *s)
-{
-	size_t n = strlen(s);
-	for (size_t i = 0; i < n;) {
-		unsigned char c = (unsigned char)s[i];
-		size_t len = c < 0x80 ? 1 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
-		if (c < 0x20 || c == 0x7f) {
-			s[i++] = ' ';
-		} else if (c == 0xc2 && (unsigned char)s[i + 1] < 0xa0) {
-			s[i++] = '?';
-		} else if (i + len <= n && str_utf8_valid((struct str){ s + i, len })) {
-			i += len;
-		} else if (i + len > n) {
-			s[i] = 0;
-			return;
-		} else {
-			s[i++] = '?';
-		}
-	}
-}
-
 static void add(struct doc *d, const char *code, uint32_t from, uint32_t to, const char *hint, const char *fmt, va_list args)
 {
 	struct policy_diags *l = d->diags;
@@ -82,8 +60,8 @@ static void add(struct doc *d, const char *code, uint32_t from, uint32_t to, con
 		vsnprintf(g->message, sizeof g->message, fmt, args);
 		snprintf(g->hint, sizeof g->hint, "%s", hint ? hint : "");
 	}
-	make_valid(g->message);
-	make_valid(g->hint);
+	err_clean(g->message, true);
+	err_clean(g->hint, true);
 	int line;
 	doc_place(d, from, &g->line, &g->column);
 	doc_place(d, to, &line, &g->end_column);

@@ -212,6 +212,13 @@ static void errors(void **state)
 	large[sizeof large - 1] = 0;
 	err_set(&e, KLIEG_E_IO, "%s", large);
 	assert_int_equal(strlen(e.msg), sizeof e.msg - 1);
+	err_set(&e, KLIEG_E_IO, "`%.*s` \x1b[31m\xc2\x9b2J\x07\n%s", 4, "abc\xc3\xa4", "\xc3\xa4\xf0\x9f\x99\x82"); /* cut through a character; commands to a terminal */
+	assert_string_equal(e.msg, "`abc?`  [31m??2J \n\xc3\xa4\xf0\x9f\x99\x82");
+	for (int i = 0; i < 3; i++) { /* the end, too, is a whole character */
+		snprintf(large, sizeof large, "%*s%s", (int)sizeof e.msg - 3 - i, "", "\xf0\x9f\x99\x82");
+		err_set(&e, KLIEG_E_IO, "%s", large);
+		assert_true(str_utf8_valid(str_of(e.msg)));
+	}
 	assert_string_equal(err_name(KLIEG_E_NO_MATCH), "E204");
 	assert_string_equal(err_title(KLIEG_E_NO_MATCH), "nothing matches");
 	assert_int_equal(err_http(KLIEG_E_NO_MATCH), 404);
