@@ -212,7 +212,8 @@ static void errors(void **state)
 	large[sizeof large - 1] = 0;
 	err_set(&e, KLIEG_E_IO, "%s", large);
 	assert_int_equal(strlen(e.msg), sizeof e.msg - 1);
-	err_set(&e, KLIEG_E_IO, "`%.*s` \x1b[31m\xc2\x9b2J\x07\n%s", 4, "abc\xc3\xa4", "\xc3\xa4\xf0\x9f\x99\x82"); /* cut through a character; commands to a terminal */
+	/* Cut through a character; commands to a terminal. */
+	err_set(&e, KLIEG_E_IO, "`%.*s` \x1b[31m%s2J\x07\n%s", 4, "abc\xc3\xa4", "\xc2\x9b", "\xc3\xa4\xf0\x9f\x99\x82");
 	assert_string_equal(e.msg, "`abc?`  [31m??2J \n\xc3\xa4\xf0\x9f\x99\x82");
 	for (int i = 0; i < 3; i++) { /* the end, too, is a whole character */
 		snprintf(large, sizeof large, "%*s%s", (int)sizeof e.msg - 3 - i, "", "\xf0\x9f\x99\x82");
