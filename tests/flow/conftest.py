@@ -55,7 +55,7 @@ class Up:
 		self.log = open(os.path.join(os.path.dirname(self.dir) or "/tmp", os.path.basename(self.dir) + ".log"), "ab")
 		self.proc = subprocess.Popen([KLIEG, self.command, "--dir", self.dir, "--http", self.listen, "--otlp-http", "127.0.0.1:0", *self.args],
 			stdout=subprocess.PIPE, stderr=self.log, env=env, stdin=subprocess.DEVNULL)
-		line = self.proc.stdout.readline().decode()
+		line = self.ready = self.proc.stdout.readline().decode()
 		m = re.match(r"ready http=(\S+) otlp-http=(\S+) socket=(\S+)", line)
 		assert m, f"no ready line but {line!r}; log: {open(self.log.name).read()[-2000:]}"
 		self.http, self.otlp, self.socket = m.groups()
@@ -211,8 +211,8 @@ def target(spawn):
 
 
 @pytest.fixture
-def klieg_up(tmp_path):
-	up = Up(tmp_path / "klieg")
+def klieg_up(tmp_path, request):
+	up = Up(tmp_path / "klieg", *getattr(request.module, "UP_ARGS", ()))
 	yield up
 	up.stop()
 
