@@ -35,6 +35,8 @@ static bool is_word(unsigned char c) { return (c | 32) >= 'a' && (c | 32) <= 'z'
 static bool ends_name(unsigned char c) { return is_space(c) || (c && strchr("{}()=~!<>&|^,", c)); }
 static int peek(const struct tq_lexer *l, size_t k) { return l->at + k < l->text.n ? (unsigned char)l->text.p[l->at + k] : -1; }
 
+static bool digit_at(const struct tq_lexer *l, size_t k) { int c = peek(l, k); return c >= '0' && c <= '9'; }
+
 /* In characters, not bytes: what an editor shows. */
 static int column_of(const struct tq_lexer *l, size_t at)
 {
@@ -218,17 +220,17 @@ static int lex_number(struct tq_lexer *l, struct tq_token *t)
 	t->kind = TOK_LITERAL;
 	for (;;) {
 		size_t part = l->at;
-		while (is_digit((unsigned char)peek(l, 0)) && peek(l, 0) >= 0)
+		while (digit_at(l, 0))
 			l->at++;
-		if (peek(l, 0) == '.' && peek(l, 1) >= 0 && is_digit((unsigned char)peek(l, 1))) {
+		if (peek(l, 0) == '.' && digit_at(l, 1)) {
 			is_float = true;
-			for (l->at++; peek(l, 0) >= 0 && is_digit((unsigned char)peek(l, 0));)
+			for (l->at++; digit_at(l, 0);)
 				l->at++;
 		}
 		int c = peek(l, 0), d = peek(l, 1);
-		if (!is_duration && (c | 32) == 'e' && d >= 0 && (is_digit((unsigned char)d) || ((d == '-' || d == '+') && peek(l, 2) >= 0 && is_digit((unsigned char)peek(l, 2))))) {
+		if (!is_duration && (c | 32) == 'e' && (digit_at(l, 1) || ((d == '-' || d == '+') && digit_at(l, 2)))) {
 			is_float = true;
-			for (l->at += 2; peek(l, 0) >= 0 && is_digit((unsigned char)peek(l, 0));)
+			for (l->at += 2; digit_at(l, 0);)
 				l->at++;
 			c = peek(l, 0);
 		}

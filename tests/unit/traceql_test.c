@@ -24,7 +24,8 @@ static struct traceql *parse(const char *text)
 static int read_as(char how, struct str text, struct traceql **ret_q, struct buf *ret_more, struct err *e)
 {
 	struct traceql *site, *request;
-	int rc = how == 'S' ? traceql_parse_selector(text, ret_q, e) : how == 'M' || how == 'T' ? traceql_parse_metric(text, ret_q, e) : traceql_parse(text, ret_q, e);
+	int rc = how == 'S' ? traceql_parse_selector(text, ret_q, e) : how == 'M' || how == 'T' ? traceql_parse_metric(text, ret_q, e)
+		: traceql_parse(text, ret_q, e);
 	if (rc < 0)
 		return rc;
 	if (how == 'B' || how == 'E' || how == 'T')
@@ -194,23 +195,30 @@ static void traceql_semantics(void **state)
 		{ "{ duration = 20000000 }", "0" }, { "{ duration * 2 > 30ms }", "0" }, { "{ duration / 1ms = 20 }", "0" }, { "{ 5ms < duration }", "0" },
 		{ "{ status = error }", "0" }, { "{ status != error }", "123" }, { "{ kind = client }", "123" }, { "{ statusMessage = \"declined\" }", "0" },
 		/* missing: every comparison is false, and nil asks for it */
-		{ "{ .tenant = \"7\" }", "0" }, { "{ .tenant != \"7\" }", "" }, { "{ .tenant != \"8\" }", "0" }, { "{ .tenant = nil }", "123" }, { "{ .tenant != nil }", "0" },
+		{ "{ .tenant = \"7\" }", "0" }, { "{ .tenant != \"7\" }", "" }, { "{ .tenant != \"8\" }", "0" }, { "{ .tenant = nil }", "123" },
+		{ "{ .tenant != nil }", "0" },
 		{ "{ !(.tenant = \"7\") }", "123" }, { "{ .missing !~ \".*\" }", "" }, { "{ .missing = .missing }", "" }, { "{ nil = .tenant }", "123" },
 		/* types: no conversion */
-		{ "{ .tenant = 7 }", "" }, { "{ .tenant != 7 }", "" }, { "{ .code = \"503\" }", "" }, { "{ .code >= 500 && .code < 600 }", "0" }, { "{ .code = 503.0 }", "0" },
-		{ "{ .code > 502ns }", "0" }, { "{ .ratio < 1 }", "0" }, { "{ .ratio + .code = 503.5 }", "0" }, { "{ .code % 100 = 3 }", "0" }, { "{ .code / 0 = 0 }", "" },
+		{ "{ .tenant = 7 }", "" }, { "{ .tenant != 7 }", "" }, { "{ .code = \"503\" }", "" }, { "{ .code >= 500 && .code < 600 }", "0" },
+		{ "{ .code = 503.0 }", "0" },
+		{ "{ .code > 502ns }", "0" }, { "{ .ratio < 1 }", "0" }, { "{ .ratio + .code = 503.5 }", "0" }, { "{ .code % 100 = 3 }", "0" },
+		{ "{ .code / 0 = 0 }", "" },
 		{ "{ .code ^ 2 = 253009 }", "0" }, { "{ -.code = -503 }", "0" }, { "{ .code + .missing > 0 }", "" }, { "{ .code / 2 = 251.5 }", "0" },
 		{ "{ .ok }", "0" }, { "{ !.ok }", "" }, { "{ .ok = true }", "0" }, { "{ .ok && .code = 503 }", "0" }, { "{ .tenant && true }", "" },
 		/* arrays: = any, != none */
-		{ "{ .tags = \"red\" }", "0" }, { "{ .tags = \"green\" }", "" }, { "{ .tags != \"red\" }", "" }, { "{ .tags != \"green\" }", "0" }, { "{ .tags =~ \"b.*\" }", "0" },
+		{ "{ .tags = \"red\" }", "0" }, { "{ .tags = \"green\" }", "" }, { "{ .tags != \"red\" }", "" }, { "{ .tags != \"green\" }", "0" },
+		{ "{ .tags =~ \"b.*\" }", "0" },
 		{ "{ .tags !~ \"b.*\" }", "" }, { "{ .tags !~ \"g.*\" }", "0" }, { "{ .tags = 1 }", "" }, { "{ .tags != 1 }", "" }, { "{ .tags != nil }", "0" },
 		{ "{ .none != \"x\" }", "0" }, { "{ .none = nil }", "123" }, { "{ \"red\" = .tags }", "0" },
 		/* events and links are several */
-		{ "{ event:name = \"retry\" }", "0" }, { "{ event:name = \"end\" }", "0" }, { "{ event:name != \"retry\" }", "" }, { "{ event:name != \"x\" }", "0" },
-		{ "{ event:name = nil }", "123" }, { "{ event.reason = \"busy\" }", "0" }, { "{ event.reason = nil }", "123" }, { "{ event:timeSinceStart > 3500us }", "0" },
+		{ "{ event:name = \"retry\" }", "0" }, { "{ event:name = \"end\" }", "0" }, { "{ event:name != \"retry\" }", "" },
+		{ "{ event:name != \"x\" }", "0" },
+		{ "{ event:name = nil }", "123" }, { "{ event.reason = \"busy\" }", "0" }, { "{ event.reason = nil }", "123" },
+		{ "{ event:timeSinceStart > 3500us }", "0" },
 		{ "{ event:timeSinceStart > 5ms }", "" }, { "{ link:traceID = \"5\" && link:spanID = \"6\" }", "0" },
 		{ "{ span.\"a b\" = \"x\" }", "0" }, { "{ instrumentation:name = \"cart\" }", "0123" }, { "{ instrumentation:version = nil }", "0123" },
-		{ "{ trace:id = \"ab0000000000000001\" }", "012" }, { "{ span:id = \"3\" }", "2" }, { "{ span:parentID = \"1\" }", "12" }, { "{ span:parentID = nil }", "0" },
+		{ "{ trace:id = \"ab0000000000000001\" }", "012" }, { "{ span:id = \"3\" }", "2" }, { "{ span:parentID = \"1\" }", "12" },
+			{ "{ span:parentID = nil }", "0" },
 		/* of the whole trace: nil where the batch has not all of it */
 		{ "{ rootName = \"pay.charge\" }", "012" }, { "{ rootServiceName = \"shop\" }", "012" }, { "{ traceDuration = 20ms }", "012" },
 		{ "{ span:childCount = 2 }", "0" }, { "{ rootName = nil }", "3" },
@@ -258,8 +266,10 @@ static void traceql_site_check(void **state)
 {
 	static const struct { const char *q; bool good; } cases[] = {
 		{ "{ name =~ \"pay.*\" && resource.service.name = \"shop\" && kind = server }", true }, { "{ instrumentation:name = \"cart\" }", true },
-		{ "{ .component = \"cart\" && .code.file.path =~ \".*cart.c\" && .klieg.site.id != nil }", true }, { "{ .service.name = \"x\" || .host.name = \"y\" }", true },
-		{ "{ }", true }, { "{ duration > 5ms }", false }, { "{ status = error }", false }, { "{ .tenant = \"7\" }", false }, { "{ name = \"a\" && span.tenant = 1 }", false },
+		{ "{ .component = \"cart\" && .code.file.path =~ \".*cart.c\" && .klieg.site.id != nil }", true },
+		{ "{ .service.name = \"x\" || .host.name = \"y\" }", true },
+		{ "{ }", true }, { "{ duration > 5ms }", false }, { "{ status = error }", false }, { "{ .tenant = \"7\" }", false },
+		{ "{ name = \"a\" && span.tenant = 1 }", false },
 		{ "{ event:name = \"x\" }", false }, { "{ rootName = \"x\" }", false },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -275,7 +285,8 @@ static void traceql_site_check(void **state)
 static void traceql_pushes_down(void **state)
 {
 	struct tq_pushdown p;
-	struct traceql *q = parse("{ (resource.service.name = \"shop\" && \"pay\" = name) && duration > 5ms && 1s >= duration && status = error && trace:id = \"1f\" && .x = 1 }");
+
+		struct traceql *q = parse("{ (resource.service.name = \"shop\" && \"pay\" = name) && duration > 5ms && 1s >= duration && status = error && trace:id = \"1f\" && .x = 1 }");
 	traceql_pushdown(q, &p);
 	assert_true(str_is(p.service, "shop") && str_is(p.name, "pay") && p.errors_only);
 	assert_true(p.min_duration_ns == 5000001 && p.max_duration_ns == 1000000000 && p.trace_hi == 0 && p.trace_lo == 0x1f);
@@ -300,12 +311,14 @@ static uint32_t rnd(uint32_t n)
 static void random_value(struct buf *b, int depth);
 static void random_condition(struct buf *b, int depth)
 {
-	static const char *const fields[] = { "name", ".tenant", "span.tenant", ".tags", ".service.name", "resource.service.name", "event:name", "event.reason",
+	static const char *const fields[] = { "name", ".tenant", "span.tenant", ".tags", ".service.name", "resource.service.name", "event:name",
+		"event.reason",
 		"statusMessage", "instrumentation:name", ".code", "rootName" };
 	static const char *const texts[] = { "\"7\"", "\"red\"", "\"shop\"", "\"retry\"", "\"pay.charge\"", "`x\\d`", "\"\\x01\\n\"" };
 	static const char *const regexes[] = { "\".*\"", "\"pay.*|7\"", "`[a-r].+`", "\"shop\"" };
 	static const char *const eq[] = { "=", "!=" }, *const ord[] = { "=", "!=", "<", "<=", ">", ">=" };
-	static const char *const plain[] = { "status = error", "kind != client", "duration > 5ms", "duration <= 0.005s", ".ok", "true", ".tags = nil", "event:name != nil",
+	static const char *const plain[] = { "status = error", "kind != client", "duration > 5ms", "duration <= 0.005s", ".ok", "true",
+		".tags = nil", "event:name != nil",
 		"span:parentID = nil", "status = .missing", "duration != nil" };
 	switch (rnd(depth > 0 ? 8 : 4)) {
 	case 0: buf_printf(b, "%s %s %s", PICK(fields), PICK(eq), PICK(texts)); break;
@@ -335,7 +348,8 @@ static void random_condition(struct buf *b, int depth)
 
 static void random_value(struct buf *b, int depth)
 {
-	static const char *const leaf[] = { "1", "503", "-2", "0.5", "5ms", "1h2m3.004s", "duration", ".code", ".ratio", ".missing", "resource.host.cpus", "2.5e10",
+	static const char *const leaf[] = { "1", "503", "-2", "0.5", "5ms", "1h2m3.004s", "duration", ".code", ".ratio", ".missing",
+		"resource.host.cpus", "2.5e10",
 		"event:timeSinceStart", "traceDuration", "span:childCount", "-1.5" };
 	static const char *const ops[] = { "+", "-", "*", "/", "%", "^" };
 	if (depth <= 0 || rnd(3) == 0) {
@@ -549,7 +563,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(traceql_golden), cmocka_unit_test(traceql_metric_parts), cmocka_unit_test(traceql_views),
-		cmocka_unit_test(traceql_parts_keep_their_places), cmocka_unit_test(traceql_what_follows), cmocka_unit_test(traceql_limits), cmocka_unit_test(traceql_semantics),
+		cmocka_unit_test(traceql_parts_keep_their_places), cmocka_unit_test(traceql_what_follows), cmocka_unit_test(traceql_limits),
+		cmocka_unit_test(traceql_semantics),
 		cmocka_unit_test(traceql_regex_gives_up), cmocka_unit_test(traceql_site_check), cmocka_unit_test(traceql_pushes_down),
 		cmocka_unit_test(traceql_prints_what_it_parses), cmocka_unit_test(traceql_matcher_changes_batches),
 	};
