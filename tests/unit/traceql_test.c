@@ -285,8 +285,8 @@ static void traceql_site_check(void **state)
 static void traceql_pushes_down(void **state)
 {
 	struct tq_pushdown p;
-
-		struct traceql *q = parse("{ (resource.service.name = \"shop\" && \"pay\" = name) && duration > 5ms && 1s >= duration && status = error && trace:id = \"1f\" && .x = 1 }");
+	struct traceql *q = parse("{ (resource.service.name = \"shop\" && \"pay\" = name) && duration > 5ms && 1s >= duration && status = error && "
+		"trace:id = \"1f\" && .x = 1 }");
 	traceql_pushdown(q, &p);
 	assert_true(str_is(p.service, "shop") && str_is(p.name, "pay") && p.errors_only);
 	assert_true(p.min_duration_ns == 5000001 && p.max_duration_ns == 1000000000 && p.trace_hi == 0 && p.trace_lo == 0x1f);
