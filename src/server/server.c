@@ -1,6 +1,7 @@
 /* The composition of the server: listeners, who may talk to them, and which of API, OTLP, metrics and dashboard a request is for. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "policy/policy.h"
 #include "server/desired.h"
 #include "server/fleet.h"
 #include "server/internal.h"
@@ -60,6 +61,8 @@ static void handle(void *arg, struct http_req *r)
 		sampling_reply(s, r);
 	else if (str_is(r->path, "/metrics"))
 		metrics_reply(s, r);
+	else if (str_is(r->path, "/policy.schema.json"))          /* editors take it from here: the first line of a policy names it */
+		http_reply(r, 200, "application/schema+json", str_of(policy_schema), "Access-Control-Allow-Origin: *\r\n");
 	else if (r->path.n > 8 && !strncmp(r->path.p, "/api/v1/", 8))
 		routes_dispatch(s, r);
 	else if (strcmp(r->method, "GET") && !r->is_head)

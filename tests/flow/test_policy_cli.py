@@ -267,10 +267,11 @@ def test_a_toggle_for_a_share_of_the_processes_and_for_hosts(klieg_up, spawn, cc
 	assert {p for p, n in on(klieg_up).items() if n} == chosen
 	klieg_up.cli("widen", ident, "--share", "100%")
 	assert all(on(klieg_up).values())
-	r = klieg_up.cli("narrow", ident, "--host", "no-such-host")
-	wait_for(lambda: not any(on(klieg_up).values()))
-	klieg_up.cli("widen", ident, "--host", "*")
-	wait_for(lambda: all(on(klieg_up).values()))
+	r = klieg_up.cli("narrow", ident, "--host", "no-such-host", check=False)  # would reach nothing: refused, and as it was
+	assert r.returncode == 1 and "error[E204]" in r.stderr and all(on(klieg_up).values())
+	host = klieg_up.get("/status")["host"]
+	assert f"on {host}" in klieg_up.cli("narrow", ident, "--host", host).stdout and all(on(klieg_up).values())
+	assert f"on {host}" not in klieg_up.cli("widen", ident, "--host", "*").stdout.split("now")[1]
 	assert klieg_up.cli("on", "pay:*", "--rate", "fast", check=False).returncode == 2
 	assert klieg_up.cli("on", "pay:*", "--share", "200%", check=False).returncode == 2
 
