@@ -6,7 +6,7 @@
 #include "base/hash.h"
 #include <stdlib.h>
 
-enum { PREFIX_MAX = 63, WHOLE = PREFIX_MAX + 1, CACHE = 1 << 15, NAMES_MAX = 1 << 20 };
+enum { PREFIX_MAX = 63, WHOLE = PREFIX_MAX + 1, CACHE = 1 << 15, NAMES_MAX = 1 << 20, PATTERNS_MAX = 4096 };
 
 struct condition { uint16_t node; uint32_t pattern; /* id of a name's regular expression, 0: none */ };
 struct rule {
@@ -251,9 +251,25 @@ static struct rule **slot(const struct match_index *m, void *handle)
 	return at;
 }
 
+/* Rules come and go for months: patterns that no rule has any more are forgotten. */
+static void forget_patterns(struct match_index *m)
+{
+	struct tq_view v;
+	strtab_finish(&m->patterns);
+	strtab_init(&m->patterns);
+	memset(m->cache, 0, sizeof m->cache);
+	for (uint32_t i = 0; i <= m->handles_mask; i++)
+		for (struct rule *r = m->handles[i]; r; r = r->next)
+			for (uint32_t k = 0; k < r->n; k++)
+				if (r->conditions[k].pattern && traceql_view(r->q, r->conditions[k].node, &v))
+					r->conditions[k].pattern = strtab_add(&m->patterns, v.value.s);
+}
+
 void match_add(struct match_index *m, void *handle, const struct traceql *site)
 {
 	match_remove(m, handle);
+	if (m->patterns.n > PATTERNS_MAX && m->patterns.n / 8 > m->n)
+		forget_patterns(m);
 	if (m->n > m->handles_mask) {
 		struct rule **old = m->handles;
 		uint32_t n = m->handles_mask + 1;

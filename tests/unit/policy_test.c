@@ -589,6 +589,37 @@ static void match_agrees_with_evaluation(void **state)
 	match_destroy(NULL);
 }
 
+static void last_found(void *arg, void *handle) { *(void **)arg = handle; }
+
+/* Months of toggles: what is there still matches, also after what they left behind is forgotten. */
+static void match_many_come_and_go(void **state)
+{
+	struct match_index *m = match_create();
+	struct traceql *stays, *q;
+	struct err e;
+	struct site s = { "shop", "payment.charge", NULL };
+	struct tq_source src = { .ctx = &s, .get = site_get };
+	assert_int_equal(traceql_parse(STR("{ name =~ \".*charge\" && name =~ \"[p].*\" }"), &stays, &e), 0);
+	match_add(m, stays, stays);
+	for (int i = 0; i < 20000; i++) {
+		struct buf b = { 0 };
+		buf_printf(&b, "{ name =~ \".*%d\" }", i);
+		assert_int_equal(traceql_parse(buf_str(&b), &q, &e), 0);
+		match_add(m, q, q);
+		void *found = NULL;
+		if (i % 500 == 0) {
+			assert_int_equal(match_site(m, &src, last_found, &found), 1);
+			assert_ptr_equal(found, stays);
+			assert_true(match_one(m, stays, &src) && !match_one(m, q, &src));
+		}
+		match_remove(m, q);
+		traceql_destroy(q);
+		buf_finish(&b);
+	}
+	match_destroy(m);
+	traceql_destroy(stays);
+}
+
 /* ---- for policy_schema.py ---------------------------------------------------------------------------------------------------- */
 
 /* As YAML 1.2's core schema has it, and so editors. */
@@ -653,7 +684,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(policy_of_the_design), cmocka_unit_test(policy_golden), cmocka_unit_test(policy_limits), cmocka_unit_test(policy_places),
 		cmocka_unit_test(trigger_climbs_and_decays), cmocka_unit_test(trigger_does_not_flap), cmocka_unit_test(trigger_unknown_and_clocks),
-		cmocka_unit_test(match_agrees_with_evaluation),
+		cmocka_unit_test(match_agrees_with_evaluation), cmocka_unit_test(match_many_come_and_go),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
