@@ -81,6 +81,8 @@ static struct str next_part(const char **p, const char *end, bool *ret_or)
 		else if (!depth && s + 1 < end && s[0] == '&' && s[1] == '&')
 			break;
 	}
+	if (s > end)  /* a quote that does not close */
+		s = end;
 	*p = s < end ? s + 2 : end;
 	while (from < s && isspace((unsigned char)*from))
 		from++;

@@ -255,16 +255,24 @@ static void draw(struct screen *w, const json_t *rows)
 		fmt_percent(&f[3], jnum(w->status, "budget_percent")));
 	attroff(A_BOLD);
 	const json_t *panic = json_object_get(w->status, "panic"), *next = json_object_get(w->status, "next_expiry_unix_nano");
-	int64_t ends = json_is_number(next) ? (int64_t)json_number_value(next) - clock_wall() : 0, trouble = (int64_t)json_array_size(json_object_get(w->alerts, "alerts"));
+	int64_t ends = json_is_number(next) ? (int64_t)json_number_value(next) - clock_wall() : 0;
+	int64_t trouble = (int64_t)json_array_size(json_object_get(w->alerts, "alerts"));
+	int loud = has_colors() && cli_colour ? (int)COLOR_PAIR(1) : (int)A_REVERSE;
+	move(1, 0);
+	clrtoeol();  /* of a first line that was too long */
+	if (json_is_object(panic) || trouble) {
+		attron(loud);
+		if (json_is_object(panic))
+			printw("PANIC: all off");
+		else
+			printw("%lld alert%s", (long long)trouble, cli_plural(trouble));
+		attroff(loud);
+		printw("  ");
+	}
 	if (ends > 0)
-		printw("  next off in %s", fmt_duration(&f[4], ends));
-	attron(has_colors() && cli_colour ? COLOR_PAIR(1) : A_REVERSE);
-	if (json_is_object(panic))
-		printw("  PANIC: all off");
-	else if (trouble)
-		printw("  %lld alert%s", (long long)trouble, cli_plural(trouble));
-	attroff(has_colors() && cli_colour ? COLOR_PAIR(1) : A_REVERSE);
-	mvprintw(1, 0, "sort %s%s%s%s  new toggles: keep %s, for %s", sorts[sort_now], w->tree ? ", by service" : "", w->filter[0] ? "  filter " : "", w->filter, w->keep, w->ttl);
+		printw("next off in %s  ", fmt_duration(&f[4], ends));
+	printw("sort %s%s%s%s  new toggles: keep %s, for %s", sorts[sort_now], w->tree ? ", by service" : "", w->filter[0] ? "  filter " : "", w->filter,
+		w->keep, w->ttl);
 	attron(A_REVERSE);
 	bool narrow = cols < 112;  /* a terminal of 80 columns shows the half that fits, never half a name */
 	char head[200];

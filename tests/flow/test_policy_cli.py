@@ -3,6 +3,7 @@ services are killed in the middle of a rollout."""
 import glob
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -209,6 +210,23 @@ def test_two_operators_at_once(pay, write):
 	assert apply(pay, mine, "--expect", "2").returncode == 0
 	r = apply(pay, mine, "--expect", "0", check=False)
 	assert r.returncode == 2 and "error[E209]" in r.stderr
+
+
+def test_apply_asks_a_person(pay, write):
+	path = write("pay.yaml", POLICY.format(level="span"))
+	for answer, status in (("n", 1), ("y", 0)):
+		person, terminal = pty.openpty()
+		p = subprocess.Popen([KLIEG, "policy", "apply", path], env={**pay.env, "TERM": "xterm"}, stdin=terminal, stdout=subprocess.PIPE, stderr=terminal, text=True)
+		os.close(terminal)
+		asked = b""
+		while b"y/n" not in asked:
+			asked += os.read(person, 1000)
+		assert b"apply pay as a new policy?" in asked and pay.get("/policies")["policies"] == []
+		os.write(person, answer.encode() + b"\n")
+		assert p.wait(20) == status and (status == 0) == bool(pay.get("/policies")["policies"])
+		assert "pay:POST /charge" in p.stdout.read()
+		p.stdout.close()
+		os.close(person)
 
 
 def test_export_and_apply_are_a_round_trip(pay, write, tmp_path):

@@ -230,6 +230,7 @@ static void test_selectors_are_put_together(void **state)
 	put_together("{ }", ".tenant", "a\"b\\", "{ .tenant = \"a\\\"b\\\\\" }");
 	put_together("}{", ".tenant", "7", "}{");  /* the server says what is wrong with it */
 	put_together("{ name = \"x", ".tenant", "7", "{ name = \"x");
+	put_together("{ name = \"x }", ".tenant", "*", "{ name = \"x }");
 }
 
 static void test_diagnostics_point(void **state)
