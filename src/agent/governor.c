@@ -17,6 +17,7 @@
 #define RESTORE_TO .6         /* and coming back leaves more, so that the two do not chase each other */
 #define CORES_MIN .2          /* a process that uses less CPU than this is measured as if it used as much */
 #define LOOKS_MAX 16u
+#define ASKED_DEFAULT 1.      /* the max_cost of a deep rule that says none */
 
 enum guard_state { GUARD_FREE, GUARD_SHED, GUARD_LOOKING };
 
@@ -88,7 +89,9 @@ double governor_cpu(const struct process *p) { return p->guard ? p->guard->cores
 double governor_limit(const struct process *p)
 {
 	const struct agent *a = p->agent;
-	double limit = p->limit_overhead > 0 ? p->limit_overhead : a->cfg.budget_percent;
+	double limit = p->limit_overhead > 0 ? p->limit_overhead : a->cfg.budget_percent, asked = p->asked_cost / cores(p->guard);
+	if (p->limit_overhead <= 0 && p->asked_cost > ASKED_DEFAULT && asked > limit)
+		return asked; /* they know what they do; a limit rule still forbids it */
 	return a->host_load && a->host_load->saturated ? limit / 2 : limit;
 }
 

@@ -260,6 +260,8 @@ static void level_of_site(struct process *p, uint32_t i, const struct grant *g, 
 				p->limit_spans = r->spans_per_s;
 			continue;
 		}
+		if (r->level == KW_DEEP && r->max_cost > p->asked_cost)
+			p->asked_cost = r->max_cost;
 		unsigned level = g->callee ? KW_SPAN : rule_level(r);
 		if (!level)
 			continue;
@@ -365,7 +367,7 @@ static void touch_all(struct agent *a, struct process *p)
 void levels_set(struct agent *a, struct process *p)
 {
 	p->grants_changed = false;
-	p->limit_overhead = p->limit_spans = 0;
+	p->limit_overhead = p->limit_spans = p->asked_cost = 0;
 	if (!p->map)
 		return;
 	if (p->fns)

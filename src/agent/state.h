@@ -167,6 +167,7 @@ struct process {
 	uint32_t *active, nactive; /* those of them that something wants on */
 	double instance;          /* [0,1): hash of host, pid and start */
 	double limit_overhead, limit_spans; /* of the limit rules, percent and spans/s; 0 = none */
+	double asked_cost;        /* percent of a core that somebody said a deep rule may cost here, for as long as it lasts */
 	uint32_t detail_n;        /* sites on at detail */
 	int64_t ends_due;         /* end sites wait for their open spans until then, 0 = none */
 	double spent_ns;          /* by the probes that were hit, ever */

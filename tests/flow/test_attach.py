@@ -12,6 +12,7 @@ import pytest
 
 from conftest import BUILD, KLIEG, TOP, Target, Up, changed, text_of, wait_for
 
+UP_ARGS = ("--budget", "0")  # these programs do nothing but call: the governor would shed what is to be counted
 
 
 def functions_on(up, target, names, **more):
@@ -242,7 +243,7 @@ def test_the_agent_may_die_at_any_moment(tmp_path, target):
 	before = text_of(t.pid)
 	t.ask("start")
 	rng = random.Random(20261123)
-	up = Up(tmp_path / "klieg")
+	up = Up(tmp_path / "klieg", *UP_ARGS)
 	try:
 		for _ in range(12):
 			killer = threading.Timer(rng.uniform(0, 0.25), up.kill)

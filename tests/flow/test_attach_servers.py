@@ -17,6 +17,7 @@ import pytest
 from conftest import changed, text_of, wait_for
 
 CYCLES = 20
+UP_ARGS = ("--budget", "0")  # every call of servers under full load is counted here: the governor would shed most
 
 
 def needs(*programs):
