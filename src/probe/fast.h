@@ -2,10 +2,29 @@
 #pragma once
 #include "probe/internal.h"
 
+/* What p points to is reached through p, and not worked out anew each time from what p was made of: registers are few here. */
+#define klieg__opaque(p) __asm__("" : "+r"(p))
+
+/* A line of the ring that will be written in some calls' time comes from the core that read it last. Any address will do. */
+static inline void soon_written(const void *p)
+{
+#if defined(__x86_64__)
+	__asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
+#else
+	__builtin_prefetch(p, 1);
+#endif
+}
+
 static inline void commit(struct klieg__thread *me, uint64_t bytes)
 {
 	me->head += bytes;
 	klieg__store(&me->t->head, me->head, RELEASE); /* pairs with the agent's acquire: the record before its head */
+}
+
+static inline void hold(struct klieg__thread *me)
+{
+	me->busy = true;
+	atomic_signal_fence(memory_order_seq_cst);
 }
 
 static inline void leave(struct klieg__thread *me)
@@ -24,67 +43,69 @@ static inline bool at_ease(const struct klieg__thread *me)
 	return !me->busy & (me->t != NULL) && klieg__load(klieg__process.epoch, RELAXED) == me->epoch;
 }
 
-/* The common case of begin(), and nothing else: no call, so no register to save. The caller has seen that the thread is at ease, and that there is
- * such a site. Returns 0, with nothing done, when anything is unusual: then the long way it is. Else the thread stays busy: the caller says leave(). */
-static inline __attribute__((always_inline)) int begin_held(struct klieg__thread *me, struct kw_thread *t, uint32_t site, klieg_span *s)
+/* The common case of begin(), and nothing else: no call, so no register to save. In two halves, so that hook.c has its own work between them; whoever
+ * goes on to the second marked the thread as busy, and says leave() whatever comes of it. The thread is at ease, and there is such a site. What follows
+ * is ordered by how few values are needed at a time. Returns the level; 0, with nothing done, when anything is unusual: then the long way it is. */
+static inline __attribute__((always_inline)) unsigned may_begin(const struct klieg__thread *me, const struct kw_thread *t, uint32_t site, const klieg_span *s)
 {
 	const struct kw_site_state *st = klieg__process.sites + site;
 	unsigned level = klieg__load(&st->level, RELAXED);
 	uint32_t depth = t->depth;
-	if (klieg__unlikely(depth - 1 >= KW_OPEN_MAX - 1)) /* none open, or no place left */
+	const struct kw_open *o = &t->open[depth];
+	if (klieg__unlikely(level == 0) || klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_GATED) ||
+		klieg__unlikely(depth - 1 >= KW_OPEN_MAX - 1) /* none open, or no place left */ ||
+		klieg__unlikely(o[-1].cookie == (uint64_t)(uintptr_t)s) || klieg__unlikely(klieg__load(&o[-1].flags, ACQUIRE) & OPEN_ENDED))
 		return 0;
+	if (level != KW_COUNT && klieg__unlikely((me->ctx_flags & (KW_CTX_SAMPLED | CTX_UNDECIDED)) != KW_CTX_SAMPLED || !(me->trace_hi | me->trace_lo)))
+		return 0;
+	return level;
+}
+
+static inline __attribute__((always_inline)) bool begin_held(struct klieg__thread *me, struct kw_thread *t, uint32_t site, klieg_span *s, unsigned level)
+{
+	uint32_t depth = t->depth, seq = 0;
 	struct kw_open *o = &t->open[depth];
-	if (klieg__unlikely(o[-1].cookie == (uint64_t)(uintptr_t)s) || klieg__unlikely(klieg__load(&o[-1].flags, ACQUIRE) & OPEN_ENDED) ||
-		klieg__unlikely(level == 0) || klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_GATED))
-		return 0;
-	bool counts = level == KW_COUNT;
-	if (!counts && klieg__unlikely((me->ctx_flags & (KW_CTX_SAMPLED | CTX_UNDECIDED)) != KW_CTX_SAMPLED || !(me->trace_hi | me->trace_lo)))
-		return 0;
-	me->busy = true;
-	atomic_signal_fence(memory_order_seq_cst);
-	uint64_t now = klieg__ticks();
-	if (klieg__unlikely(lease_over(now))) {
-		leave(me);
-		return 0;
-	}
-	uint32_t seq = 0, flags = OPEN_COUNT;
-	if (!counts) {
-		seq = t->seq + 1;
-		klieg__store(&t->seq, seq, RELAXED);
-		flags = level >= KW_DETAIL ? OPEN_DETAIL : 0;
-	}
+	klieg__opaque(o);
 	o->site = site;
 	klieg__store(&o->cookie, (uint64_t)(uintptr_t)s, RELAXED);
 	o->parent_seq = me->seq;
-	o->seq = seq;
-	klieg__store(&o->flags, flags, RELAXED);
-	klieg__store(&o->start_tsc, now, RELAXED);
+	klieg__store(&o->flags, level == KW_COUNT ? OPEN_COUNT : level >= KW_DETAIL ? OPEN_DETAIL : 0u, RELAXED);
 	t->generation[depth] = me->generation;
-	klieg__store(&t->depth, depth + 1, RELEASE);
-	if (!counts)
-		me->seq = seq;
 	s->open = depth + 1;
-	s->seq = seq;
-	return (int)level;
+	uint64_t now = klieg__ticks();
+	if (klieg__unlikely(lease_over(now)))
+		return false;
+	klieg__store(&o->start_tsc, now, RELAXED);
+	if (level != KW_COUNT) {
+		seq = t->seq + 1;
+		klieg__store(&t->seq, seq, RELAXED);
+		me->seq = seq;
+	}
+	o->seq = s->seq = seq;
+	klieg__store(&t->depth, depth + 1, RELEASE);
+	return true;
 }
 
 static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread *me, uint32_t site, klieg_span *s)
 {
-	int level;
-	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!at_ease(me)) || klieg__unlikely(!(level = begin_held(me, me->t, site, s))))
+	unsigned level;
+	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!at_ease(me)) || klieg__unlikely(!(level = may_begin(me, me->t, site, s))))
 		return 0;
+	hold(me);
+	bool ok = begin_held(me, me->t, site, s, level);
 	leave(me);
-	return level;
+	return ok ? (int)level : 0;
 }
 
 /* The common case of an end: the innermost open span of this thread, in the context it was begun in, with room in the ring (or a cell).
- * false, with nothing done: anything else. Else the thread stays busy, as after begin_held(). */
+ * false, with nothing done: anything else. Else the thread stays busy: the caller says leave(). */
 static inline __attribute__((always_inline)) bool end_held(struct klieg__thread *me, struct kw_thread *t, klieg_span *s)
 {
 	uint32_t i = s->open - 1;
 	if (klieg__unlikely(i + 1 != t->depth) || klieg__unlikely(i - 1 >= KW_OPEN_MAX - 1))
 		return false;
 	struct kw_open *o = &t->open[i];
+	klieg__opaque(o);
 	uint32_t flags = klieg__load(&o->flags, RELAXED);
 	if (klieg__unlikely(o->cookie != (uint64_t)(uintptr_t)s || o->seq != s->seq) || klieg__unlikely(flags & (OPEN_UNSAMPLED | OPEN_ENDED | OPEN_EXPLICIT)) ||
 		klieg__unlikely(klieg__load(&o[-1].flags, RELAXED) & OPEN_ENDED) || klieg__unlikely(me->root_depth == i + 1))
@@ -94,8 +115,7 @@ static inline __attribute__((always_inline)) bool end_held(struct klieg__thread 
 		uint16_t k = me->cellmap[o->site];
 		if (klieg__unlikely(!k))
 			return false;
-		me->busy = true;
-		atomic_signal_fence(memory_order_seq_cst);
+		hold(me);
 		uint64_t ticks = klieg__ticks() - start;
 		struct kw_cell *c = me->cells + k;
 		c->bucket[kw_bucket(ticks)]++;
@@ -106,22 +126,26 @@ static inline __attribute__((always_inline)) bool end_held(struct klieg__thread 
 			c->errors++;
 		klieg__store(&c->calls, c->calls + 1, RELEASE); /* pairs with the agent's acquire: the rest before the number of calls */
 	} else {
-		me->busy = true; /* before the head is read: a signal's handler may write records of its own until now */
-		atomic_signal_fence(memory_order_seq_cst);
+		hold(me); /* before the head is read: a signal's handler may write records of its own until now */
 		uint64_t head = me->head;
 		if (klieg__unlikely(me->ctx_dirty) || klieg__unlikely(t->generation[i] != me->generation) || klieg__unlikely(head + sizeof(struct kw_rec_span) > me->limit)) {
 			leave(me);
 			return false;
 		}
 		struct kw_rec_span *r = (struct kw_rec_span *)(me->ring + (head & (klieg__process.ring_bytes - 1)));
+		uint32_t seq = o->seq, parent_seq = o->parent_seq;
+		klieg__opaque(r);
+		soon_written((char *)r + 256);
+		klieg__opaque(seq); /* not one load of both: it would wait for the two stores of a moment ago to reach the cache */
 		r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)(flags & 0xff) };
 		r->start_tsc = start;
-		r->seq = o->seq;
-		r->parent_seq = o->parent_seq;
+		r->seq = seq;
+		r->parent_seq = parent_seq;
 		r->ticks = klieg__ticks() - start;
-		commit(me, sizeof *r);
-		if (klieg__likely(me->seq == o->seq))
-			me->seq = o->parent_seq;
+		me->head = head + sizeof *r;
+		klieg__store(&t->head, head + sizeof *r, RELEASE); /* as in commit() */
+		if (klieg__likely(me->seq == seq))
+			me->seq = parent_seq;
 	}
 	klieg__store(&t->depth, i, RELEASE);
 	s->open = 0;

@@ -278,25 +278,34 @@ uint64_t klieg__hook_enter_fast(const struct kw_hook *h, uint64_t *slot)
 	struct klieg__thread *me = &klieg__thread;
 	struct kw_gate *g = me->gate;
 	struct kw_thread *t = me->t;
-	uint32_t site = h->site1 - 1;
-	if (klieg__unlikely(!g) || klieg__unlikely(!at_ease(me)) || klieg__unlikely(me->in_plugin) || klieg__unlikely(site >= KW_MAX_SITES) ||
-		klieg__unlikely((h->flags & KW_HOOK_ROOT) | h->nwhere | h->nargs | h->data | h->min_ticks))
+	uint32_t rare;
+	memcpy(&rare, &h->flags, sizeof rare); /* flags, nargs, nwhere */
+	if (klieg__unlikely(!g) || klieg__unlikely(!at_ease(me)) || klieg__unlikely(me->in_plugin) || klieg__unlikely(h->site1 - 1 >= KW_MAX_SITES) ||
+		klieg__unlikely(rare & ~(uint32_t)KW_HOOK_STRINGS) || klieg__unlikely(h->data | h->min_ticks))
 		return 0;
-	uint64_t cfa = (uint64_t)(uintptr_t)(slot + 1), ra = *slot;
-	struct kw_frame *top = top_of(g), *f = top - 1;
-	if (klieg__unlikely(cfa - g->stack_low >= g->stack_bytes) || klieg__unlikely(top->cfa - 1 < cfa) /* or 0, the sentinel's */ ||
-		klieg__unlikely(top == g->frame) || klieg__unlikely(is_thunk(ra)))
+	struct kw_frame *f = top_of(g) - 1;
+	uint64_t cfa = (uint64_t)(uintptr_t)(slot + 1);
+	if (klieg__unlikely(cfa - g->stack_low >= g->stack_bytes) || klieg__unlikely(f[1].cfa - 1 < cfa) /* or 0, the sentinel's */ ||
+		klieg__unlikely(f + 1 == g->frame) || klieg__unlikely(is_thunk(*slot)))
 		return 0;
-	if (klieg__unlikely(!begin_held(me, t, site, span_of(f))))
+	unsigned level = may_begin(me, t, h->site1 - 1, span_of(f));
+	if (klieg__unlikely(!level))
 		return 0;
-	f->ra = ra;
+	klieg__opaque(slot);
+	klieg__opaque(f);
+	hold(me);
+	slot[-2] = h->target;
+	f->ra = *slot;
 	f->hook = (uint64_t)(uintptr_t)h;
 	f->flags = 0;
-	f->cfa = cfa;
-	klieg__store(&g->top, (uint64_t)(uintptr_t)f, RELEASE); /* the unwinder, in a handler, sees it whole */
-	slot[-2] = h->target;
+	uint64_t thunk = 0;
+	if (klieg__likely(begin_held(me, t, h->site1 - 1, span_of(f), level))) {
+		f->cfa = (uint64_t)(uintptr_t)(slot + 1);
+		klieg__store(&g->top, (uint64_t)(uintptr_t)f, RELEASE); /* the unwinder, in a handler, sees it whole */
+		thunk = g->thunk;
+	}
 	leave(me);
-	return g->thunk;
+	return thunk;
 }
 
 /* false, with nothing done: not this way. */
