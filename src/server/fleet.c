@@ -1,6 +1,7 @@
-/* Many agents behind one server. Each has a queue of asks, which it fetches by long polling (POST /agent/v1/poll) and answers (POST /agent/v1/answer); the one in
- * this process is asked by a function call and answers through the loop. An ask to all is a fan: it ends when everyone has answered or had their time, and joins
- * what came (merge.c). Every agent has the generation of rules that it will be at once its asks are done; whoever is not at the server's gets the complete set.
+/* Many agents behind one server. Each has a queue of asks, which it fetches by long polling (POST /agent/v1/poll) and answers (POST
+ * /agent/v1/answer); the one in this process is asked by a function call and answers through the loop. An ask to all is a fan: it ends when
+ * everyone has answered or had their time, and joins what came (merge.c). Every agent has the generation of rules that it will be at once its asks
+ * are done; whoever is not at the server's gets the complete set.
  *
  * What an agent says is only ever about itself: answers to what it was not asked are counted and forgotten, and its numbers go into no other's row.
  * Loop thread; owns the members. A member that is gone stays as a counter, because what it brought is still stored. */
@@ -26,7 +27,15 @@ const double fleet_bounds[FLEET_BUCKETS] = { .001, .002, .005, .01, .025, .05, .
 /* Parameters that many get: written down once. */
 struct payload { unsigned refs; json_t *doc; char *text; };
 typedef void (*ask_reply_fn)(void *arg, struct member *m, int rc, json_t *result, const struct err *e);
-struct ask { struct ask *next; json_int_t id; char method[32]; struct payload *params; ask_reply_fn reply; void *arg; int64_t since, patience; bool sent; };
+struct ask {
+	struct ask *next;
+	json_int_t id;
+	char method[32];
+	struct payload *params;
+	ask_reply_fn reply; void *arg;
+	int64_t since, patience;
+	bool sent;
+};
 
 struct member {
 	struct member *next;                 /* in its bucket */
@@ -283,7 +292,8 @@ static struct payload *complete_set(struct server *s)
 	int64_t g = desired_generation(s);
 	if (!f->complete || f->complete_generation != g) {
 		payload_unref(f->complete);
-		f->complete = payload_create(json_pack("{sI si so ss}", "generation", (json_int_t)g, "base", -1, "set", desired_all(s), "token_key", desired_token_key(s)));
+		f->complete = payload_create(json_pack("{sI si so ss}", "generation", (json_int_t)g, "base", -1, "set", desired_all(s),
+			"token_key", desired_token_key(s)));
 		f->complete_generation = g;
 	}
 	return f->complete;
@@ -438,18 +448,17 @@ struct fan {
 };
 struct leg { struct fan *f; unsigned i; };
 
-/* As it is now, for one that has been asked and did not say: what this server has taken from it was made there, and is all that can be said for sure. */
+/* For one that did not say how it is now: what this server has taken from it was made there, and is all that can be said for sure. */
 static json_t *last_account(const struct member *m)
 {
-	json_int_t taken = m->taken, passed = json_integer_value(json_object_get(m->account, "passed")), carried = json_integer_value(json_object_get(m->account, "carried")),
-		lost = 0;
+	json_int_t taken = m->taken, passed = jint(m->account, "passed"), carried = jint(m->account, "carried"), lost = 0;
 	json_t *dropped = m->account ? json_deep_copy(json_object_get(m->account, "dropped")) : json_object(), *v;
 	const char *k;
 	json_object_foreach(dropped, k, v)
 		lost += json_integer_value(v);
 	if (passed < carried + taken || !m->connected)
 		passed = carried + taken;
-	json_int_t open = m->connected ? json_integer_value(json_object_get(m->account, "open")) : 0;
+	json_int_t open = m->connected ? jint(m->account, "open") : 0;
 	return json_pack("{sI sI sI sI so}", "made", passed + open + lost, "passed", passed, "carried", carried, "open", open, "dropped", dropped);
 }
 
@@ -466,6 +475,9 @@ static void own_part(struct member *m, json_t *account)
 	json_object_del(m->account, "processes");
 }
 
+/* About one process. */
+static bool for_one(const char *method) { return !strcmp(method, "attach") || !strcmp(method, "detach") || !strcmp(method, "callees"); }
+
 static void fan_end(struct fan *f)
 {
 	json_t *all = NULL;
@@ -475,13 +487,15 @@ static void fan_end(struct fan *f)
 			f->parts[n++] = f->parts[i];
 	if (n) {
 		all = merge_answers(f->method, f->params, f->parts, n);
+		if (for_one(f->method))
+			json_object_set_new(all, "host", json_string(f->parts[0].host));
 		if (json_array_size(f->unreachable))
 			json_object_set(all, "unreachable", f->unreachable);
 		if (json_array_size(f->failures) && f->rc != KLIEG_E_NO_MATCH)
 			json_object_set(all, "failed", f->failures);
 		if (!strcmp(f->method, "health"))
-			json_object_set_new(all, "agents", json_pack("{sb si si ss ss}", "ok", !json_array_size(f->unreachable), "value", (int)n, "limit", (int)f->n, "what",
-				"agents that answer, of those that are connected", "next", "klieg ps; is the network to that host up?"));
+			json_object_set_new(all, "agents", json_pack("{sb si si ss ss}", "ok", !json_array_size(f->unreachable), "value", (int)n,
+				"limit", (int)(n + json_array_size(f->unreachable)), "what", "agents that answer, of those that are connected", "next", "klieg ps; is the network to that host up?"));
 	}
 	f->then(f->arg, n ? 0 : f->rc, all, &f->e);
 	json_decref(all);
@@ -590,8 +604,6 @@ static struct member *one_of(struct fleet *f, const json_t *params, struct err *
 	return NULL;
 }
 
-static bool for_one(const char *method) { return !strcmp(method, "attach") || !strcmp(method, "detach") || !strcmp(method, "callees"); }
-
 static bool nobody(struct server *s, bool account, fleet_then_fn then, void *arg)
 {
 	struct err e;
@@ -684,8 +696,8 @@ void fleet_change(struct server *s, int64_t base, json_t *set, json_t *remove, f
 	struct change_wait *w = base_alloc(sizeof *w);
 	*w = (struct change_wait){ s, then, arg, now };
 	f->stats.changes++;
-	struct payload *delta = payload_create(json_pack("{sI sI so so ss}", "generation", (json_int_t)g, "base", (json_int_t)base, "set", set, "remove", remove, "token_key",
-		desired_token_key(s)));
+	struct payload *delta = payload_create(json_pack("{sI sI so so ss}", "generation", (json_int_t)g, "base", (json_int_t)base,
+		"set", set, "remove", remove, "token_key", desired_token_key(s)));
 	if (!nobody(s, false, change_done, w)) {
 		unsigned n = f->n, i = 0;
 		struct fan *fan = fan_create(s, "change", NULL, n, change_done, w);
@@ -879,8 +891,8 @@ json_t *fleet_agents(struct server *s)
 	for (unsigned i = 0; i < f->n; i++) {
 		const struct member *m = f->all[i];
 		if (m->connected)
-			json_array_append_new(list, json_pack("{ss ss sb sI sb sb sI sI}", "host", m->host, "agent", m->id, "local", (int)m->local, "generation", (json_int_t)m->generation,
-				"behind", m->generation != desired_generation(s), "reachable", !m->late && !away(m, now), "seen_unix_nano",
+			json_array_append_new(list, json_pack("{ss ss sb sI sb sb sI sI}", "host", m->host, "agent", m->id, "local", (int)m->local,
+				"generation", (json_int_t)m->generation, "behind", m->generation != desired_generation(s), "reachable", !m->late && !away(m, now), "seen_unix_nano",
 				(json_int_t)(m->local ? clock_wall() : m->seen_wall), "spans", (json_int_t)m->taken));
 	}
 	return list;
