@@ -131,10 +131,12 @@ void plan_text(const json_t *plan, bool wide, struct buf *b)
 		buf_printf(b, "%s", *jstr(cost, "basis") ? jstr(cost, "basis") : "not known");
 	if (json_is_number(json_object_get(plan, "bytes_per_day")))
 		buf_printf(b, ", %s/day", fmt_bytes(&f, jnum(plan, "bytes_per_day")));
-	if (json_is_number(json_object_get(plan, "budget_percent")))
-		buf_printf(b, "; budget %s: %s%s%s", fmt_percent(&f, jnum(plan, "budget_percent")),
-			json_is_false(json_object_get(plan, "fits")) ? style("red") : style("green"),
-			json_is_false(json_object_get(plan, "fits")) ? "does NOT fit" : "fits", style("off"));
+	if (json_is_number(json_object_get(plan, "budget_percent"))) {
+		bool fits = !json_is_false(json_object_get(plan, "fits"));
+		if (json_is_number(json_object_get(plan, "predicted_percent")) && json_is_true(json_object_get(cost, "known")))
+			buf_printf(b, "; per process %s", fmt_percent(&g, jnum(plan, "predicted_percent")));
+		buf_printf(b, "; budget %s: %s%s%s", fmt_percent(&f, jnum(plan, "budget_percent")), style(fits ? "green" : "red"), fits ? "fits" : "does NOT fit", style("off"));
+	}
 	buf_byte(b, '\n');
 	json_array_foreach(json_object_get(plan, "warnings"), i, r) {
 		buf_printf(b, "%swarning%s: ", style("yellow"), style("off"));
