@@ -224,6 +224,10 @@ def test_a_policy_from_file_to_history_and_back(pay, write):
 	r = pay.cli("policy", "diff", "pay", "1", "2", check=False)
 	assert r.returncode == 1 and "-     level: span\n+     level: detail\n" in r.stdout and re.search(r"rule charges: .*level span -> detail", r.stdout)
 
+	for args in (["ls"], ["show", "pay"], ["diff", "pay"], ["diff", second], ["history", "pay"], ["export"], ["export", "pay"], ["plan", second], ["check", second]):
+		assert pay.cli("policy", *args, json_out=True)["version"] == 1, args  # the document's
+	assert pay.cli("policy", "show", "pay", json_out=True)["policy_version"] == 2
+
 	r = pay.cli("policy", "rollback", "pay", "--reason", "too much")
 	assert "pay is rolled back: version 3" in r.stdout and text_of(pay) == POLICY.format(level="span")
 	history = pay.cli("policy", "history", "pay").stdout
@@ -431,6 +435,8 @@ def test_a_rollout_as_it_is_shown(klieg_up, spawn, cc, write):
 	klieg_up.cli("policy", "stop", "pay", "--reason", "wait")
 	assert state(klieg_up) == "stopped"
 	assert "stopped" in klieg_up.cli("policy", "rollout", "pay", "--once").stdout
+	doc = klieg_up.cli("policy", "rollout", "pay", "--once", json_out=True)
+	assert doc["version"] == 1 and doc["policy_version"] > 1 and doc["state"] == "stopped"
 	klieg_up.cli("policy", "rollback", "pay", "--reason", "no")
 	assert state(klieg_up) == "active" and text_of(klieg_up) == STEPS.format(level="span")
 
