@@ -46,6 +46,15 @@ static const struct member_rule *rule_of(const char *of, const char *key)
 	return NULL;
 }
 
+/* What JSON numbers are exact to: whatever agents say, sums of thousands do not overflow. */
+static json_int_t plus(json_int_t a, json_int_t b)
+{
+	const json_int_t most = 1ll << 53;
+	a = a > most ? most : a < -most ? -most : a;
+	b = b > most ? most : b < -most ? -most : b;
+	return a + b > most ? most : a + b < -most ? -most : a + b;
+}
+
 static json_t *number(double d, bool real) { return real ? json_real(d) : json_integer((json_int_t)d); }
 
 static bool has_text(const json_t *list, const char *s)
@@ -65,7 +74,7 @@ static void join_number(const struct member_rule *r, json_t *into, const json_t 
 	double x = json_number_value(a), y = json_number_value(b);
 	if (json_is_integer(a) && json_is_integer(b)) {
 		json_int_t m = json_integer_value(a), n = json_integer_value(b);
-		json_object_set_new(into, r->key, json_integer(r->how == SUM ? m + n : r->how == MAX ? (m > n ? m : n) : m < n ? m : n));
+		json_object_set_new(into, r->key, json_integer(r->how == SUM ? plus(m, n) : r->how == MAX ? (m > n ? m : n) : m < n ? m : n));
 	} else
 		json_object_set_new(into, r->key, number(r->how == SUM ? x + y : r->how == MAX ? (x > y ? x : y) : x < y ? x : y, true));
 }
@@ -116,7 +125,7 @@ static void join_member(const struct member_rule *r, json_t *into, const json_t 
 	case SUMS:
 		json_object_foreach((json_t *)b, k, v)
 			if (json_is_integer(v))
-				json_object_set_new((json_t *)a, k, json_integer(json_integer_value(v) + json_integer_value(json_object_get(a, k))));
+				json_object_set_new((json_t *)a, k, json_integer(plus(json_integer_value(v), json_integer_value(json_object_get(a, k)))));
 		break;
 	case TEXT:
 		if (json_is_string(a) && json_is_string(b) && !strstr(json_string_value(a), json_string_value(b)) && json_string_length(a) < 2000)
@@ -202,9 +211,9 @@ static json_t *merge_ls(const struct merge_part *p, unsigned n, const json_t *pa
 				json_object_set(mine, "level", json_object_get(row, "level"));
 		}
 		seen += (json_int_t)json_array_size(list);
-		matched += json_integer_value(json_object_get(p[k].result, "matched"));
-		instances += json_integer_value(json_object_get(p[k].result, "instances"));
-		processes += json_integer_value(json_object_get(p[k].result, "processes"));
+		matched = plus(matched, json_integer_value(json_object_get(p[k].result, "matched")));
+		instances = plus(instances, json_integer_value(json_object_get(p[k].result, "instances")));
+		processes = plus(processes, json_integer_value(json_object_get(p[k].result, "processes")));
 	}
 	json_decref(index);
 	json_int_t offset = json_integer_value(json_object_get(params, "offset")), limit = json_integer_value(json_object_get(params, "limit"));
