@@ -3,14 +3,15 @@
  * The cost of one hit on this machine is measured when the agent starts: the floor (two readings of the clock and a 32-byte store) times the ratios that
  * `make bench` finds for each level (bench/RESULTS.md). How often a site was hit when it was last on is remembered by its id and service, so
  * that the next prediction needs no look at it, not even after a restart of the process. Agent thread. */
+#include "agent/guard.h"
 #include "agent/state.h"
 #include <math.h>
 #include <stdlib.h>
 
 #define WINDOW (5 * SECOND)
 #define LEAST (SECOND / 5)   /* on for less: its rate is not known */
-#define SEEN 16384           /* sites remembered, 640 KiB; the oldest of four makes room */
-struct seen { uint64_t key, gen; double per_s, correction; /* what came, of what was predicted; 0 = not compared yet */ int64_t at; const struct process *given; };
+#define SEEN 16384           /* sites remembered, 1 MiB; the oldest of four makes room */
+struct seen { uint64_t key, gen; double per_s, units; /* of a record, 0 = not known */ struct guard_bias bias; int64_t at; const struct process *given; };
 
 static struct { uint64_t w[4]; } ring[512];
 
@@ -73,7 +74,7 @@ double cost_rate(const struct site *s, int64_t now, int64_t *ret_window, int64_t
 	if (!s->seen_at)
 		return -1;
 	*ret_age = now - s->seen_at + 1;
-	return s->seen_per_s;
+	return s->seen_per_s * s->seen_factor;
 }
 
 static struct seen *seen_slot(struct agent *a, const struct process *p, const struct site *s, bool make)
@@ -116,8 +117,11 @@ void cost_seen(struct process *p, uint32_t i)
 		e->per_s = 0; /* else another instance of the site in the same process */
 	e->per_s += per_s;
 	e->gen = p->agent->seen_gen;
+	s->seen_factor = guard_bias_factor(&e->bias);
 	e->at = now;
 	e->given = p;
+	if (s->load && s->load->units_avg > 0)
+		e->units = s->load->units_avg;
 }
 
 void cost_recall(struct process *p, struct site *s)
@@ -126,11 +130,14 @@ void cost_recall(struct process *p, struct site *s)
 	if (!e)
 		return;
 	s->seen_at = e->at;
-	s->seen_per_s = e->given == p ? 0 : e->per_s * (e->correction > 0 ? e->correction : 1); /* one of its instances stands for all */
+	s->seen_factor = guard_bias_factor(&e->bias);
+	s->seen_per_s = e->given == p ? 0 : e->per_s; /* one of its instances stands for all */
+	if (e->units > 0)
+		load_of(s)->units_avg = e->units;
 	e->given = p;
 }
 
-/* Loads that always differ from what they were when last seen (nights, mornings) teach the next prediction: a smoothed ratio, within a factor of four. */
+/* How far off the prediction was teaches the next one. */
 void cost_compare(struct process *p, struct site *s, int64_t now)
 {
 	struct load *l = s->load;
@@ -138,11 +145,8 @@ void cost_compare(struct process *p, struct site *s, int64_t now)
 		return;
 	l->predicted_at = 0;
 	struct seen *e = seen_slot(p->agent, p, s, false);
-	if (!e || l->predicted_per_s < 1)
-		return;
-	double ratio = l->per_s / l->predicted_per_s, was = e->correction > 0 ? e->correction : 1;
-	double now_ratio = was * pow(ratio < .1 ? .1 : ratio > 10 ? 10 : ratio, .3);
-	e->correction = now_ratio < .25 ? .25 : now_ratio > 4 ? 4 : now_ratio;
+	if (e)
+		guard_bias_learn(&e->bias, l->predicted_per_s, l->per_s);
 }
 
 json_t *cost_json(const struct agent *a, unsigned level, double keep, double besides_ns, bool known, double per_s, const char *basis)

@@ -382,7 +382,7 @@ static json_t *process_row(struct process *p)
 	for (uint32_t k = 0; p->map && k < p->nactive; k++) {
 		const struct site *s = &p->sites[p->active[k]];
 		if (s->kind != KW_SITE_END && s->seen_at)
-			predicted += site_percent(p, s, s->level, s->seen_per_s);
+			predicted += site_percent(p, s, s->level, s->seen_per_s * s->seen_factor);
 		else if (s->level && s->load && s->load->per_s > 0)
 			predicted += s->load->per_s * s->load->ns / 1e7 / cores(p->guard);
 	}

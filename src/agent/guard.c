@@ -113,6 +113,24 @@ bool guard_saturated(bool was, double idle, double waiting)
 	return idle < .02 && (waiting < 0 || waiting > .6);
 }
 
+void guard_bias_learn(struct guard_bias *b, double predicted, double measured)
+{
+	if (!(predicted > 0) || !(measured > 0))
+		return;
+	double x = log(measured / predicted);
+	x = x > 2.3 ? 2.3 : x < -2.3 ? -2.3 : x;
+	b->mean += (x - b->mean) * .3;
+	b->square += (x * x - b->square) * .3;
+}
+
+double guard_bias_factor(const struct guard_bias *b)
+{
+	if (b->mean * b->mean <= b->square / 2)
+		return 1;
+	double f = exp(b->mean);
+	return f > 4 ? 4 : f < .25 ? .25 : f;
+}
+
 /* ---- rates ------------------------------------------------------------------------------------------------------------------- */
 
 static double op_share(const struct rate_op *o, double x)

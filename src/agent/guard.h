@@ -37,6 +37,14 @@ int64_t guard_backoff(int64_t last, int64_t restored_at, int64_t now);
 /* Is the host out of CPU? idle: share of the last interval; waiting: share of it in which somebody waited (PSI), negative = not known. With hysteresis. */
 bool guard_saturated(bool was, double idle, double waiting);
 
+/* ---- predictions ------------------------------------------------------------------------------------------------------------- */
+
+/* What came, beside what was predicted, time after time. The factor for the next prediction is 1 unless they were off in the same direction: a load that has
+ * changed once is remembered as it is now anyway, noise teaches nothing. Within a factor of four. */
+struct guard_bias { double mean, square; }; /* smoothed logarithms */
+void guard_bias_learn(struct guard_bias *b, double predicted, double measured);
+double guard_bias_factor(const struct guard_bias *b);
+
 /* ---- rates ------------------------------------------------------------------------------------------------------------------- */
 
 /* Operations that begin traces, and how many spans each of their traces makes in this process. */

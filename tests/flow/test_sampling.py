@@ -97,3 +97,22 @@ def test_statistics_do_not_move_when_the_share_changes(run):
 		true = b["made"] + b["unsampled"] - begun
 		sigma = (true / 2 * (1 - keep) / keep) ** .5 * 2  # two spans a trace come and go together
 		assert abs(shown - true) < 4 * sigma + 50, (keep, shown, true, sigma)
+
+
+def test_a_limit_of_spans_a_second_holds_for_all_rules_together(run):
+	agent, program = run
+	program.tell("frequent", 4000)
+	agent.rules({"id": "p:a", "selector": "request*", "level": "span"}, {"id": "p:b", "selector": "rare", "level": "span"},
+		{"id": "l:all", "kind": "limit", "selector": "*", "level": "deep", "spans_per_s": 50})
+	kept = Kept(agent)
+
+	def thinned():
+		d = kept.since_last()
+		return d["passed"] + d["unsampled"] > 2000 and d["passed"] < d["unsampled"] / 10
+	wait_for(thinned, timeout=40, every=1)
+	agent.rules({"id": "p:a", "selector": "request*", "level": "span"}, {"id": "p:b", "selector": "rare", "level": "span"})
+
+	def whole():
+		d = kept.since_last()
+		return d["passed"] > 100 and d["unsampled"] == 0
+	wait_for(whole, timeout=40, every=1)

@@ -151,6 +151,27 @@ static void a_host_without_idle_time_is_saturated_until_it_clearly_is_not(void *
 	assert_false(guard_saturated(true, .2, -1));
 }
 
+/* A service that is always twice as busy as when it was last looked at; one whose load has changed once; one whose load is anybody's guess. */
+static void predictions_learn_what_is_always_off_and_nothing_else(void **state)
+{
+	(void)state;
+	struct guard_bias twice = { 0 }, once = { 0 }, noise = { 0 };
+	for (int i = 0; i < 8; i++)
+		guard_bias_learn(&twice, 100, 200);
+	assert_true(guard_bias_factor(&twice) > 1.8 && guard_bias_factor(&twice) <= 2);
+	guard_bias_learn(&once, 100, 400);
+	assert_true(guard_bias_factor(&once) == 1); /* the next prediction rests on 400 */
+	guard_bias_learn(&once, 400, 400);
+	assert_true(guard_bias_factor(&once) == 1);
+	uint64_t x = 5;
+	for (int i = 0; i < 1000; i++) {
+		guard_bias_learn(&noise, 100, kw_mix(x += 77) & 1 ? 50 : 200);
+		assert_true(guard_bias_factor(&noise) <= 2 && guard_bias_factor(&noise) >= .5);
+	}
+	guard_bias_learn(&once, 0, 5); /* nothing was predicted: nothing to learn */
+	assert_true(guard_bias_factor(&once) == 1);
+}
+
 /* ---- rates -------------------------------------------------------------------------------------------------------------------------- */
 
 static uint64_t seed;
@@ -361,7 +382,8 @@ int main(void)
 		cmocka_unit_test(the_dearest_gives_way_and_no_more_than_it_takes), cmocka_unit_test(many_go_at_once_when_far_over),
 		cmocka_unit_test(what_comes_back_fits), cmocka_unit_test(a_storm_does_not_make_it_flap),
 		cmocka_unit_test(backoff_doubles_while_it_keeps_coming_back), cmocka_unit_test(a_little_over_must_last_a_lot_over_must_not),
-		cmocka_unit_test(a_host_without_idle_time_is_saturated_until_it_clearly_is_not), cmocka_unit_test(every_operation_gets_its_floor_and_all_share_the_rest),
+		cmocka_unit_test(a_host_without_idle_time_is_saturated_until_it_clearly_is_not), cmocka_unit_test(predictions_learn_what_is_always_off_and_nothing_else),
+		cmocka_unit_test(every_operation_gets_its_floor_and_all_share_the_rest),
 		cmocka_unit_test(a_rate_is_kept_through_jumps_and_rare_operations_do_not_starve),
 		cmocka_unit_test(what_is_shown_stays_unbiased_when_the_rate_changes), cmocka_unit_test(thresholds_are_what_records_carry),
 	};
