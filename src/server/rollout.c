@@ -10,9 +10,10 @@
 #include <stdlib.h>
 
 #define SECOND 1000000000ll
-#define WINDOW_NS (10 * SECOND)          /* of what is compared */
+#define WINDOW_NS (5 * SECOND)           /* of what is compared */
+#define LASTING_NS (WINDOW_NS + 2 * SECOND) /* slower or failing for so long without a break: one hiccup is in the window for less */
 #define BASELINE_NS (3 * SECOND)         /* how long the requests of before are looked at */
-enum { EVIDENCE_MAX = 120, EVIDENCE_KEPT = 60, CALLS_MIN = 20, BREACHES = 2 /* in a row */, LOST_MAX = 3, CANARY_MAX = 5000 };
+enum { EVIDENCE_MAX = 120, EVIDENCE_KEPT = 60, CALLS_MIN = 20, BREACHES = 2 /* of the budget, in a row */, LOST_MAX = 3, CANARY_MAX = 5000 };
 /* What breaks a rollout, besides the budget: latency beyond this many times the rest's, errors beyond the rest's by this share. */
 static const double SLOWER = 1.5, FAILING = .02;
 static const double SLACK_NS = 2e6;      /* below it latencies are noise */
@@ -29,6 +30,7 @@ struct rollout {
 	uint32_t rule;                   /* the next one to ask for */
 	int64_t since;                   /* clock_mono() of the phase */
 	unsigned bad, lost;
+	int64_t bad_since;
 	bool asking;
 };
 
@@ -417,9 +419,11 @@ static void judge(struct server *s, struct policy_entry *en, const json_t *rows)
 		breach = false;
 	if (!breach && !(c.known && rest.known))
 		snprintf(why, sizeof(why), "fewer than %d requests to compare: by overhead alone", CALLS_MIN);
-	r->bad = !breach ? 0 : shed ? BREACHES : r->bad + 1;
+	int64_t now = clock_mono();
+	r->bad = breach ? r->bad + 1 : 0;
+	r->bad_since = r->bad == 1 ? now : r->bad_since;
 	note(s, en, vitals_json(&c, false), rest.processes ? vitals_json(&rest, past) : NULL, breach ? "breach" : "ok", why);
-	if (r->bad >= BREACHES) {
+	if (shed || (c.overhead > budget && r->bad >= BREACHES) || (r->bad && now - r->bad_since >= LASTING_NS)) {
 		go_back(s, en, why);
 		return;
 	}

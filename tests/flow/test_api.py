@@ -82,7 +82,7 @@ def test_every_route_answers_as_it_is_described(klieg_up, demo):
 	def call(method, path, body=None, expect=200, id="", pid=""):
 		tried.add((method.lower(), "/api/v1" + path.split("?")[0]))
 		op = doc["paths"]["/api/v1" + path.split("?")[0]][method.lower()]
-		status, answer = klieg_up.request(method, "/api/v1" + path.replace("{id}", id).replace("{pid}", str(pid)), body)
+		status, answer = klieg_up.request(method, "/api/v1" + path.replace("{id}", id).replace("{name}", id).replace("{pid}", str(pid)), body)
 		assert status == expect, (method, path, status, answer)
 		schema = op["responses"][str(expect)]["content"]["application/json"]["schema"]
 		valid(answer, schema, doc, f"{method} {path}")
@@ -112,6 +112,23 @@ def test_every_route_answers_as_it_is_described(klieg_up, demo):
 	assert call("GET", "/callgraph?root=demo:outer&since=5m&min_share=0")["roots"][0]["children"]
 	assert call("DELETE", "/attachments/{pid}", pid=demo.pid)["text_identical"]
 	assert call("DELETE", "/attachments?all=true") == {"detached": [], "refused": []}
+	name = lambda method, path, *a, **k: call(method, path, *a, id="work", **k)
+	yaml = "policy: work\nrules:\n  - name: outer\n    match: '{ name = \"outer\" }'\n    keep: 50%\n    rollout: [1 process]\nlimits:\n  - match: '{ }'\n    level: detail\n"
+	assert call("POST", "/policies/check", {"text": yaml})["ok"] and not call("POST", "/policies/check", {"text": "policy: 5x /"})["ok"]
+	assert call("POST", "/policies/plan", {"text": yaml, "replay": "1h"})["rules"][0]["replay"]["traces"]
+	put = {"text": yaml, "expected_version": 0, "reason": "test", "author": "me", "soak": "1h"}
+	assert name("PUT", "/policies/{name}", put)["rollout"]["steps"]
+	wait_for(lambda: name("GET", "/policies/{name}/rollout")["evidence"])
+	assert name("POST", "/policies/{name}/rollout", {"action": "stop"})["state"] == "stopped"
+	assert [p["state"] for p in call("GET", "/policies")["policies"]] == ["stopped"]
+	assert name("POST", "/policies/{name}/rollback", {"reason": "test"})["state"] == "off"
+	assert name("PUT", "/policies/{name}", {**put, "expected_version": 2, "rollout": "now"})["version"] == 3
+	assert name("GET", "/policies/{name}?version=1")["policy"]["rules"] and len(name("GET", "/policies/{name}/versions")["versions"]) == 3
+	assert name("GET", "/policies/{name}/diff?from=1&to=3")["lines"]
+	for path in ("/policies", "/firings", "/alerts", "/overhead", "/policy.schema.json", "/agents"):
+		assert call("GET", path)
+	assert call("POST", "/panic", {"reason": "test"})["policies"] == 1 and call("POST", "/panic/undo", {})["policies"] == 1
+	assert name("DELETE", "/policies/{name}?reason=test")["state"] == "off"
 	streams = {("get", "/api/v1/events"), ("get", "/api/v1/spans/tail")}
 	described = {(m, p) for p, item in doc["paths"].items() for m in item}
 	assert described - tried == streams
