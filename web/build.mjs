@@ -16,19 +16,24 @@ const result = await build({
   bundle: true,
   minify: true,
   format: 'esm',
+  splitting: true, // the editor comes when it is first needed
   target: 'es2022',
   jsx: 'automatic',
   jsxImportSource: 'preact',
   outdir: join(out, 'assets'),
   entryNames: '[name]-[hash]',
   assetNames: '[name]-[hash]',
+  chunkNames: '[name]-[hash]',
   metafile: true,
   logLevel: 'warning',
   legalComments: 'none',
 });
-const files = Object.keys(result.metafile.outputs).map((f) => basename(f));
-const js = files.find((f) => f.endsWith('.js')),
+const outputs = Object.entries(result.metafile.outputs),
+  files = outputs.map(([f]) => basename(f));
+const [entry, main] = outputs.find(([, o]) => o.entryPoint);
+const js = basename(entry),
   css = files.find((f) => f.endsWith('.css'));
+const first = new Set([js, css, ...main.imports.filter((i) => i.kind === 'import-statement').map((i) => basename(i.path))]);
 writeFileSync(
   join(out, 'index.html'),
   `<!doctype html>
@@ -46,16 +51,20 @@ writeFileSync(
 `,
 );
 
-// What a first visit loads, as the server sends it. The budget is a promise to people on slow lines: breaking it breaks the build.
-const BUDGET = 130e3;
-let total = 0;
-for (const f of ['index.html', ...files.map((f) => join('assets', f))]) {
-  const size = gzipSync(readFileSync(join(out, f)), { level: 9 }).length;
-  total += size;
+// What a first visit loads, and all there is, as the server sends it. The budgets are a promise to people on slow lines: breaking one breaks
+// the build.
+const BUDGET = 130e3,
+  BUDGET_ALL = 300e3;
+let total = 0,
+  all = 0;
+for (const f of ['index.html', ...files]) {
+  const size = gzipSync(readFileSync(join(out, f === 'index.html' ? '' : 'assets', f)), { level: 9 }).length;
+  all += size;
+  if (f === 'index.html' || first.has(f)) total += size;
   console.log(`${f}  ${(size / 1e3).toFixed(1)} kB gz`);
 }
-console.log(`first load ${(total / 1e3).toFixed(1)} kB gz of ${BUDGET / 1e3}`);
-if (total > BUDGET) {
+console.log(`first load ${(total / 1e3).toFixed(1)} kB gz of ${BUDGET / 1e3}, all ${(all / 1e3).toFixed(1)} of ${BUDGET_ALL / 1e3}`);
+if (total > BUDGET || all > BUDGET_ALL) {
   console.error('build.mjs: the dashboard is over its budget');
   process.exit(1);
 }

@@ -26,6 +26,9 @@ export interface Toggle {
   processes?: number;
   measured?: Cost;
   predicted?: Cost;
+  hosts?: string[];
+  share?: number;
+  rate?: number | null;
 }
 export interface Site {
   id: string;
@@ -218,7 +221,8 @@ export interface Heat {
 }
 export interface Status {
   version: string;
-  counts: { processes: number; sites: number; on: number; toggles: number };
+  counts: { processes: number; sites: number; on: number; toggles: number; policies?: number };
+  panic?: { at: string; owner: string; reason: string } | null; // at: absolute nanoseconds, as text
   next_expiry_unix_nano: Instant | null;
   overhead_percent: number;
   budget_percent: number;
@@ -234,6 +238,178 @@ export interface Check {
   next?: string;
 }
 
+export interface Diagnostic {
+  severity: string;
+  line: number;
+  column: number;
+  end_column: number;
+  code: string;
+  message: string;
+  hint: string;
+}
+export interface PolicyRule {
+  name: string;
+  match: string;
+  level: string;
+  keep: number;
+  rate?: number;
+  sites: number;
+  processes: number;
+  measured?: Cost;
+  predicted?: Cost | null;
+  raised?: string;
+  expires_unix_nano?: Instant;
+}
+export interface Vitals {
+  overhead_percent: number;
+  p99_nano: number | null;
+  error_share: number | null;
+  processes: number;
+  calls: number;
+  past?: boolean;
+}
+export interface Evidence {
+  at: string;
+  canary?: Vitals | null;
+  rest?: Vitals | null;
+  verdict: string;
+  why: string;
+}
+export interface Rollout {
+  name: string;
+  version: number;
+  base: number;
+  state: string;
+  step: number;
+  steps: { share?: number; processes?: number; state: string; started?: string; until?: string }[];
+  soak_nano: number;
+  evidence: Evidence[];
+  why?: string;
+  canary?: { host: string; pid: number }[];
+}
+export interface Policy {
+  name: string;
+  version: number;
+  in_force: number;
+  state: string;
+  author: string;
+  reason: string;
+  updated_unix_nano: Instant;
+  why?: string;
+  rules: PolicyRule[];
+  limits: Record<string, unknown>[];
+  rollout?: Rollout;
+}
+export interface PolicyText {
+  name: string;
+  version: number;
+  text: string;
+  state: string;
+  change: string;
+  author: string;
+  reason: string;
+  created_unix_nano: Instant;
+}
+export interface PolicyVersion {
+  version: number;
+  change: string;
+  author: string;
+  reason: string;
+  created_unix_nano: Instant;
+  text: string;
+  before: number;
+  evidence?: Evidence[];
+}
+export interface PolicyPlan {
+  ok: boolean;
+  diagnostics: Diagnostic[];
+  policy: { name: string };
+  changes: { op: string; host?: string; pid: number; service: string; site: string; name: string; from: string; to: string }[];
+  changed: number;
+  sites: number;
+  processes: number;
+  predicted: Cost;
+  predicted_percent: number;
+  bytes_per_day: number;
+  rules: {
+    name: string;
+    op: string;
+    sites: number;
+    processes: number;
+    predicted?: Cost | null;
+    replay?: { traces: number; kept: number; bytes_per_day: number; window_nano: number; partial?: boolean };
+  }[];
+  fits: boolean;
+  budget_percent: number;
+  warnings: string[];
+  suggestion?: { keep: number | null; text: string; predicted_percent: number };
+  unchanged?: boolean;
+}
+export interface PolicyChanged {
+  version: number;
+  state: string;
+  ack_nano: number | null;
+  rollout?: Rollout;
+  warning?: string;
+}
+export interface PolicyDiff {
+  from: number;
+  to: number;
+  lines: { op: string; text: string }[];
+  rules: { op: string; name: string; fields: { field: string; before: unknown; after: unknown }[] }[];
+}
+export interface Firing {
+  id: string;
+  at_unix_nano: Instant;
+  host: string;
+  policy: string;
+  rule: string;
+  rule_id: string;
+  service: string;
+  cause: { query: string; value: number; threshold: number; over_nano: number };
+  from: string;
+  to: string;
+  state: string;
+  owner: string;
+  match: string;
+  ended_unix_nano?: Instant;
+  traces: string[];
+}
+export interface Alert {
+  id: string;
+  severity: string;
+  title: string;
+  text: string;
+  since_unix_nano: Instant;
+  value: unknown;
+  limit: unknown;
+  link: string;
+  cli: string;
+}
+export interface Shed {
+  site: string;
+  name: string;
+  from: string;
+  to: string;
+  percent?: number;
+}
+export interface Overhead {
+  budget_percent: number;
+  saturated: boolean;
+  agent?: { cpu_percent: number; rss_bytes: number };
+  processes: {
+    pid: number;
+    host?: string;
+    service: string;
+    measured_percent: number;
+    limit_percent: number;
+    predicted_percent?: number | null;
+    shed?: Shed[];
+  }[];
+  sites: { site: string; name: string; service: string; calls_per_s: number; ns_per_call: number; percent: number }[];
+  rules: { id: string; measured_percent: number; predicted_percent?: number | null }[];
+}
+
 export class Problem extends Error {
   constructor(
     public status: number,
@@ -242,6 +418,8 @@ export class Problem extends Error {
     public hint = '',
     public line = 0,
     public column = 0,
+    /** All of the answer, for those who know more of it (diagnostics, plan). */
+    public more: Record<string, any> = {},
   ) {
     super(message);
   }
@@ -275,9 +453,12 @@ async function call<T>(
   } catch {
     throw new Problem(r.status, `The server's answer is not JSON (${r.status}).`);
   }
-  if (!r.ok) throw new Problem(r.status, j?.detail ?? j?.title ?? `Error ${r.status}`, j?.code, j?.hint, j?.line, j?.column);
+  if (!r.ok) throw new Problem(r.status, j?.detail ?? j?.title ?? `Error ${r.status}`, j?.code, j?.hint, j?.line, j?.column, j ?? {});
   return j as T;
 }
+
+const of = (name: string) => `/policies/${encodeURIComponent(name)}`;
+const WHO = (key: 'owner' | 'author') => ({ [key]: 'dashboard' });
 
 export const api = {
   status: () => call<Status>('GET', '/status'),
@@ -289,9 +470,27 @@ export const api = {
   on: (body: Record<string, unknown>) =>
     call<{ toggle: Toggle | null; plan: Plan; ack_nano: number }>('POST', '/toggles', {}, body),
   extend: (id: string, ttl: string) => call<Toggle>('PATCH', `/toggles/${id}`, {}, { ttl }),
+  change: (id: string, to: Record<string, unknown>) => call<Toggle>('PATCH', `/toggles/${id}`, {}, to),
   off: (id: string) => call<{ removed: string[] }>('DELETE', `/toggles/${id}`),
-  allOff: () => call<{ removed: string[]; sites: number; ack_nano: number }>('DELETE', '/toggles', { all: true }),
-  undo: () => call<unknown>('POST', '/toggles/undo', {}, {}),
+  panic: () =>
+    call<{ toggles: number; policies: number; sites: number; ack_nano: number; warning?: string }>('POST', '/panic', {}, WHO('owner')),
+  undoPanic: () => call<{ toggles: Toggle[]; policies: number; warning?: string }>('POST', '/panic/undo', {}, WHO('owner')),
+  policies: () => call<{ policies: Policy[] }>('GET', '/policies'),
+  policy: (name: string, version?: number) => call<PolicyText>('GET', of(name), { version }),
+  check: (text: string) => call<{ ok: boolean; diagnostics: Diagnostic[]; policy?: { name: string } }>('POST', '/policies/check', {}, { text }),
+  plan: (text: string, replay: string) => call<PolicyPlan>('POST', '/policies/plan', {}, { text, ...(replay ? { replay } : {}) }),
+  apply: (name: string, body: Record<string, unknown>) => call<PolicyChanged>('PUT', of(name), {}, { ...WHO('author'), ...body }),
+  switchOff: (name: string, reason: string) => call<PolicyChanged>('DELETE', of(name), { ...WHO('author'), reason }),
+  versions: (name: string) => call<{ versions: PolicyVersion[] }>('GET', `${of(name)}/versions`),
+  diff: (name: string, from: string, to: string) => call<PolicyDiff>('GET', `${of(name)}/diff`, { from, to }),
+  rollback: (name: string, to: number, reason: string) =>
+    call<PolicyChanged>('POST', `${of(name)}/rollback`, {}, { ...WHO('author'), to, reason }),
+  rollout: (name: string) => call<Rollout>('GET', `${of(name)}/rollout`),
+  steer: (name: string, action: string) => call<unknown>('POST', `${of(name)}/rollout`, {}, { ...WHO('author'), action }),
+  schema: () => call<Record<string, any>>('GET', '/policy.schema.json'),
+  firings: (since: string) => call<{ firings: Firing[] }>('GET', '/firings', { since }),
+  alerts: () => call<{ alerts: Alert[] }>('GET', '/alerts'),
+  overhead: () => call<Overhead>('GET', '/overhead'),
   spans: (query: Record<string, string | number>, signal?: AbortSignal) =>
     call<{ spans: Span[]; matched: number; partial?: boolean }>('GET', '/spans', query, undefined, signal),
   trace: (id: string) => call<{ trace_id: string; spans: Span[]; matched: number }>('GET', `/traces/${id}`),

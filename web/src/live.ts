@@ -1,10 +1,13 @@
 // What changes by itself: the server's event stream, with reconnection, and the state that several pages show.
 import { signal } from '@preact/signals';
-import { api, type Status, type Toggle, Problem } from './api';
+import { api, type Alert, type Status, type Toggle, Problem } from './api';
 import { toMs, parseExact } from './time';
 
 export const status = signal<Status | null>(null);
 export const toggles = signal<Toggle[]>([]);
+export const alerts = signal<Alert[]>([]);
+/** Counts up whenever a policy, a rollout, a trigger or the governor did something. */
+export const steering = signal(0);
 export const connected = signal(true);
 /** Counts up whenever processes or their sites come, go or change. */
 export const changes = signal(0);
@@ -27,6 +30,13 @@ export async function refreshToggles() {
     /* the banner says that the server is away */
   }
 }
+async function refreshAlerts() {
+  try {
+    alerts.value = (await api.alerts()).alerts;
+  } catch {
+    /* likewise */
+  }
+}
 async function refreshStatus() {
   try {
     status.value = await api.status();
@@ -42,7 +52,9 @@ function connect() {
     wait = 500;
     refreshToggles();
     refreshStatus();
+    refreshAlerts();
     changes.value++;
+    steering.value++;
   };
   source.addEventListener('status', (e) => {
     try {
@@ -55,6 +67,16 @@ function connect() {
     refreshToggles();
     changes.value++;
   });
+  source.addEventListener('alert', refreshAlerts);
+  source.addEventListener('panic', () => {
+    refreshStatus();
+    refreshToggles();
+    steering.value++;
+  });
+  for (const kind of ['policy', 'rollout', 'trigger', 'guard'])
+    source.addEventListener(kind, () => {
+      steering.value++;
+    });
   for (const kind of ['process', 'sites', 'stats'])
     source.addEventListener(kind, () => {
       changes.value++;
@@ -81,20 +103,29 @@ export function fail(e: unknown) {
   notice.value = { text: p.message, hint: p.hint, bad: true };
 }
 
-async function undo() {
+const several = (n: number, one: string, more = one + 's') => `${n} ${n === 1 ? one : more}`;
+export async function undoPanic() {
   try {
-    await api.undo();
-    await refreshToggles();
-    notice.value = { text: 'Restored with the time that was left.' };
+    const { toggles: back, policies, warning } = await api.undoPanic();
+    await Promise.all([refreshToggles(), refreshStatus()]);
+    notice.value = {
+      text: `Restored: ${several(back.length, 'toggle')} with the time that was left, ${several(policies, 'policy', 'policies')}.`,
+      hint: warning,
+    };
   } catch (e) {
     fail(e);
   }
 }
+/** Everything off everywhere: toggles end, policies are suspended. */
 export async function allOff() {
   try {
-    const n = (await api.allOff()).removed.length;
-    await refreshToggles();
-    notice.value = { text: `Everything is off (${n} toggle${n === 1 ? '' : 's'}).`, action: { label: 'Undo', run: undo } };
+    const r = await api.panic();
+    await Promise.all([refreshToggles(), refreshStatus()]);
+    notice.value = {
+      text: `Everything is off (${several(r.toggles, 'toggle')}, ${several(r.policies, 'policy', 'policies')}).`,
+      hint: r.warning,
+      action: { label: 'Undo', run: undoPanic },
+    };
   } catch (e) {
     fail(e);
   }

@@ -6,6 +6,8 @@ import { start } from './live';
 import { Header, Dialogs, Notice, keys } from './parts/chrome';
 import { ToggleSheet } from './parts/sheet';
 import { AttachSheet } from './parts/attach';
+import { Overview } from './pages/overview';
+import { Policies } from './pages/policies';
 import { Hot } from './pages/hot';
 import { Graph } from './pages/graph';
 import { Explore } from './pages/explore';
@@ -14,11 +16,13 @@ import { Toggles } from './pages/toggles';
 import { Processes } from './pages/processes';
 
 const pages: Record<string, () => preact.JSX.Element> = {
+  overview: Overview,
   hot: Hot,
   graph: Graph,
   explore: Explore,
   trace: TracePage,
   toggles: Toggles,
+  policies: Policies,
   processes: Processes,
 };
 

@@ -17,7 +17,7 @@ export const absolute = (t: Instant) => (epoch + BigInt(Math.round(t))).toString
 export const instant = (unixNano: string): Instant | null =>
   /^-?\d{1,19}$/.test(unixNano) ? Number(BigInt(unixNano) - epoch) : null;
 
-const TIMES = /"((?:start|time|end|expires|next_expiry|started|attached|ended|exited|created)_unix_nano)":(\d+)/g;
+const TIMES = /"((?:start|time|end|expires|next_expiry|started|attached|ended|exited|created|updated|at|since)_unix_nano)":(\d+)/g;
 const RANGE = /"(from|to)":(\d{16,})/g;
 const LONG = /[:,[]-?\d{16,}[,}\]]/;
 const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|(?<![\d.])-?\d{16,}(?![\d.eE])/g;

@@ -11,7 +11,7 @@ export interface Place {
 }
 
 function read(): Place {
-  const page = location.pathname.replace(/^\/+|\/+$/g, '') || 'hot';
+  const page = location.pathname.replace(/^\/+|\/+$/g, '') || 'overview';
   return { page, params: Object.fromEntries(new URLSearchParams(location.search)) };
 }
 export const place = signal<Place>(read());

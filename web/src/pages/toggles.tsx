@@ -1,15 +1,15 @@
 // What is on, and everything that could be: a tree of service, component and site, with what each does right now.
 import { useMemo, useState } from 'preact/hooks';
-import { api, type Site, type SiteStats } from '../api';
+import { api, type Problem, type Site, type SiteStats, type Toggle } from '../api';
 import { dur, num, pct, shell } from '../format';
-import { changes, fail, now, refreshToggles, toggles } from '../live';
+import { changes, fail, now, refreshToggles, steering, toggles } from '../live';
 import { usePolled } from '../poll';
 import { toMs } from '../time';
 import { param, set } from '../url';
 import { Copy, Dot, Empty, Trouble, VirtualRows } from '../parts/bits';
 import { openAttach } from '../parts/attach';
 import { openSheet } from '../parts/sheet';
-import { useTitle } from '../parts/chrome';
+import { Modal, useTitle } from '../parts/chrome';
 
 type Line = { key: string; depth: 0 | 1 | 2; label: string; service: string; sites: Site[]; site?: Site; open: boolean };
 
@@ -20,6 +20,24 @@ export function Toggles() {
   const on = toggles.value.map((t) => t.id + t.level).join();
   const { data, problem } = usePolled(() => api.sites(sel, 100000), [sel, changes.value, on].join('\0'), 0);
   const { data: hits } = usePolled(async () => (on ? (await api.stats(sel)).sites : []), [sel, on].join('\0'), on ? 1000 : 0);
+  // What the governor took back, and which toggles asked for it.
+  const { data: held } = usePolled(
+    async () => {
+      const o = await api.overhead();
+      const all = o.processes.flatMap((p) => (p.shed ?? []).map((x) => ({ ...x, p })));
+      const by = new Map<string, (typeof all)[number][]>();
+      if (all.length)
+        for (const t of toggles.value) {
+          const mine = new Set((await api.sites(t.selector, 10000)).sites.map((x) => x.service + x.id)),
+            hit = all.filter((x) => mine.has(x.p.service + x.site));
+          if (hit.length) by.set(t.id, hit);
+        }
+      return { by, limit: o.budget_percent };
+    },
+    [on, steering.value].join('\0'),
+    on ? 1000 : 0,
+  );
+  const [reach, setReach] = useState<Toggle | null>(null);
   const sites = data?.sites,
     matched = data?.matched ?? 0;
   const stats = useMemo(() => new Map<string, SiteStats>((hits ?? []).map((s) => [s.service + s.id, s])), [hits]);
@@ -100,11 +118,23 @@ export function Toggles() {
                         where <code>{t.where}</code>
                       </>
                     )}
+                    {t.hosts?.length ? <small> on {t.hosts.join(', ')}</small> : ''}
+                    {t.share != null && t.share < 1 ? <small> in {pct(t.share * 100)} of processes</small> : ''}
                   </td>
                   <td>
                     <span class={`level ${t.level}`}>{t.level}</span>
+                    {held?.by.get(t.id)?.[0] && (
+                      <small class="over" data-tripped>
+                        {' '}
+                        ⚠ guard: {held.by.get(t.id)![0].to}, measured {pct(held.by.get(t.id)![0].p.measured_percent)} of{' '}
+                        {pct(held.by.get(t.id)![0].p.limit_percent || held.limit)} limit
+                      </small>
+                    )}
                   </td>
-                  <td class="n">{pct(t.keep * 100)}</td>
+                  <td class="n">
+                    {pct(t.keep * 100)}
+                    {t.rate ? <small> ≤ {num(t.rate)}/s</small> : ''}
+                  </td>
                   <td class="n">
                     {num(t.sites)} <small>in {num(t.processes)}</small>
                   </td>
@@ -126,6 +156,7 @@ export function Toggles() {
                     {dur(Math.max(0, toMs(t.expires_unix_nano) - now.value) * 1e6).replace(/\.\d+/, '')}
                   </td>
                   <td class="act">
+                    <button onClick={() => setReach(t)}>Reach…</button>
                     <button onClick={() => api.extend(t.id, '5m').then(refreshToggles, fail)}>5 m from now</button>
                     <button onClick={() => api.off(t.id).then(refreshToggles, fail)}>Off</button>
                     <Copy command={`klieg off ${t.id}`} />
@@ -136,6 +167,7 @@ export function Toggles() {
           </table>
         </div>
       )}
+      {reach && <Reach t={reach} close={() => setReach(null)} />}
       <form class="bar" onSubmit={(e) => e.preventDefault()}>
         <h2>Sites</h2>
         <input
@@ -253,5 +285,84 @@ export function Toggles() {
         </>
       )}
     </section>
+  );
+}
+
+/** Widen or narrow what a toggle reaches, in one step: the server changes it in place, spans in flight are not cut. */
+function Reach({ t, close }: { t: Toggle; close: () => void }) {
+  const [selector, setSelector] = useState(t.selector),
+    [where, setWhere] = useState(t.where ?? ''),
+    [share, setShare] = useState(String(Number(((t.share ?? 1) * 100).toPrecision(6)))),
+    [hosts, setHosts] = useState((t.hosts ?? []).join(', ')),
+    [rate, setRate] = useState(t.rate ? String(t.rate) : ''),
+    [problem, setProblem] = useState<Problem | null>(null);
+  const list = hosts.split(/[\s,]+/).filter(Boolean),
+    part = Number(share) / 100;
+  const to: Record<string, unknown> = {
+    ...(selector.trim() !== t.selector ? { selector: selector.trim() } : {}),
+    ...(where.trim() !== (t.where ?? '') ? { where: where.trim() || null } : {}),
+    ...(Math.abs(part - (t.share ?? 1)) > 1e-9 ? { share: part } : {}),
+    ...(list.join() !== (t.hosts ?? []).join() ? { hosts: list } : {}),
+    ...(rate !== (t.rate ? String(t.rate) : '') ? { rate: rate ? Number(rate) : null } : {}),
+  };
+  const wider = part > (t.share ?? 1) || (!list.length && !!t.hosts?.length) || ('where' in to && !where.trim());
+  const submit = async (e: Event) => {
+    e.preventDefault();
+    try {
+      await api.change(t.id, to);
+      await refreshToggles();
+      close();
+    } catch (err) {
+      setProblem(err as Problem);
+    }
+  };
+  const command = [
+    `klieg ${wider ? 'widen' : 'narrow'} ${t.id}`,
+    'selector' in to ? shell(selector.trim()) : '',
+    'where' in to ? `--where ${shell(where.trim() || '*')}` : '',
+    'share' in to ? `--share ${share}%` : '',
+    'hosts' in to ? (list.length ? list : ['*']).map((h) => `--host ${shell(h)}`).join(' ') : '',
+    'rate' in to && rate ? `--rate ${rate}/s` : '',
+  ]
+    .filter(Boolean)
+    .join(' ');
+  return (
+    <Modal title="Widen or narrow" onClose={close}>
+      <form class="sheet" onSubmit={submit} noValidate>
+        <label>
+          Selector
+          <input autofocus spellcheck={false} value={selector} onInput={(e) => setSelector(e.currentTarget.value)} />
+        </label>
+        <label>
+          Keep only spans where
+          <input spellcheck={false} value={where} onInput={(e) => setWhere(e.currentTarget.value)} />
+        </label>
+        <div class="row">
+          <label>
+            Share of processes, %
+            <input type="number" min="0.01" max="100" step="any" value={share} onInput={(e) => setShare(e.currentTarget.value)} />
+          </label>
+          <label>
+            Hosts
+            <input spellcheck={false} placeholder="all" value={hosts} onInput={(e) => setHosts(e.currentTarget.value)} />
+          </label>
+          <label>
+            At most spans/s
+            <input type="number" step="any" placeholder="no limit" value={rate} onInput={(e) => setRate(e.currentTarget.value)} />
+          </label>
+        </div>
+        {problem && <Trouble e={problem} />}
+        <div class="row end">
+          <Copy command={command} />
+          <span class="grow" />
+          <button type="button" onClick={close}>
+            Cancel
+          </button>
+          <button class="primary" disabled={!Object.keys(to).length || !(part > 0 && part <= 1)}>
+            {wider ? 'Widen' : 'Narrow'}
+          </button>
+        </div>
+      </form>
+    </Modal>
   );
 }

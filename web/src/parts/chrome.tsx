@@ -3,22 +3,26 @@
 import { signal } from '@preact/signals';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { go, historical, href, link, nextState, pageName, param, paused, place, set, since, range } from '../url';
-import { allOff, connected, drops, losses, notice, now, reasons, status, toggles } from '../live';
+import { alerts, allOff, connected, drops, losses, notice, now, reasons, status, toggles, undoPanic } from '../live';
 import { dur, num, parseDuration, pct } from '../format';
-import { fromMs, toMs } from '../time';
-import { Copy } from './bits';
+import { api } from '../api';
+import { usePolled } from '../poll';
+import { clock, fromMs, instant, toMs } from '../time';
+import { Copy, Trouble } from './bits';
 import { openAttach } from './attach';
 import { openSheet } from './sheet';
 
 const nav: [string, string, string][] = [
+  ['overview', 'Overview', 'g v'],
   ['hot', 'Hot', 'g h'],
   ['graph', 'Graph', 'g g'],
   ['explore', 'Explore', 'g e'],
   ['trace', 'Trace', 'g t'],
   ['toggles', 'Toggles', 'g o'],
+  ['policies', 'Policies', 'g l'],
   ['processes', 'Processes', 'g p'],
 ];
-const dialog = signal<'' | 'palette' | 'keys' | 'off'>('');
+const dialog = signal<'' | 'palette' | 'keys' | 'off' | 'overhead'>('');
 
 function stored(): string {
   try {
@@ -71,10 +75,10 @@ export function Header() {
     <header>
       <a
         class="brand"
-        href={href('hot')}
+        href={href('overview')}
         onClick={(e) => {
           e.preventDefault();
-          go('hot');
+          go('overview');
         }}
       >
         <svg viewBox="0 0 16 16" aria-hidden="true">
@@ -94,6 +98,12 @@ export function Header() {
             }}
           >
             {label}
+            {id === 'overview' && alerts.value.length > 0 && (
+              <span class="badge" title={alerts.value.map((a) => a.title).join('\n')}>
+                {alerts.value.length}
+                <span class="sr"> alerts</span>
+              </span>
+            )}
           </a>
         ))}
       </nav>
@@ -121,10 +131,16 @@ export function Header() {
           ))}
         </select>
       </div>
-      <span class={`meter ${over ? 'over' : ''}`} title="Measured cost of tracing on this host against its budget">
+      <button
+        class={`meter ${over ? 'over' : ''}`}
+        title="Measured cost of tracing on this host against its budget: what it is made of"
+        onClick={() => {
+          dialog.value = 'overhead';
+        }}
+      >
         <b>overhead</b> {s ? pct(s.overhead_percent) : '–'} <small class="budget">of {s ? pct(s.budget_percent) : '–'}</small>
         <meter min={0} max={s?.budget_percent || 1} value={s?.overhead_percent ?? 0} aria-label="Overhead against its budget" />
-      </span>
+      </button>
       <a
         class="meter"
         href={href('toggles')}
@@ -174,10 +190,17 @@ export function Header() {
           dialog.value = 'off';
         }}
         title="Shift+O"
-        disabled={!toggles.value.length}
+        disabled={!!s?.panic}
       >
         All off
       </button>
+      {s?.panic && (
+        <div class="banner" role="alert">
+          Everything is off since {clock(instant(String(s.panic.at)) ?? 0).slice(0, 8)}, by {s.panic.owner}
+          {s.panic.reason && `: ${s.panic.reason}`}. Policies are suspended. <button onClick={undoPanic}>Undo</button>{' '}
+          <Copy command="klieg panic --undo" />
+        </div>
+      )}
       {!connected.value && (
         <div class="banner" role="alert">
           Disconnected: the server does not answer. Trying again…
@@ -225,7 +248,7 @@ export function Modal({
 
 const help: [string, string][] = [
   ['Ctrl+K', 'go anywhere'],
-  ['g h / g / e / t / o / p', 'Hot, Graph, Explore, Trace, Toggles, Processes'],
+  ['g v / h / g / e / t / o / l / p', 'Overview, Hot, Graph, Explore, Trace, Toggles, Policies, Processes'],
   ['t', 'switch something on'],
   ['a', 'attach to a running program'],
   ['Space', 'pause or go on'],
@@ -258,11 +281,11 @@ export function Dialogs() {
     return (
       <Modal title="Switch everything off?" onClose={close}>
         <p>
-          {toggles.value.length} toggle{toggles.value.length === 1 ? '' : 's'} of all people on this host. The same as{' '}
-          <code>klieg off --all</code>. You can undo it.
+          {toggles.value.length} toggle{toggles.value.length === 1 ? '' : 's'} of all people end, and policies are suspended, in every
+          process that this server reaches. The same as <code>klieg panic</code>. You can undo it.
         </p>
         <div class="row end">
-          <Copy command="klieg off --all" />
+          <Copy command="klieg panic" />
           <span class="grow" />
           <button onClick={close}>Keep</button>
           <button
@@ -278,8 +301,118 @@ export function Dialogs() {
         </div>
       </Modal>
     );
+  if (dialog.value === 'overhead')
+    return (
+      <Modal title="What tracing costs now" onClose={close} wide>
+        <OverheadView />
+      </Modal>
+    );
   if (dialog.value === 'palette') return <Palette close={close} />;
   return null;
+}
+
+function OverheadView() {
+  const { data: o, problem } = usePolled(() => api.overhead(), '', 1000);
+  if (problem) return <Trouble e={problem} />;
+  if (!o) return <p class="dim">Asking the agents…</p>;
+  const shed = o.processes.flatMap((p) => (p.shed ?? []).map((x) => ({ ...x, p })));
+  const budget = (o.budget_percent || status.value?.budget_percent) ?? 0;
+  const name = (id: string) => toggles.value.find((t) => t.id === id)?.selector ?? id.replace(/^p:/, 'policy ').replace(/^l:/, 'limit of ');
+  return (
+    <>
+      <p>
+        Budget: <b>{pct(budget)}</b> of a process's CPU time.{' '}
+        {o.agent && o.agent.cpu_percent != null && `The agent itself uses ${pct(o.agent.cpu_percent)} of a core.`}
+        {o.saturated && ' This host is busy: the agents hold back more.'} <Copy command="klieg overhead" />
+      </p>
+      {shed.length > 0 && (
+        <>
+          <h3>Held back by the governor</h3>
+          <ul class="changes" aria-label="Shed sites">
+            {shed.map((x, i) => (
+              <li key={i}>
+                {x.p.service} <b>{x.name}</b>{' '}
+                <span class="dim">
+                  {x.from} → {x.to}: process {x.p.pid} measured {pct(x.p.measured_percent)}, limit {pct(x.p.limit_percent || budget)}
+                </span>
+              </li>
+            ))}
+          </ul>
+        </>
+      )}
+      <div class="scroll short" tabIndex={0} role="region" aria-label="Overhead">
+        <table class="data" aria-label="Overhead of processes">
+          <thead>
+            <tr>
+              <th>process</th>
+              <th class="n">measured</th>
+              <th class="n">limit</th>
+              <th class="n">predicted</th>
+            </tr>
+          </thead>
+          <tbody>
+            {[...o.processes]
+              .sort((a, b) => b.measured_percent - a.measured_percent)
+              .slice(0, 50)
+              .map((p) => (
+                <tr key={`${p.host}${p.pid}`}>
+                  <td>
+                    {p.service} <small>{p.pid}</small>
+                  </td>
+                  <td class="n">{pct(p.measured_percent)}</td>
+                  <td class="n">{pct(p.limit_percent || budget)}</td>
+                  <td class="n">{pct(p.predicted_percent)}</td>
+                </tr>
+              ))}
+          </tbody>
+        </table>
+        {o.rules.length > 0 && (
+          <table class="data" aria-label="Overhead of rules">
+            <thead>
+              <tr>
+                <th>toggle or rule</th>
+                <th class="n">measured</th>
+                <th class="n">predicted</th>
+              </tr>
+            </thead>
+            <tbody>
+              {o.rules.map((r) => (
+                <tr key={r.id}>
+                  <td>{name(r.id)}</td>
+                  <td class="n">{pct(r.measured_percent)}</td>
+                  <td class="n">{pct(r.predicted_percent)}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        )}
+        {o.sites.length > 0 && (
+          <table class="data" aria-label="Overhead of sites">
+            <thead>
+              <tr>
+                <th>site</th>
+                <th class="n">calls/s</th>
+                <th class="n">ns a call</th>
+                <th class="n">CPU</th>
+              </tr>
+            </thead>
+            <tbody>
+              {o.sites.slice(0, 20).map((x) => (
+                <tr key={x.service + x.site}>
+                  <td>
+                    {x.service} {x.name}
+                  </td>
+                  <td class="n">{num(x.calls_per_s)}</td>
+                  <td class="n">{num(x.ns_per_call)}</td>
+                  <td class="n">{pct(x.percent)}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        )}
+      </div>
+    </>
+  );
 }
 
 function commands(text: string): [string, () => void][] {
@@ -404,11 +537,12 @@ export function keys() {
       e.metaKey ||
       e.altKey ||
       /^(INPUT|SELECT|TEXTAREA)$/.test(el.tagName) ||
+      el.shadowRoot || // the editor
       document.querySelector('dialog[open]')
     )
       return;
     if (g && Date.now() - g < 1500) {
-      const page = { h: 'hot', g: 'graph', e: 'explore', t: 'trace', o: 'toggles', p: 'processes' }[e.key];
+      const page = { v: 'overview', l: 'policies', h: 'hot', g: 'graph', e: 'explore', t: 'trace', o: 'toggles', p: 'processes' }[e.key];
       g = 0;
       if (page) {
         go(page);

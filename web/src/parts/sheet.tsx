@@ -16,19 +16,47 @@ interface Draft {
   reason: string;
   where: string;
   depth: string;
+  endpoint: string;
+  tenant: string;
+  hosts: string;
+  share: string;
+  rate: string;
 }
 const draft = signal<Draft | null>(null);
 /** The server's answer to the draft; fits: the share to keep that it would not find too expensive (0: none). */
 const plan = signal<{ plan?: Plan; fits?: number; problem?: Problem; busy: boolean }>({ busy: false });
+const NARROW = { endpoint: '', tenant: '', hosts: '', share: '', rate: '' };
 let asked = 0;
 
 export function openSheet(from: Partial<Draft>) {
-  draft.value = { selector: '', level: 'span', keep: '100', ttl: '5m', reason: '', where: '', depth: '1', ...from };
+  draft.value = { selector: '', level: 'span', keep: '100', ttl: '5m', reason: '', where: '', depth: '1', ...NARROW, ...from };
   plan.value = { busy: false };
 }
 
+const hosts = (d: Draft) => d.hosts.split(/[\s,]+/).filter(Boolean);
+/** The selector with what the fields add to it; endpoint and tenant are decided when a request starts. */
+function selectorOf(d: Draft): string {
+  const more = [
+    d.endpoint.trim() && `.endpoint = ${JSON.stringify(d.endpoint.trim())}`,
+    d.tenant.trim() && `.tenant = ${JSON.stringify(d.tenant.trim())}`,
+  ].filter(Boolean);
+  const s = d.selector.trim();
+  if (!more.length) return s;
+  if (s.startsWith('{')) {
+    const inner = s.replace(/^\{\s*|\s*\}$/g, '');
+    return `{ ${[inner && (/\|\|/.test(inner) ? `(${inner})` : inner), ...more].filter(Boolean).join(' && ')} }`;
+  }
+  const [service, name] = s.includes(':') ? [s.slice(0, s.indexOf(':')), s.slice(s.indexOf(':') + 1)] : ['*', s];
+  const glob = (key: string, g: string) =>
+    g === '*' || !g
+      ? ''
+      : /[*?]/.test(g)
+        ? `${key} =~ ${JSON.stringify(g.replace(/[.+^${}()|[\]\\]/g, '\\$&').replace(/\*/g, '.*').replace(/\?/g, '.'))}`
+        : `${key} = ${JSON.stringify(g)}`;
+  return `{ ${[glob('resource.service.name', service), glob('name', name), ...more].filter(Boolean).join(' && ')} }`;
+}
 const body = (d: Draft) => ({
-  selector: d.selector.trim(),
+  selector: selectorOf(d),
   level: d.level,
   keep: Number(d.keep) / 100,
   ttl: d.ttl.trim(),
@@ -36,16 +64,22 @@ const body = (d: Draft) => ({
   owner: 'dashboard',
   ...(d.level === 'deep' ? { depth: Number(d.depth) } : {}),
   ...(d.where.trim() ? { where: d.where.trim() } : {}),
+  ...(hosts(d).length ? { hosts: hosts(d) } : {}),
+  ...(d.share ? { share: Number(d.share) / 100 } : {}),
+  ...(d.rate ? { rate: Number(d.rate) } : {}),
 });
 const command = (d: Draft) =>
   [
     'klieg on',
-    shell(d.selector.trim() || 'SELECTOR'),
+    shell(selectorOf(d) || 'SELECTOR'),
     `--level ${d.level}`,
     d.level === 'deep' ? `--depth ${d.depth}` : '',
     d.keep !== '100' ? `--keep ${d.keep}%` : '',
     `--ttl ${d.ttl.trim()}`,
     d.where.trim() ? `--where ${shell(d.where.trim())}` : '',
+    ...hosts(d).map((h) => `--host ${shell(h)}`),
+    d.share ? `--share ${d.share}%` : '',
+    d.rate ? `--rate ${d.rate}/s` : '',
     d.reason ? `--reason ${shell(d.reason)}` : '',
   ]
     .filter(Boolean)
@@ -56,6 +90,8 @@ function incomplete(d: Draft): string {
   if (!d.selector.trim()) return 'Say what to switch on; * is everything.';
   if (!(Number(d.keep) > 0 && Number(d.keep) <= 100)) return 'Keep between 0 and 100 % of the traces.';
   if (d.level === 'deep' && !/^(\d|1[0-6])$/.test(d.depth)) return 'From 0 to 16 calls deep.';
+  if (d.share && !(Number(d.share) > 0 && Number(d.share) <= 100)) return 'Between 0 and 100 % of the processes.';
+  if (d.rate && !(Number(d.rate) > 0)) return 'A rate is a number of spans per second, above 0.';
   const ttl = parseDuration(d.ttl);
   if (ttl === null || ttl < 1e9 || ttl > 86400e9) return 'It must end by itself: a time from 1s to 24h, like 5m.';
   return '';
@@ -116,7 +152,7 @@ function Prediction({ d, p, over, fits, budget }: { d: Draft; p: Plan; over: boo
 
 export function ToggleSheet() {
   const d = draft.value;
-  const key = d && JSON.stringify([d.selector.trim(), d.level, d.depth, d.keep, d.where.trim()]);
+  const key = d && JSON.stringify([selectorOf(d), d.level, d.depth, d.keep, d.where.trim(), d.hosts, d.share, d.rate]);
   const missing = d ? incomplete(d) : '';
   const dry = d && !missing;
   useEffect(() => {
@@ -218,6 +254,33 @@ export function ToggleSheet() {
           Keep only spans where (optional)
           <input spellcheck={false} placeholder='{ .tenant = "7" }; of functions: arg.2 > 4096' {...field('where')} />
         </label>
+        <details class="narrow" open={!!(d.endpoint || d.tenant || d.hosts || d.share || d.rate)}>
+          <summary>Narrower: endpoint, tenant, hosts, share of processes, rate</summary>
+          <div class="row">
+            <label>
+              Endpoint
+              <input spellcheck={false} placeholder="/checkout" {...field('endpoint')} />
+            </label>
+            <label>
+              Tenant
+              <input spellcheck={false} placeholder="7" {...field('tenant')} />
+            </label>
+            <label>
+              Hosts
+              <input spellcheck={false} placeholder="web-*, db-1" {...field('hosts')} />
+            </label>
+          </div>
+          <div class="row">
+            <label>
+              Share of processes, %
+              <input type="number" min="0.01" max="100" step="any" placeholder="100" {...field('share')} />
+            </label>
+            <label>
+              At most spans/s, a process
+              <input type="number" min="0.001" step="any" placeholder="no limit" {...field('rate')} />
+            </label>
+          </div>
+        </details>
         <label>
           Reason
           <input placeholder="checkout is slow since 14:02" {...field('reason')} />
