@@ -2,7 +2,7 @@
  * the levels of its dearest sites; they come back when there is room. guard.c decides, this is the glue.
  *
  * Hits: calls are counted exactly, by site; of spans the process says exactly how many it began and how many it did not make (rings that are full lose records, not
- * hits), and those that came through say which sites they were. What is off has no hits, so a site that was shed is looked at for 10 ms, at level count, before it may
+ * hits), and those that came through say which sites they were. What is off has no hits, so a site that was shed is counted for a second before it may
  * come back. Agent thread; owns p->guard and site.cap. */
 #include "agent/guard.h"
 #include "agent/state.h"
@@ -12,14 +12,16 @@
 #include <unistd.h>
 
 #define TICK (SECOND / 4)
-#define LOOK (SECOND / 100)
+#define TRIAL SECOND          /* how long what comes back is only counted first, */
+#define TRIAL_TICK (SECOND / 1000) /* looked at so often, */
+#define TRIAL_SHARE .1        /* and may cost in all, of a second's budget */
 #define SHED_TO .7            /* of the limit: shedding leaves some room, */
 #define RESTORE_TO .6         /* and coming back leaves more, so that the two do not chase each other */
 #define CORES_MIN .2          /* a process that uses less CPU than this is measured as if it used as much */
-#define LOOKS_MAX 16u
+#define TRIALS_MAX 16u
 #define ASKED_DEFAULT 1.      /* the max_cost of a deep rule that says none */
 
-enum guard_state { GUARD_FREE, GUARD_SHED, GUARD_LOOKING };
+enum guard_state { GUARD_FREE, GUARD_SHED, GUARD_TRIAL };
 
 struct guard {
 	struct guard_meter meter;
@@ -28,7 +30,7 @@ struct guard {
 	uint64_t cpu_ticks;
 	double cores;
 	uint32_t *shed, nshed;   /* sites that are capped */
-	bool looking;
+	uint32_t trials;         /* of them: on at level count, for a second */
 };
 
 struct host_load { uint64_t total, idle, waiting; int64_t at; bool saturated, known; };
@@ -147,7 +149,8 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 		double hits = l->calls + kept + not_kept, ns = l->calls * cost_of(p, s, KW_COUNT, 1) +
 			kept * cost_of(p, s, s->level > KW_SPAN ? s->level : KW_SPAN, 1) + not_kept * cost_of(p, s, KW_SPAN, 0);
 		double rate = hits * 1e9 / (double)dt;
-		l->per_s = l->state == GUARD_LOOKING || l->per_s <= 0 ? rate : l->per_s + (rate - l->per_s) * .5;
+		l->per_s = l->per_s <= 0 ? rate : l->per_s + (rate - l->per_s) * .5;
+		l->trial_calls += l->calls;
 		if (hits > 0)
 			l->ns = ns / hits;
 		l->calls = l->recorded = l->unsampled = l->units = 0;
@@ -230,14 +233,39 @@ static void shed(struct process *p, struct guard *g, int64_t now)
 	free(sites);
 }
 
-/* Those whose time has come: what still has hits comes back as high as it fits; what is off is looked at first. */
+static void off_again(struct process *p, uint32_t i, int64_t now)
+{
+	struct load *l = p->sites[i].load;
+	l->state = GUARD_SHED;
+	l->backoff_ns = l->backoff_ns > GUARD_BACKOFF_MAX / 2 ? GUARD_BACKOFF_MAX : 2 * l->backoff_ns;
+	l->retry_at = now + l->backoff_ns;
+	cap(p, i, KW_OFF);
+}
+
+/* What is off and has waited long enough is counted for a second, watched closely: it may go on to cost too much, and in bursts. */
+static void watch(struct process *p, struct guard *g, int64_t now)
+{
+	uint32_t n = 0;
+	g->trials = 0;
+	for (uint32_t k = 0; k < g->nshed; k++)
+		n += p->sites[g->shed[k]].load->state == GUARD_TRIAL;
+	for (uint32_t k = 0; k < g->nshed; k++) {
+		struct load *l = p->sites[g->shed[k]].load;
+		if (l->state != GUARD_TRIAL)
+			continue;
+		if (l->trial_calls * hit_ns(p, &p->sites[g->shed[k]], KW_COUNT) > TRIAL_SHARE * budget(p) / n)
+			off_again(p, g->shed[k], now);
+		else
+			g->trials++;
+	}
+}
+
+/* Those whose time has come come back, each as high as it fits. */
 static void restore(struct process *p, struct guard *g, int64_t now)
 {
 	struct guard_site *sites = base_calloc(g->nshed + 1, sizeof *sites);
-	uint32_t n = 0, looks = 0;
+	uint32_t n = 0;
 	double total = guard_present(&g->meter, now), room = RESTORE_TO * budget(p);
-	bool was_looking = g->looking;
-	g->looking = false;
 	for (uint32_t k = g->nshed; k-- > 0;) {
 		uint32_t i = g->shed[k];
 		struct site *s = &p->sites[i];
@@ -246,45 +274,45 @@ static void restore(struct process *p, struct guard *g, int64_t now)
 			s->cap = 0;
 			l->state = GUARD_FREE;
 			g->shed[k] = g->shed[--g->nshed];
+		} else if (now < l->retry_at) {
 			continue;
-		}
-		if (l->state == GUARD_LOOKING) {
-			sites[n] = described(p, i, l->per_s > .5e9 / LOOK ? l->per_s : .5e9 / LOOK); /* none in 10 ms: at most so many */
-			sites[n].level = KW_OFF;
+		} else if (l->state == GUARD_TRIAL) {
+			l->per_s = l->trial_calls * 1e9 / (double)(now - l->trial_at);
+			sites[n] = described(p, i, l->per_s);
 			total -= sites[n].now;
-			sites[n++].now = 0;
-		} else if (now >= l->retry_at && s->level) {
+			sites[n].now = 0;
+			sites[n++].level = KW_OFF;
+		} else if (s->level) {
 			sites[n++] = described(p, i, l->per_s);
-		} else if (now >= l->retry_at && !was_looking && looks < LOOKS_MAX && total < room) {
-			l->state = GUARD_LOOKING;
-			l->calls = l->recorded = l->unsampled = l->units = 0; /* of before it was shed */
+		} else if (g->trials < TRIALS_MAX && total < room) {
+			l->state = GUARD_TRIAL;
+			l->calls = l->recorded = l->unsampled = l->units = l->trial_calls = 0; /* of before it was shed */
+			l->trial_at = now;
+			l->retry_at = now + TRIAL;
 			cap(p, i, KW_COUNT);
-			looks++;
-			g->looking = true;
+			g->trials++;
 		}
 	}
 	guard_restore(sites, n, total > 0 ? total : 0, room);
 	for (uint32_t k = 0; k < n; k++) {
 		struct site *s = &p->sites[sites[k].i];
 		struct load *l = s->load;
-		bool up = sites[k].to > sites[k].level;
-		if (l->state == GUARD_LOOKING && !up) { /* still too much: next time later */
-			l->backoff_ns = l->backoff_ns > GUARD_BACKOFF_MAX / 2 ? GUARD_BACKOFF_MAX : 2 * l->backoff_ns;
-			cap(p, sites[k].i, KW_OFF);
-		}
+		bool tried = l->state == GUARD_TRIAL;
 		l->state = GUARD_SHED;
 		l->retry_at = now + l->backoff_ns;
-		if (!up)
-			continue;
-		cap(p, sites[k].i, sites[k].to);
-		l->restored_at = now;
-		tell(p, s, "restored", sites[k].level, sites[k].to);
+		if (sites[k].to > sites[k].level) {
+			cap(p, sites[k].i, sites[k].to);
+			l->restored_at = now;
+			tell(p, s, "restored", sites[k].level, sites[k].to);
+		} else if (tried) {
+			off_again(p, sites[k].i, now);
+		}
 		if (!s->cap) {
 			l->state = GUARD_FREE;
 			forget_shed(g, sites[k].i);
 		}
 	}
-	if (n || looks)
+	if (n)
 		g->meter.changed_at = now;
 	free(sites);
 }
@@ -306,20 +334,20 @@ static void tick(struct agent *a, struct process *p, int64_t now)
 	}
 	struct guard *g = p->guard;
 	int64_t dt = now - g->last;
-	if (dt < LOOK / 2)
-		return;
 	g->last = now;
 	process_look(p, g, now);
 	cells_read(p);
 	measure(p, g, now, dt);
 	if (a->cfg.budget_percent <= 0 && p->limit_overhead <= 0 && !g->nshed)
 		return;
-	if (guard_over(&g->meter, now, budget(p)) && !g->looking)
+	if (g->trials)
+		watch(p, g, now);
+	if (guard_over(&g->meter, now, budget(p)))
 		shed(p, g, now);
 	else if (g->nshed)
 		restore(p, g, now);
-	if (g->looking && a->next_tick > now + LOOK)
-		a->next_tick = now + LOOK;
+	if (g->trials && a->next_tick > now + TRIAL_TICK)
+		a->next_tick = now + TRIAL_TICK;
 }
 
 void governor_tick(struct agent *a)

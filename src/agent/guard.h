@@ -7,7 +7,7 @@
 /* ---- budget ---------------------------------------------------------------------------------------------------------------- */
 
 /* What probes spent, by ticks of the last second and a bit. */
-#define GUARD_TICKS 64u
+#define GUARD_TICKS 512u /* closer together while something is tried */
 struct guard_meter { struct { int64_t at, dt; double ns; } tick[GUARD_TICKS]; uint32_t n; int64_t changed_at; };
 void guard_meter_add(struct guard_meter *m, int64_t now, int64_t dt, double ns);
 /* Nanoseconds a second, over the last second; since the last change of levels, over at most a second (what is on now). */

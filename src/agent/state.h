@@ -40,7 +40,8 @@ struct load {
 	/* the governor's */
 	uint8_t state;            /* enum guard_state */
 	double shed_per_s;        /* hits a second when it was last shed */
-	int64_t retry_at, backoff_ns, restored_at;
+	int64_t retry_at, backoff_ns, restored_at, trial_at;
+	double trial_calls;
 };
 
 struct site_key { uint32_t name; char type; bool sensitive; };
@@ -370,7 +371,7 @@ struct load *load_of(struct site *s);
 double cost_unit_ns(const struct agent *a);      /* of 32 bytes more in a record: attributes */
 void cost_compare(struct process *p, struct site *s, int64_t now); /* what was predicted with what came */
 /* governor.c: keeps what the probes cost under the limit */
-void governor_tick(struct agent *a);             /* four times a second, sooner while it looks whether something may come back */
+void governor_tick(struct agent *a);             /* four times a second */
 void governor_forget(struct process *p);
 double governor_limit(const struct process *p);  /* percent of its CPU time; 0 = none */
 double governor_cpu(const struct process *p);    /* percent of one core that it uses, as last looked at */

@@ -18,7 +18,7 @@ struct trigger_group {
 	struct rule *rule;        /* NULL: gone, with the next tick */
 	int64_t since;
 	struct trigger_slot slot[SLOTS];
-	double normal; double normal_weight; /* its own baseline: a mean of the metric while nothing was wrong */
+	double normal; int64_t learned_ns, learned_at; /* how it usually is: a mean of the metric, of how long, as of when */
 };
 /* What of a site's calls is part of it: by status (unset, error), by duration. */
 struct trigger_feed { struct trigger_group *g; uint8_t takes[2][KW_BUCKETS / 8]; };
@@ -249,6 +249,26 @@ static bool measure(const struct trigger_group *g, const struct tq_metric *m, in
 	}
 }
 
+/* `with(baseline=10m)`: what it is now over what it usually is, from a tenth of that time on (at least five seconds). What is wrong is learned too, but ten times as
+ * slowly: what stays is the new normal some day. */
+static bool beside_baseline(struct trigger_group *g, const struct tq_metric *m, bool wrong, int64_t now, double *v)
+{
+	int64_t dt = g->learned_at ? now - g->learned_at : 0, enough = m->baseline_ns / 10 > 5 * SECOND ? m->baseline_ns / 10 : 5 * SECOND;
+	dt = dt > SECOND ? SECOND : dt;
+	bool known = g->learned_ns >= enough;
+	g->learned_at = now;
+	int64_t span = g->learned_ns + dt < m->baseline_ns ? g->learned_ns + dt : m->baseline_ns;
+	if (!g->learned_ns)
+		g->normal = *v;
+	else
+		g->normal += (*v - g->normal) * (double)dt / (double)span / (known && wrong ? 10 : 1);
+	g->learned_ns = span > 0 ? span : 1;
+	if (!known || g->normal <= 0)
+		return false;
+	*v /= g->normal;
+	return true;
+}
+
 /* ---- deciding ----------------------------------------------------------------------------------------------------------------- */
 
 static void tell(struct agent *a, const struct rule *r, const char *service, unsigned from, unsigned to, double value, double threshold)
@@ -267,9 +287,10 @@ static void decide(struct agent *a, struct rule *r, int64_t now)
 	const struct trigger_group *worst = NULL;
 	if (!traceql_metric(r->trigger->q, &m) || !m.compared)
 		return;
-	bool above = m.cmp[0] == '>';
+	bool above = m.cmp[0] == '>', wrong = r->trigger_state.breached || r->trigger_state.level > r->level;
 	for (struct trigger_group *g = a->groups; g; g = g->next) /* of several services the one that is furthest off */
-		if (g->rule == r && measure(g, &m, r->trigger->over_ns, a->clock.ns_per_tick, now, &v) && (!known || (above ? v > value : v < value))) {
+		if (g->rule == r && measure(g, &m, r->trigger->over_ns, a->clock.ns_per_tick, now, &v) &&
+			(!m.baseline_ns || beside_baseline(g, &m, wrong, now, &v)) && (!known || (above ? v > value : v < value))) {
 			known = true;
 			value = v;
 			worst = g;

@@ -91,7 +91,8 @@ static void rule_text(const json_t *r, struct buf *b)
 	const char *op = *jstr(r, "op") ? jstr(r, "op") : " ";
 	long long sites = (long long)jint(r, "sites"), processes = (long long)jint(r, "processes");
 	struct fmt f, g, h;
-	buf_printf(b, "%s%s%s rule %s: %lld site%s in %lld process%s", op_style(op), op, style("off"), jstr(r, "name"), sites, sites == 1 ? "" : "s", processes,
+	buf_printf(b, "%s%s%s rule %s: %lld site%s in %lld process%s", op_style(op), op, style("off"), jstr(r, "name"), sites, sites == 1 ? "" : "s",
+		processes,
 		processes == 1 ? "" : "es");
 	if (json_is_true(json_object_get(cost, "known")))
 		buf_printf(b, ", ~%s spans/s, %s CPU", fmt_count(&f, jnum(cost, "spans_per_s")), fmt_percent(&g, jnum(cost, "cpu_percent")));
@@ -131,10 +132,13 @@ void plan_text(const json_t *plan, bool wide, struct buf *b)
 		buf_printf(b, "%s", *jstr(cost, "basis") ? jstr(cost, "basis") : "not known");
 	if (json_is_number(json_object_get(plan, "bytes_per_day")))
 		buf_printf(b, ", %s/day", fmt_bytes(&f, jnum(plan, "bytes_per_day")));
-	if (json_is_number(json_object_get(plan, "budget_percent")))
-		buf_printf(b, "; budget %s: %s%s%s", fmt_percent(&f, jnum(plan, "budget_percent")),
-			json_is_false(json_object_get(plan, "fits")) ? style("red") : style("green"),
-			json_is_false(json_object_get(plan, "fits")) ? "does NOT fit" : "fits", style("off"));
+	if (json_is_number(json_object_get(plan, "budget_percent"))) {
+		bool fits = !json_is_false(json_object_get(plan, "fits"));
+		if (json_is_number(json_object_get(plan, "predicted_percent")) && json_is_true(json_object_get(cost, "known")))
+			buf_printf(b, "; per process %s", fmt_percent(&g, jnum(plan, "predicted_percent")));
+		buf_printf(b, "; budget %s: %s%s%s", fmt_percent(&f, jnum(plan, "budget_percent")), style(fits ? "green" : "red"), fits ? "fits"
+			: "does NOT fit", style("off"));
+	}
 	buf_byte(b, '\n');
 	json_array_foreach(json_object_get(plan, "warnings"), i, r) {
 		buf_printf(b, "%swarning%s: ", style("yellow"), style("off"));

@@ -213,7 +213,11 @@ static json_t *plan_body(const struct cli *c, int *ret_status)
 		*ret_status = cli_fail(&e);
 		return NULL;
 	}
-	return replay && !strcmp(replay, "0") ? json_object() : json_pack("{s:s}", "replay", replay ? replay : "1h");
+	/* What was never on is counted for this long: long enough to be seen. */
+	json_t *body = json_pack("{s:s}", "estimate", "300ms");
+	if (!replay || strcmp(replay, "0"))
+		json_object_set_new(body, "replay", json_string(replay ? replay : "1h"));
+	return body;
 }
 
 static void print_plan(const struct cli *c, const json_t *plan, FILE *to)

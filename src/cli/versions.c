@@ -392,7 +392,7 @@ int cli_policy_rollout(int argc, char **argv)
 		status = rollout_follow(&c, policy_name_arg(&c), &last);
 	}
 	if (last && !for_people(&c))
-		output_json(last);
+		policy_output_json(last);
 	else if (last) {
 		struct buf b = { 0 };
 		rollout_text(last, &b);

@@ -1,5 +1,5 @@
-/* gRPC: what it puts into HTTP/2 (length-prefixed messages, status in the trailers), and its listeners on libuv. One connection = one h2_session; whatever it sends
- * besides gRPC gets an answer that says what this port is. Loop thread. */
+/* gRPC: what it puts into HTTP/2 (length-prefixed messages, status in the trailers), and its listeners on libuv. One connection = one h2_session;
+ * whatever it sends besides gRPC gets an answer that says what this port is. Loop thread. */
 #include "net/grpc.h"
 #include "base/clock.h"
 #include "net/address.h"
@@ -31,7 +31,8 @@ static void reply(struct h2_stream *st, int http, int status, const char *text, 
 	snprintf(code, sizeof code, "%d", status);
 	if (text)
 		encode(text, about, sizeof about);
-	const char *head[] = { "content-type", "application/grpc", NULL }, *trailers[] = { "grpc-status", code, about[0] ? "grpc-message" : NULL, about, NULL };
+	const char *head[] = { "content-type", "application/grpc", NULL };
+	const char *trailers[] = { "grpc-status", code, about[0] ? "grpc-message" : NULL, about, NULL };
 	if (status == GRPC_OK) {
 		uint32_t n = htonl((uint32_t)message.n);
 		buf_byte(&b, 0);
@@ -188,7 +189,8 @@ static void on_alloc(uv_handle_t *h, size_t hint, uv_buf_t *b)
 
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b)
 {
-	static const char what[] = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 51\r\n\r\nthis port speaks gRPC (HTTP/2 with prior knowledge)\n";
+	static const char what[] = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+		"Content-Length: 52\r\n\r\nthis port speaks gRPC (HTTP/2 with prior knowledge)\n";
 	struct conn *c = stream->data;
 	if (n < 0 || c->ending) {
 		if (n < 0)

@@ -1,4 +1,5 @@
-/* Unary gRPC over HTTP/2 without TLS, on the loop. A call is handed over with its message (decompressed) and answered once, now or later. Loop thread only. */
+/* Unary gRPC over HTTP/2 without TLS, on the loop. A call is handed over with its message (decompressed) and answered once, now or later. Loop
+ * thread only. */
 #pragma once
 #include "base/buf.h"
 #include "base/err.h"

@@ -1,6 +1,6 @@
-/* HTTP/2 on nghttp2: frames in, requests out, answers in, frames out. A stream is made with its first header and lives until its answer is sent, or until its handler
- * has answered when the client was gone before. What a peer can make us hold is bounded: streams, header bytes, body bytes of one request and of all, and how often it
- * may take back what it asked. */
+/* HTTP/2 on nghttp2: frames in, requests out, answers in, frames out. A stream is made with its first header and lives until its answer is sent, or
+ * until its handler has answered when the client was gone before. What a peer can make us hold is bounded: streams, header bytes, body bytes of one
+ * request and of all, and how often it may take back what it asked. */
 #include "net/h2.h"
 #include <nghttp2/nghttp2.h>
 #include <stdio.h>
@@ -72,7 +72,8 @@ static int on_begin(nghttp2_session *ng, const nghttp2_frame *f, void *arg)
 	return 0;
 }
 
-static int on_header(nghttp2_session *ng, const nghttp2_frame *f, const uint8_t *name, size_t nn, const uint8_t *value, size_t vn, uint8_t flags, void *arg)
+static int on_header(nghttp2_session *ng, const nghttp2_frame *f, const uint8_t *name, size_t nn, const uint8_t *value, size_t vn, uint8_t flags,
+	void *arg)
 {
 	struct h2_session *s = arg;
 	struct h2_stream *st = nghttp2_session_get_stream_user_data(ng, f->hd.stream_id);
@@ -142,7 +143,8 @@ int h2_session_create(const struct h2_limits *lim, h2_request_fn request, h2_sen
 	nghttp2_session_callbacks *cb = NULL;
 	nghttp2_option *opt = NULL;
 	*s = (struct h2_session){ .lim = *lim, .request = request, .send = send, .arg = arg };
-	nghttp2_settings_entry settings[] = { { NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, lim->streams }, { NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, (uint32_t)lim->head },
+	nghttp2_settings_entry settings[] = { { NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, lim->streams },
+		{ NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, (uint32_t)lim->head },
 		{ NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 1 << 20 } };
 	int rc = nghttp2_session_callbacks_new(&cb);
 	if (rc == 0)

@@ -1,5 +1,5 @@
-/* HTTP/1.1 on libuv and llhttp. One http_conn per connection, at most one request of it in the hands of the handler: the parser is paused at the end
- * of a message and reading stops, so pipelined requests wait in conn->in (and in the kernel). A sweep each second enforces the deadlines. */
+/* HTTP/1.1 on libuv and llhttp. One http_conn per connection, at most one request of it in the hands of the handler: the parser is paused at the
+ * end of a message and reading stops, so pipelined requests wait in conn->in (and in the kernel). A sweep each second enforces the deadlines. */
 #include "net/http.h"
 #include "base/clock.h"
 #include "net/address.h"
@@ -491,7 +491,8 @@ int http_server_create(struct loop *l, const struct http_limits *lim, http_handl
 	s->l = l;
 	s->lim = *lim;
 #define DEFAULT(f, v) if (!s->lim.f) s->lim.f = (v)
-	DEFAULT(head, 32 << 10); DEFAULT(body, 64 << 20); DEFAULT(bodies, 256 << 20); DEFAULT(conns, 8192); DEFAULT(head_s, 10); DEFAULT(idle_s, 60); DEFAULT(stream_backlog, 1 << 20);
+	DEFAULT(head, 32 << 10); DEFAULT(body, 64 << 20); DEFAULT(bodies, 256 << 20); DEFAULT(conns, 8192);
+	DEFAULT(head_s, 10); DEFAULT(idle_s, 60); DEFAULT(stream_backlog, 1 << 20);
 	s->fn = fn;
 	s->arg = arg;
 	llhttp_settings_init(&s->settings);

@@ -1,6 +1,6 @@
-/* HTTP/1.1 server. Loop thread only. A request is handed over complete (headers and body, chunks joined, not inflated) and stays valid until
- * it is answered with http_reply or its stream ends; the client may be gone by then, answering is still right and does nothing.
- * HTTP/2 will be another producer of the same struct http_req. */
+/* HTTP/1.1 server. Loop thread only. A request is handed over complete (headers and body, chunks joined, not inflated) and stays valid until it is
+ * answered with http_reply or its stream ends; the client may be gone by then, answering is still right and does nothing. HTTP/2 will be another
+ * producer of the same struct http_req. */
 #pragma once
 #include "base/buf.h"
 #include "base/err.h"

@@ -5,6 +5,13 @@
 /* What p points to is reached through p, and not worked out anew each time from what p was made of: registers are few here. */
 #define klieg__opaque(p) __asm__("" : "+r"(p))
 
+/* Two neighbours with one store: stores are what these paths have most of. (Read back one by one, never as a pair that was stored apart.) */
+static inline void put_pair(void *at, uint32_t first, uint32_t second)
+{
+	uint64_t v = first | (uint64_t)second << 32; /* little-endian, as all of the region */
+	memcpy(at, &v, sizeof v);
+}
+
 /* A line of the ring that will be written in some calls' time comes from the core that read it last. Any address will do. */
 static inline void soon_written(const void *p)
 {
@@ -40,7 +47,7 @@ static inline bool lease_over(uint64_t now) { return now > klieg__load(&klieg__p
 /* This thread has a slot in this process's region and is not inside a probe: what nearly every call finds. */
 static inline bool at_ease(const struct klieg__thread *me)
 {
-	return !me->busy & (me->t != NULL) && klieg__load(klieg__process.epoch, RELAXED) == me->epoch;
+	return klieg__likely(!me->busy) && klieg__likely(me->t != NULL) && klieg__likely(klieg__load(klieg__process.epoch, RELAXED) == me->epoch);
 }
 
 /* A site that is on for some requests only, and this is none of them: what nearly every request finds there. No store, no clock. */
@@ -75,12 +82,9 @@ static inline __attribute__((always_inline)) bool begin_held(struct klieg__threa
 	uint32_t depth = t->depth, seq = 0;
 	struct kw_open *o = &t->open[depth];
 	klieg__opaque(o);
-	o->site = site;
 	klieg__store(&o->cookie, (uint64_t)(uintptr_t)s, RELAXED);
-	o->parent_seq = me->seq;
-	klieg__store(&o->flags, level == KW_COUNT ? OPEN_COUNT : level >= KW_DETAIL ? OPEN_DETAIL : 0u, RELAXED);
+	put_pair(&o->parent_seq, me->seq, level == KW_COUNT ? OPEN_COUNT : level >= KW_DETAIL ? OPEN_DETAIL : 0u); /* and flags */
 	t->generation[depth] = me->generation;
-	s->open = depth + 1;
 	uint64_t now = klieg__ticks();
 	if (klieg__unlikely(lease_over(now)))
 		return false;
@@ -90,7 +94,8 @@ static inline __attribute__((always_inline)) bool begin_held(struct klieg__threa
 		klieg__store(&t->seq, seq, RELAXED);
 		me->seq = seq;
 	}
-	o->seq = s->seq = seq;
+	put_pair(&o->site, site, seq);
+	put_pair(&s->open, depth + 1, seq);
 	klieg__store(&t->depth, depth + 1, RELEASE);
 	return true;
 }
@@ -119,13 +124,12 @@ static inline __attribute__((always_inline)) bool end_held(struct klieg__thread 
 	if (klieg__unlikely(o->cookie != (uint64_t)(uintptr_t)s || o->seq != s->seq) || klieg__unlikely(flags & (OPEN_UNSAMPLED | OPEN_ENDED | OPEN_EXPLICIT | OPEN_MARKED)) ||
 		klieg__unlikely(klieg__load(&o[-1].flags, RELAXED) & OPEN_ENDED) || klieg__unlikely(me->root_depth == i + 1))
 		return false;
-	uint64_t start = o->start_tsc;
 	if (flags & OPEN_COUNT) {
 		uint16_t k = me->cellmap[o->site];
 		if (klieg__unlikely(!k))
 			return false;
 		hold(me);
-		uint64_t ticks = klieg__ticks() - start;
+		uint64_t ticks = klieg__ticks() - o->start_tsc;
 		struct kw_cell *c = me->cells + k;
 		c->bucket[kw_bucket(ticks)]++;
 		c->sum_ticks += ticks;
@@ -142,22 +146,20 @@ static inline __attribute__((always_inline)) bool end_held(struct klieg__thread 
 			return false;
 		}
 		struct kw_rec_span *r = (struct kw_rec_span *)(me->ring + (head & (klieg__process.ring_bytes - 1)));
-		uint32_t seq = o->seq, parent_seq = o->parent_seq;
 		klieg__opaque(r);
 		soon_written((char *)r + 256);
+		uint32_t parent_seq = o->parent_seq, seq = o->seq;
 		klieg__opaque(seq); /* not one load of both: it would wait for the two stores of a moment ago to reach the cache */
-		r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)(flags & 0xff) };
-		r->start_tsc = start;
-		r->seq = seq;
-		r->parent_seq = parent_seq;
-		r->ticks = klieg__ticks() - start;
-		me->head = head + sizeof *r;
-		klieg__store(&t->head, head + sizeof *r, RELEASE); /* as in commit() */
+		put_pair(&r->r, o->site, KW_REC_SPAN | 1u << 8 | (flags & 0xff) << 16); /* type, units, flags */
+		put_pair(&r->seq, seq, parent_seq);
 		if (klieg__likely(me->seq == seq))
 			me->seq = parent_seq;
+		uint64_t now = klieg__ticks(), start = o->start_tsc;
+		r->start_tsc = start;
+		r->ticks = now - start;
+		commit(me, sizeof *r);
 	}
-	klieg__store(&t->depth, i, RELEASE);
-	s->open = 0;
+	klieg__store(&t->depth, s->open - 1, RELEASE);
 	return true;
 }
 
@@ -165,6 +167,7 @@ static inline __attribute__((always_inline)) bool end_fast(struct klieg__thread 
 {
 	if (klieg__unlikely(!at_ease(me)) || klieg__unlikely(!end_held(me, me->t, s)))
 		return false;
+	s->open = 0;
 	leave(me);
 	return true;
 }

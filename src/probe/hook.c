@@ -314,11 +314,10 @@ bool klieg__hook_leave_fast(uint64_t *slot)
 	struct klieg__thread *me = &klieg__thread;
 	struct kw_gate *g = me->gate;
 	struct kw_frame *f = top_of(g);
-	uint64_t ra = f->ra;
 	if (klieg__unlikely(f->cfa != (uint64_t)(uintptr_t)(slot + 1)) || klieg__unlikely(f->flags) || klieg__unlikely(!at_ease(me)) ||
 		klieg__unlikely(!end_held(me, me->t, span_of(f))))
 		return false;
-	*slot = ra;
+	*slot = f->ra;
 	pop(g, f);
 	leave(me);
 	return true;

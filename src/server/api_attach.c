@@ -57,7 +57,10 @@ static void next(struct call *c)
 	struct rounds *r = c->data;
 	if (r->i < json_array_size(r->todo)) {
 		json_t *params = json_deep_copy(r->options);
-		json_object_set_new(params, "pid", json_integer(json_integer_value(json_object_get(json_array_get(r->todo, r->i), "pid"))));
+		const json_t *target = json_array_get(r->todo, r->i);
+		json_object_set_new(params, "pid", json_integer(json_integer_value(json_object_get(target, "pid"))));
+		if (*text(target, "host"))
+			json_object_set_new(params, "host", json_string(text(target, "host")));
 		c->e = (struct err){ 0 };
 		call_agent(c, r->method, params, answered);
 		return;
@@ -124,7 +127,7 @@ static void offer(const char *word, const char *candidate, const char **best, un
 }
 
 /* What a process calls itself and was started as, where the agent does not say so: an executable may have several names (redis-server is a link to
- * redis-check-rdb). Only an agent in this process is surely on this host. */
+ * redis-check-rdb). Only of those of this host. */
 static void complete(struct call *c)
 {
 	size_t i;
@@ -133,6 +136,8 @@ static void complete(struct call *c)
 		static const char *const files[] = { "comm", "cmdline" };
 		char path[64], user[1024];
 		struct passwd pw, *found = NULL;
+		if (strcmp(text(p, "host"), fleet_local_host(c->s) ?: ""))
+			continue;
 		json_int_t pid = json_integer_value(json_object_get(p, "pid")), uid = json_integer_value(json_object_get(p, "uid"));
 		for (int k = 0; k < 2; k++) {
 			struct buf b = { 0 };
@@ -174,6 +179,8 @@ static void named_complete(struct call *c)
 	json_array_foreach(json_object_get(c->result, "processes"), i, p) {
 		const char *exe = base(text(p, "exe")), *comm = text(p, "comm");
 		bool cut = strlen(comm) == 15;   /* the kernel keeps no more of it */
+		if (*text(c->body, "host") && strcmp(text(c->body, "host"), text(p, "host")))
+			continue;
 		if (!strcmp(text(p, "name"), name) || (*exe && !strcmp(exe, name)) || (*comm && !strncmp(comm, name, cut ? 15 : SIZE_MAX)))
 			json_array_append(r->todo, p);
 		offer(name, text(p, "name"), &near, &distance);
@@ -201,7 +208,7 @@ void api_attach(struct call *c)
 	if (json_is_true(json_object_get(b, "check")))
 		json_object_set_new(r->options, "check", json_true());
 	if (pid) {
-		json_array_append_new(r->todo, json_pack("{sI ss}", "pid", json_integer_value(pid), "name", ""));
+		json_array_append_new(r->todo, json_pack("{sI ss ss}", "pid", json_integer_value(pid), "name", "", "host", text(b, "host")));
 		next(c);
 	} else
 		call_agent(c, "candidates", NULL, named);
@@ -264,11 +271,19 @@ static bool pid_of(struct call *c, json_int_t *ret_pid)
 	return false;
 }
 
+/* A pid alone is enough where one agent can be meant. */
+static json_t *at_host(struct call *c, json_t *params)
+{
+	if (*text(c->params, "host"))
+		json_object_set_new(params, "host", json_string(text(c->params, "host")));
+	return params;
+}
+
 void api_detach(struct call *c)
 {
 	json_int_t pid;
 	if (pid_of(c, &pid))
-		call_agent(c, "detach", json_pack("{sI}", "pid", pid), call_pass_on);
+		call_agent(c, "detach", at_host(c, json_pack("{sI}", "pid", pid)), call_pass_on);
 }
 
 static void list_attached(struct call *c)
@@ -307,5 +322,5 @@ void api_callees(struct call *c)
 		call_fail(c, &c->e);
 		return;
 	}
-	call_agent(c, "callees", json_pack("{sI ss}", "pid", pid, "function", function), call_pass_on);
+	call_agent(c, "callees", at_host(c, json_pack("{sI ss}", "pid", pid, "function", function)), call_pass_on);
 }

@@ -1,7 +1,7 @@
-/* The set of rules that is to be in force everywhere, and its generation. A change is in the state store before any agent hears of it, one document per toggle or
- * policy; the number goes first, so that after a crash in between agents are behind and get the complete set, never silently other rules under a known number.
- * Numbers of a new store begin at the time in seconds: an agent that comes from another server, or from a store that was deleted, is never thought up to date.
- * Loop thread; owns the rules. Sending is the fleet's (fleet.c). */
+/* The set of rules that is to be in force everywhere, and its generation. A change is in the state store before any agent hears of it, one document
+ * per toggle or policy; the number goes first, so that after a crash in between agents are behind and get the complete set, never silently other
+ * rules under a known number. Numbers of a new store begin at the time in seconds: an agent that comes from another server, or from a store that
+ * was deleted, is never thought up to date. Loop thread; owns the rules. Sending is the fleet's (fleet.c). */
 #include "server/desired.h"
 #include "base/clock.h"
 #include "base/log.h"

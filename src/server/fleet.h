@@ -1,5 +1,5 @@
-/* The agents of this server: the one in this process, if any, and those that poll (docs/agent-protocol.md "Over a wire"). To the rest of the server they are one
- * that answers slowly at times. Loop thread, but for the counters of spans. */
+/* The agents of this server: the one in this process, if any, and those that poll (docs/agent-protocol.md "Over a wire"). To the rest of the server
+ * they are one that answers slowly at times. Loop thread, but for the counters of spans. */
 #pragma once
 #include "server/merge.h"
 #include "server/server.h"
@@ -13,8 +13,9 @@ void fleet_tick(struct server *s);
 void fleet_handle(struct server *s, struct http_req *r);              /* /agent/v1/... */
 void fleet_local(struct server *s, server_agent_fn fn, void *agent);  /* the agent in this process; NULL fn: none any more */
 
-/* Asks all agents, or the one that the method is for (attach, detach, callees: "host" in params, else the only one or the one in this process), and joins their
- * answers. Steals params. Agents that did not answer are in the result as "unreachable": [host]; rc < 0: none did. `then` may come before this returns. */
+/* Asks all agents, or the one that the method is for (attach, detach, callees: "host" in params, else the only one or the one in this process), and
+ * joins their answers. Steals params. Agents that did not answer are in the result as "unreachable": [host]; rc < 0: none did. `then` may come
+ * before this returns. */
 void fleet_ask(struct server *s, const char *method, json_t *params, fleet_then_fn then, void *arg);
 /* Sends the rules that have just changed (desired.c): the difference to those that had `base`, everything to the others. Steals set and remove. */
 void fleet_change(struct server *s, int64_t base, json_t *set, json_t *remove, fleet_then_fn then, void *arg);

@@ -99,7 +99,7 @@ void api_status(struct call *c), api_processes(struct call *c), api_sites(struct
 	api_policy_off(struct call *c), api_policy_versions(struct call *c), api_policy_diff(struct call *c), api_policy_rollback(struct call *c),
 	api_policy_rollout(struct call *c), api_policy_rollout_change(struct call *c), api_policy_schema(struct call *c),
 	api_firings(struct call *c), api_alerts(struct call *c), api_overhead(struct call *c), api_panic(struct call *c), api_panic_undo(struct call *c),
-	api_tokens(struct call *c);
+	api_tokens(struct call *c), api_agents(struct call *c);
 
 /* control.c */
 int toggles_create(struct server *s, struct err *e);   /* with what the state store has */

@@ -1,12 +1,13 @@
-/* What several agents answered to the same question, as one answer of the same shape: numbers are added (or the worst taken), rows are put one after the other with
- * the host they are from, rows that mean the same everywhere (a rule, a site of a service) become one. What to do with which member is a table; a member that is not
- * in it is the first agent's. Pure functions. */
+/* What several agents answered to the same question, as one answer of the same shape: numbers are added (or the worst taken), rows are put one
+ * after the other with the host they are from, rows that mean the same everywhere (a rule, a site of a service) become one. What to do with which
+ * member is a table; a member that is not in it is the first agent's. Pure functions. */
 #include "server/merge.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum how { FIRST, SUM, MAX, MIN, ALL, ANY, ROWS /* each with its host */, UNION /* of texts */, SUMS /* of an object's numbers */, TEXT, OBJECT, BY_ID };
+enum how { FIRST, SUM, MAX, MIN, ALL, ANY, ROWS /* each with its host */, UNION /* of texts */, SUMS /* of an object's numbers */, TEXT, OBJECT,
+	BY_ID };
 struct member_rule { const char *of, *key; enum how how; const char *inner; int limit; };
 
 static const struct member_rule rules[] = {
@@ -15,19 +16,24 @@ static const struct member_rule rules[] = {
 	{ "on", "sites", MAX }, { "on", "instances", SUM }, { "on", "processes", SUM }, { "on", "services", UNION }, { "on", "sample", ROWS, NULL, 10 },
 	{ "on", "predicted", OBJECT, "(cost)" }, { "on", "applied", ALL }, { "on", "ack_nano", MAX }, { "on", "pause_nano", MAX }, { "on", "warning", TEXT },
 	{ "off", "removed", UNION }, { "off", "sites", SUM }, { "off", "ack_nano", MAX }, { "sync", "sites", SUM }, { "sync", "ack_nano", MAX },
-	{ "change", "generation", MIN }, { "change", "applied", ALL }, { "change", "ack_nano", MAX }, { "change", "pause_nano", MAX }, { "change", "sites", MAX },
+	{ "change", "generation", MIN }, { "change", "applied", ALL }, { "change", "ack_nano", MAX }, { "change", "pause_nano", MAX },
+	{ "change", "sites", MAX },
 	{ "change", "instances", SUM }, { "change", "processes", SUM }, { "change", "changed", SUM }, { "change", "changed_processes", SUM },
-	{ "change", "changes", ROWS, NULL, 500 }, { "change", "predicted", OBJECT, "(cost)" }, { "change", "rules", BY_ID, "(rule)" }, { "change", "warnings", UNION },
+	{ "change", "changes", ROWS, NULL, 500 }, { "change", "predicted", OBJECT, "(cost)" }, { "change", "rules", BY_ID, "(rule)" },
+	{ "change", "warnings", UNION },
 	{ "change", "warning", TEXT },
 	{ "toggles", "toggles", BY_ID, "(rule)" },
 	{ "(rule)", "sites", MAX }, { "(rule)", "instances", SUM }, { "(rule)", "processes", SUM }, { "(rule)", "measured", OBJECT, "(cost)" },
-	{ "(rule)", "predicted", OBJECT, "(cost)" }, { "(rule)", "dropped", SUM }, { "(rule)", "measured_percent", MAX }, { "(rule)", "predicted_percent", MAX },
-	{ "(cost)", "known", ALL }, { "(cost)", "calls_per_s", SUM }, { "(cost)", "spans_per_s", SUM }, { "(cost)", "bytes_per_s", SUM }, { "(cost)", "cpu_percent", MAX },
+	{ "(rule)", "predicted", OBJECT, "(cost)" }, { "(rule)", "dropped", SUM }, { "(rule)", "measured_percent", MAX },
+	{ "(rule)", "predicted_percent", MAX },
+	{ "(cost)", "known", ALL }, { "(cost)", "calls_per_s", SUM }, { "(cost)", "spans_per_s", SUM }, { "(cost)", "bytes_per_s", SUM },
+	{ "(cost)", "cpu_percent", MAX },
 	{ "(cost)", "overhead_percent", MAX },
 	{ "stats", "sites", ROWS }, { "inflight", "spans", ROWS }, { "candidates", "processes", ROWS }, { "vitals", "processes", ROWS },
 	{ "account", "made", SUM }, { "account", "passed", SUM }, { "account", "carried", SUM }, { "account", "open", SUM }, { "account", "unsampled", SUM },
 	{ "account", "events_passed", SUM }, { "account", "dropped", SUMS }, { "account", "processes", ROWS },
-	{ "overhead", "budget_percent", MIN }, { "overhead", "saturated", ANY }, { "overhead", "agent", OBJECT, "(agent)" }, { "overhead", "processes", ROWS },
+	{ "overhead", "budget_percent", MIN }, { "overhead", "saturated", ANY }, { "overhead", "agent", OBJECT, "(agent)" },
+	{ "overhead", "processes", ROWS },
 	{ "overhead", "sites", ROWS }, { "overhead", "rules", BY_ID, "(rule)" },
 	{ "ls", "instances", SUM }, { "ls", "processes", SUM }, { "(site)", "instances", SUM },
 };
@@ -134,7 +140,8 @@ static void join(const char *of, json_t *into, const json_t *from)
 	const char *key;
 	json_t *v;
 	/* What one does not know is unknown of all. */
-	if (!strcmp(of, "(cost)") && json_is_true(json_object_get(into, "known")) && json_is_false(json_object_get(from, "known")) && json_object_get(from, "basis"))
+	if (!strcmp(of, "(cost)") && json_is_true(json_object_get(into, "known")) && json_is_false(json_object_get(from, "known")) &&
+		json_object_get(from, "basis"))
 		json_object_set(into, "basis", json_object_get(from, "basis"));
 	json_object_foreach((json_t *)from, key, v) {
 		const struct member_rule *r = rule_of(of, key);
@@ -233,7 +240,8 @@ static json_t *merge_health(const struct merge_part *p, unsigned n)
 
 static int dearer(const void *a, const void *b)
 {
-	double x = json_number_value(json_object_get(*(json_t *const *)a, "percent")), y = json_number_value(json_object_get(*(json_t *const *)b, "percent"));
+	double x = json_number_value(json_object_get(*(json_t *const *)a, "percent"));
+	double y = json_number_value(json_object_get(*(json_t *const *)b, "percent"));
 	return x < y ? 1 : x > y ? -1 : 0;
 }
 

@@ -1,5 +1,5 @@
-/* /metrics for Prometheus, /healthz and /readyz for whoever restarts things. What the agents know is asked of them, with the short patience of all reads: a host that is
- * down costs its rows, not the scrape. Names do not change; every family has its help. Loop thread. */
+/* /metrics for Prometheus, /healthz and /readyz for whoever restarts things. What the agents know is asked of them, with the short patience of all
+ * reads: a host that is down costs its rows, not the scrape. Names do not change; every family has its help. Loop thread. */
 #include "base/clock.h"
 #include "server/internal.h"
 #include <inttypes.h>
@@ -39,7 +39,8 @@ static void account_metrics(struct server *s, const json_t *agents, struct buf *
 	json_t *a = account_json(s, agents), *v;
 	const char *reason;
 	one(b, "spans_made_total", "counter", "Spans that were made: begun in traced processes, or received as OTLP.", (double)jint(a, "made"));
-	one(b, "spans_taken_total", "counter", "Spans that came to this server, from agents and as OTLP.", (double)(s->admit.agent_taken + s->admit.otlp_taken));
+	one(b, "spans_taken_total", "counter", "Spans that came to this server, from agents and as OTLP.",
+		(double)(s->admit.agent_taken + s->admit.otlp_taken));
 	one(b, "spans_stored_total", "counter", "Spans that are durable.", (double)s->admit.stored);
 	one(b, "spans_open", "gauge", "Spans that have begun and not ended.", (double)jint(a, "open"));
 	one(b, "spans_queued", "gauge", "Spans on their way to the store.", (double)jint(a, "queued"));
@@ -89,7 +90,8 @@ static void fleet_metrics(struct server *s, struct buf *b)
 	family(b, "toggle_ack_seconds", "histogram", "From a change of the rules to its acknowledgement by every agent that answers.");
 	for (unsigned k = 0; k < FLEET_BUCKETS; k++)
 		buf_printf(b, "klieg_toggle_ack_seconds_bucket{le=\"%g\"} %" PRIu64 "\n", fleet_bounds[k], sum += f.acks[k]);
-	buf_printf(b, "klieg_toggle_ack_seconds_bucket{le=\"+Inf\"} %" PRIu64 "\nklieg_toggle_ack_seconds_sum %.9g\nklieg_toggle_ack_seconds_count %" PRIu64 "\n", f.nacks, f.ack_sum, f.nacks);
+	buf_printf(b, "klieg_toggle_ack_seconds_bucket{le=\"+Inf\"} %" PRIu64 "\nklieg_toggle_ack_seconds_sum %.9g\n"
+		"klieg_toggle_ack_seconds_count %" PRIu64 "\n", f.nacks, f.ack_sum, f.nacks);
 	one(b, "policy_generation", "gauge", "Generation of the rules in force.", (double)desired_generation(s));
 	family(b, "agent_policy_generation", "gauge", "Generation of the rules that the agent has acknowledged.");
 	json_array_foreach(list, i, row) {
@@ -127,7 +129,8 @@ static void process_metrics(struct server *s, const json_t *ps, struct buf *b)
 	per_process(b, ps, "process_policy_generation", "Generation of the rules that its agent holds it to.", "generation");
 	per_process(b, ps, "process_sites_on", "Sites that are switched on in the process.", "on");
 	one(b, "processes_omitted", "gauge", "Processes beyond those that have rows here.", n > PROCESSES_MAX ? (double)(n - PROCESSES_MAX) : 0);
-	one(b, "agent_cpu_percent", "gauge", "CPU of the busiest agent's thread, in percent of one core.", jnum(json_object_get(ps, "agent"), "cpu_percent"));
+	one(b, "agent_cpu_percent", "gauge", "CPU of the busiest agent's thread, in percent of one core.",
+		jnum(json_object_get(ps, "agent"), "cpu_percent"));
 	one(b, "overhead_budget_percent", "gauge", "What probes may cost a process.", BUDGET_PERCENT);
 }
 
@@ -183,6 +186,11 @@ static struct call *call_create(struct server *s, struct http_req *r)
 }
 
 void metrics_reply(struct server *s, struct http_req *r) { call_agent(call_create(s, r), "ps", NULL, have_ps); }
+
+void api_agents(struct call *c)
+{
+	call_json(c, 200, json_pack("{sI so}", "generation", (json_int_t)desired_generation(c->s), "agents", fleet_agents(c->s)));
+}
 
 /* Ready: spans can be stored and, where an agent is part of this process, it answers. */
 static void ready_then(struct call *c)

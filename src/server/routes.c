@@ -15,6 +15,7 @@
 #define WHO { "reason", F_TEXT, "", 0, 500 }, { "author", F_TEXT, "api", 0, 100 }
 #define TEXT { "text", F_TEXT, NULL, .required = true, .about = "YAML" }, { "estimate", F_DURATION, "100ms", 0, 10e9 }
 #define TEXT_MAX (4u << 20)               /* a policy is at most 1 MiB, and escaped in JSON */
+#define HOST { "host", F_TEXT, NULL, 0, 80, .about = "of which host, where several are connected" }
 #define MAX_PAUSE { "max_pause", F_DURATION, NULL, 1e5, 1e10, .about = "longest stop of a process while functions are patched" }
 
 /* What an answer looks like, for /openapi.json (tests hold real answers to it): `name:type` with type s(tring) i(nteger) n(umber) b(oolean) *(anything)
@@ -135,17 +136,18 @@ static const struct route routes[] = {
 		"roots:[@call_node],other:@call_other,calls:i,total_nano:i,nodes:i,cut:i,bounded:b,traces:i,spans:i,orphans:i,skipped:i,kept:n,"
 		"window_nano:i", api_callgraph },
 	{ "GET", "/attachments", "view", "processes that were attached to", NULL, NULL, "attachments:[@process]", api_attachments },
-	{ "POST", "/attachments", "operate", "attach to a running process", NULL, P({ "pid", F_INT, NULL, 1, 4194304 }, { "name", F_TEXT, NULL, 0, 200 },
+	{ "POST", "/attachments", "operate", "attach to a running process", NULL, P({ "pid", F_INT, NULL, 1, 4194304 }, { "name", F_TEXT, NULL, 0, 200 }, HOST,
 		{ "all", F_BOOL, "false" }, { "check", F_BOOL, "false" }, { "libraries", F_TEXTS, NULL, 64, 200 }, { "debug_file", F_TEXT, NULL, 0, 4096 }, MAX_PAUSE,
 		{ "roots", F_TEXTS, NULL, 64, 500 }, { "plugins", F_TEXTS, NULL, 64, 500 }, { "uprobes", F_BOOL, NULL }),
 		"attachments:[@attachment],refused:[@refused]", api_attach },
 	{ "DELETE", "/attachments", "operate", "detach from processes by name, or from all", P({ "name", F_TEXT, NULL, 0, 200 }, { "all", F_BOOL, "false" }), NULL,
 		"detached:[<*>],refused:[@refused]", api_detach_all },
-	{ "DELETE", "/attachments/{pid}", "operate", "detach", NULL, NULL, "pid:i,restored:i,text_identical:b,parked:b,pause_nano:i", api_detach },
+	{ "DELETE", "/attachments/{pid}", "operate", "detach", P(HOST), NULL, "pid:i,restored:i,text_identical:b,parked:b,pause_nano:i", api_detach },
 	{ "GET", "/candidates", "view", "processes that could be attached to", NULL, NULL, "candidates:[@candidate]", api_candidates },
-	{ "GET", "/processes/{pid}/callees", "view", "what a function calls", P({ "function", F_TEXT, "", 0, 500 }), NULL,
+	{ "GET", "/processes/{pid}/callees", "view", "what a function calls", P({ "function", F_TEXT, "", 0, 500 }, HOST), NULL,
 		"callees:[@callee],indirect:i", api_callees },
 	{ "GET", "/inflight", "view", "open spans", P(SEL, { "limit", F_INT, "1000", 1, 100000 }), NULL, "spans:[@open]", api_inflight },
+	{ "GET", "/agents", "view", "the agents, and whether they have the rules in force", NULL, NULL, "generation:i,agents:[<*>]", api_agents },
 	{ "GET", "/events", "view", "changes, as server-sent events", NULL, NULL, NULL, api_events },
 	{ "GET", "/doctor", "view", "health and the account of spans", NULL, NULL, "ok:b,checks:[@check],account:@account", api_doctor },
 	{ "GET", "/openapi.json", "view", "this table", NULL, NULL, "openapi:s,info:<*>,paths:<*>,components:<*>", api_openapi },

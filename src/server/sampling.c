@@ -1,9 +1,10 @@
-/* Jaeger remote sampling: what the rules in force mean for a service whose SDK decides at the root of a trace, by name of the operation alone. Rules are read once per
- * generation, answers kept per service. The same strategy as JSON (GET /sampling?service=X) and as protobuf (jaeger.api_v2.SamplingManager). Loop thread.
+/* Jaeger remote sampling: what the rules in force mean for a service whose SDK decides at the root of a trace, by name of the operation alone.
+ * Rules are read once per generation, answers kept per service. The same strategy as JSON (GET /sampling?service=X) and as protobuf
+ * (jaeger.api_v2.SamplingManager). Loop thread.
  *
- * An SDK knows no hosts, no shares of processes and no attributes of requests, and keeps what it has sampled: rules with hosts, share, only, scope `marked`, conditions on
- * requests or on finished spans say nothing here. Several grants: the highest keep and the highest rate; limits cap what comes out. What cannot be told exactly
- * errs on the side of less: a rate for single operations becomes a rate for the service. */
+ * An SDK knows no hosts, no shares of processes and no attributes of requests, and keeps what it has sampled: rules with hosts, share, only, scope
+ * `marked`, conditions on requests or on finished spans say nothing here. Several grants: the highest keep and the highest rate; limits cap what
+ * comes out. What cannot be told exactly errs on the side of less: a rate for single operations becomes a rate for the service. */
 #include "base/clock.h"
 #include "server/internal.h"
 #include "traceql/traceql.h"
@@ -55,7 +56,8 @@ static void names_of(struct sampling *g, const struct traceql *q, uint16_t node)
 		names_of(g, q, v.r);
 	} else if (v.op == TQ_VIEW_NOT)
 		names_of(g, q, v.l);
-	else if (v.op == TQ_VIEW_CMP && v.field.scope == TQ_INTRINSIC && v.field.intrinsic == TQ_NAME && v.value.type == TQ_STR && (!strcmp(v.cmp, "=") || !strcmp(v.cmp, "!=")))
+	else if (v.op == TQ_VIEW_CMP && v.field.scope == TQ_INTRINSIC && v.field.intrinsic == TQ_NAME && v.value.type == TQ_STR &&
+		(!strcmp(v.cmp, "=") || !strcmp(v.cmp, "!=")))
 		add_name(g, v.value.s);
 }
 
@@ -68,8 +70,8 @@ static bool makes_spans(const json_t *rule, const char *key)
 static bool tells_sdk(const json_t *r)
 {
 	const json_t *share = json_object_get(r, "share");
-	return !json_array_size(json_object_get(r, "hosts")) && !json_array_size(json_object_get(r, "only")) && strcmp(jtext(r, "scope"), "marked") && !*jtext(r, "where") &&
-		(!json_is_number(share) || json_number_value(share) >= 1);
+	return !json_array_size(json_object_get(r, "hosts")) && !json_array_size(json_object_get(r, "only")) && strcmp(jtext(r, "scope"), "marked") &&
+		!*jtext(r, "where") && (!json_is_number(share) || json_number_value(share) >= 1);
 }
 
 static void read_rule(struct sampling *g, const json_t *r, int64_t now)
@@ -191,8 +193,8 @@ static json_t *as_json(const struct strategy *st)
 	for (unsigned i = 0; i < st->nops; i++)
 		json_array_append_new(list, json_pack("{ss s{sf}}", "operation", st->ops[i].name, "probabilisticSampling", "samplingRate", st->ops[i].keep));
 	if (by_operation(st))
-		json_object_set_new(o, "operationSampling", json_pack("{sf sf sO sf}", "defaultSamplingProbability", st->all.keep, "defaultLowerBoundTracesPerSecond", st->all.rate,
-			"perOperationStrategies", list, "defaultUpperBoundTracesPerSecond", st->upper));
+		json_object_set_new(o, "operationSampling", json_pack("{sf sf sO sf}", "defaultSamplingProbability", st->all.keep,
+			"defaultLowerBoundTracesPerSecond", st->all.rate, "perOperationStrategies", list, "defaultUpperBoundTracesPerSecond", st->upper));
 	json_decref(list);
 	return o;
 }

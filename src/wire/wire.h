@@ -24,7 +24,7 @@
 #define KW_MAX_SITES 131072u
 #define KW_MAX_MODULES 256u
 #define KW_MAX_THREADS 1024u
-#define KW_RING_BYTES (256u * 1024u)    /* default; a power of two, 64 KiB .. 16 MiB (KLIEG_RING_SIZE) */
+#define KW_RING_BYTES (512u * 1024u)    /* default; a power of two, 64 KiB .. 16 MiB (KLIEG_RING_SIZE) */
 #define KW_OPEN_MAX 64u                 /* open spans a thread may nest; deeper ones are counted as lost */
 #define KW_CELLS 256u                   /* sites one thread may have at level count */
 #define KW_RESOURCE_MAX 2048u

@@ -75,6 +75,20 @@ def test_throughput_raises_it(run):
 	assert agent.told("trigger")[0]["cause"]["value"] > 300
 
 
+def test_what_differs_from_its_own_baseline_raises_it(run):
+	agent, program = run
+	program.tell("slow_us", 2000)
+	agent.rules(rule('{ name = "request" } | avg_over_time(duration) > 4 with(baseline=10s)', to="count"))
+	calls = lambda: (agent.stat("request", 30) or {"calls": 0})["calls"]
+	wait_for(lambda: calls() > 800)  # what is usual is known by then
+	assert not steps(agent)
+	program.tell("slow_us", 30000)
+	wait_for(lambda: steps(agent) == UP[:1])
+	assert agent.told("trigger")[0]["cause"]["value"] > 4 and agent.told("trigger")[0]["cause"]["threshold"] == 4
+	program.tell("slow_us", 2000)
+	wait_for(lambda: steps(agent) == UP[:1] + DOWN[2:], timeout=40)
+
+
 def test_a_trigger_keeps_its_level_when_its_rule_is_sent_again_and_loses_it_with_the_rule(run):
 	agent, program = run
 	program.tell("slow_us", 40000)

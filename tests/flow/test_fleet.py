@@ -163,3 +163,33 @@ def test_two_hosts_are_traced_attached_and_accounted_as_one(server, tmp_path, sp
 	server.all_off()
 	account = wait_for(lambda: server.settled())
 	assert account["made"] == account["stored"] + sum(account["dropped"].values())
+
+
+def test_klieg_up_takes_agents_of_other_hosts_and_keeps_its_own(klieg_up, tmp_path, spawn, cc, target):
+	up = klieg_up
+	mine = os.uname().nodename
+	r = subprocess.run([KLIEG, "agent", "--server", up.http, "--dir", str(tmp_path / "same")], capture_output=True, text=True, timeout=20)
+	assert r.returncode != 0 and "agent of its own" in r.stderr and "--host" in r.stderr
+	a = spawn([KLIEG, "agent", "--server", up.http, "--dir", str(tmp_path / "far"), "--host", "far"], stdout=subprocess.PIPE, text=True)
+	socket = re.match(r"ready server=\S+ socket=(\S+)", a.stdout.readline())[1]
+	for name, path in (("near", up.socket), ("distant", socket)):
+		spawn([cc(SERVICE), name], env={**os.environ, "KLIEG_SOCKET": path}, stdout=subprocess.PIPE).stdout.readline()
+	wait_for(lambda: {(p["service"], p["host"]) for p in up.get("/processes")["processes"]} == {("near", mine), ("distant", "far")})
+	toggle(up, "*:inner")
+	wait_for(lambda: up.stored('{ resource.service.name = "near" }') and up.stored('{ resource.service.name = "distant" }'))
+	agents = {x["host"]: x for x in up.get("/agents")["agents"]}
+	assert agents[mine]["local"] and not agents["far"]["local"] and agents["far"]["spans"] > 0 and not any(x["behind"] for x in agents.values())
+
+	# Attaching goes to the host that was named, else to the one we are on.
+	for asked, got in ((None, mine), ("far", "far")):
+		p = target("hot")
+		status, doc = up.request("POST", "/api/v1/attachments", {"pid": p.pid, **({"host": asked} if asked else {})})
+		assert status == 200 and doc["attachments"][0]["host"] == got, doc
+		assert [x["host"] for x in up.get("/processes")["processes"] if x["pid"] == p.pid] == [got]
+		status, doc = up.request("DELETE", f"/api/v1/attachments/{p.pid}" + (f"?host={asked}" if asked else ""))
+		assert status == 200 and doc["text_identical"], doc
+	status, doc = up.request("POST", "/api/v1/attachments", {"pid": 1, "host": "nowhere"})
+	assert status == 404 and "nowhere" in doc["detail"] and "far" in doc["hint"]
+	up.all_off()
+	account = wait_for(up.settled)
+	assert account["made"] == account["stored"] + sum(account["dropped"].values()) > 0

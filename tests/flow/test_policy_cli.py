@@ -164,6 +164,44 @@ def test_plan_shows_what_would_change_and_changes_nothing(pay, write):
 	assert doc["version"] == 1 and doc["changed"] == 1 and doc["fits"] is True
 
 
+HOT = r"""
+#define KLIEG_COMPONENT "hot"
+#include <klieg/klieg.h>
+#include <stdio.h>
+int main(void)
+{
+	klieg_init(0);
+	puts("ready");
+	fflush(stdout);
+	for (unsigned long i = 0;; i++) { KLIEG_SPAN("hot.inner"); }
+}
+"""
+
+
+def test_a_plan_that_does_not_fit_the_budget_is_not_applied(klieg_up, spawn, cc, write):
+	p = spawn([cc(HOT)], env={**klieg_up.env, "OTEL_SERVICE_NAME": "hot"}, stdout=subprocess.PIPE)
+	p.stdout.readline()
+	wait_for(lambda: [x for x in rows(klieg_up) if x["pid"] == p.pid and x["sites"]])
+	path = write("hot.yaml", POLICY.format(level="detail").replace("pay", "hot").replace(' && name = "POST /charge"', ""))
+	r = klieg_up.cli("policy", "plan", path, check=False)
+	assert r.returncode == 6 and "budget 1.00 %: does NOT fit" in r.stdout, r.stdout
+	r = apply(klieg_up, path, check=False)
+	assert r.returncode == 6 and "error[E600]" in r.stderr and "--force" in r.stderr
+	assert klieg_up.get("/policies")["policies"] == [] and on(klieg_up) == {p.pid: 0}
+	assert apply(klieg_up, path, "--force").returncode == 0
+	# The governor holds it all the same, and says what it took back.
+	wait_for(lambda: "hot.inner" in klieg_up.cli("overhead").stdout.split("SHED")[1].split("CALLS/S")[0])
+
+
+def test_plans_of_policies_that_say_too_little(pay, write):
+	r = pay.cli("policy", "plan", write("none.yaml", POLICY.format(level="span").replace("POST /charge", "no.such")))
+	assert "matches no site" in r.stdout
+	both = POLICY.format(level="detail") + "limits:\n  - match: '{ }'\n    level: count\n"
+	assert "warning[P202]" in pay.cli("policy", "check", write("both.yaml", both)).stderr
+	every = POLICY.format(level="span").replace('{ resource.service.name = "pay" && name = "POST /charge" }', "{ }")
+	assert "warning[P205]" in pay.cli("policy", "check", write("every.yaml", every)).stderr
+
+
 # ---- versions ----
 
 
@@ -185,6 +223,10 @@ def test_a_policy_from_file_to_history_and_back(pay, write):
 	assert pay.cli("policy", "diff", second).returncode == 0
 	r = pay.cli("policy", "diff", "pay", "1", "2", check=False)
 	assert r.returncode == 1 and "-     level: span\n+     level: detail\n" in r.stdout and re.search(r"rule charges: .*level span -> detail", r.stdout)
+
+	for args in (["ls"], ["show", "pay"], ["diff", "pay"], ["diff", second], ["history", "pay"], ["export"], ["export", "pay"], ["plan", second], ["check", second]):
+		assert pay.cli("policy", *args, json_out=True)["version"] == 1, args  # the document's
+	assert pay.cli("policy", "show", "pay", json_out=True)["policy_version"] == 2
 
 	r = pay.cli("policy", "rollback", "pay", "--reason", "too much")
 	assert "pay is rolled back: version 3" in r.stdout and text_of(pay) == POLICY.format(level="span")
@@ -393,6 +435,8 @@ def test_a_rollout_as_it_is_shown(klieg_up, spawn, cc, write):
 	klieg_up.cli("policy", "stop", "pay", "--reason", "wait")
 	assert state(klieg_up) == "stopped"
 	assert "stopped" in klieg_up.cli("policy", "rollout", "pay", "--once").stdout
+	doc = klieg_up.cli("policy", "rollout", "pay", "--once", json_out=True)
+	assert doc["version"] == 1 and doc["policy_version"] > 1 and doc["state"] == "stopped"
 	klieg_up.cli("policy", "rollback", "pay", "--reason", "no")
 	assert state(klieg_up) == "active" and text_of(klieg_up) == STEPS.format(level="span")
 
