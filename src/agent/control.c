@@ -268,6 +268,8 @@ static void warnings(struct agent *a, bool too_many, json_t *o)
 			buf_printf(&b, "%sprocess %d: %s", b.n ? "; " : "", (int)p->pid, p->fns->problem);
 		if (p->fns && p->fns->live && p->fns->condition_problem[0])
 			buf_printf(&b, "%sprocess %d: %s", b.n ? "; " : "", (int)p->pid, p->fns->condition_problem);
+		if (p->request_problem)
+			buf_printf(&b, "%sprocess %d: %s", b.n ? "; " : "", (int)p->pid, p->request_problem);
 		if (p->fns && p->fns->last_pause_ns > pause)
 			pause = p->fns->last_pause_ns;
 	}

@@ -1,6 +1,7 @@
 /* What the rules mean for the sites of a process. From a->rules and a process's sites come its grants: (site, rule), in order of site; from a site's grants, the
  * limits and the governor's cap follow its level, its threshold, its conditions. Grants change when rules, sites or the resource do; levels also when something is raised,
  * capped, or paced. patch_apply() makes bytes of it. Agent thread; owns p->grants. */
+#include "agent/request.h"
 #include "agent/state.h"
 #include "policy/match.h"
 #include <fnmatch.h>
@@ -316,12 +317,13 @@ static void levels_of_ends(struct process *p)
 				h = (h + 1) & (size - 1);
 			struct site *b = slots[h] ? &p->sites[slots[h] - 1] : NULL;
 			if (!pass) {
-				if (!b || b->always < s->always || b->level < s->level || b->peek < s->peek)
+				if (!b || b->always < s->always || b->level < s->level || b->peek < s->peek || b->classifies < s->classifies)
 					slots[h] = i + 1;
 			} else if (b) {
 				s->always = b->always;
 				s->level = b->level;
 				s->peek = b->peek;
+				s->classifies = b->classifies;
 			}
 		}
 	free(slots);
@@ -372,6 +374,7 @@ void levels_set(struct agent *a, struct process *p)
 		return;
 	if (p->fns)
 		p->fns->condition_problem[0] = 0;
+	p->touch_all |= requests_install(p);
 	touch_all(a, p);
 	p->active = base_realloc(p->active, (p->ntouched + 1) * sizeof *p->active);
 	p->nactive = 0;
@@ -390,7 +393,7 @@ void levels_set(struct agent *a, struct process *p)
 			level_of_site(p, i, p->grants + from, g - from);
 		if (a->waiting && !s->level && !s->bad && s->kind != KW_SITE_END && peeked(a, p, i))
 			s->peek = KW_COUNT;
-		if (s->level || s->peek || s->cap) /* what the governor has switched off stays among them until nobody wants it */
+		if (s->level || s->peek || s->cap || s->classifies) /* what the governor has switched off stays among them until nobody wants it */
 			p->active[p->nactive++] = i;
 	}
 	if (p->has_ends)

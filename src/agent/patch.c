@@ -105,15 +105,19 @@ static void write_sites(struct process *p, struct site **s, uint32_t n, bool on)
 	}
 }
 
-static unsigned wanted(const struct site *s) { return s->level > s->peek ? s->level : s->peek; }
+static unsigned level_of(const struct site *s) { return s->level > s->peek ? s->level : s->peek; }
+static bool wanted(const struct site *s) { return level_of(s) || s->classifies; }
+static bool said(const struct process *p, uint32_t i) { return p->state[i].level || p->state[i].flags; }
 
 static void set_state(struct process *p, uint32_t i)
 {
 	struct site *s = &p->sites[i];
 	struct kw_site_state *st = &p->state[i];
 	__atomic_store_n(&st->threshold, s->threshold, __ATOMIC_RELAXED);
-	__atomic_store_n(&st->flags, s->level && !s->always && !s->peek ? KW_STATE_GATED : 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&st->level, (uint8_t)wanted(s), __ATOMIC_RELEASE);
+	uint8_t level = (uint8_t)level_of(s), always = s->always > s->peek ? s->always : s->peek;
+	__atomic_store_n(&st->always, always, __ATOMIC_RELAXED);
+	__atomic_store_n(&st->flags, (uint8_t)((always < level ? KW_STATE_GATED : 0) | (s->classifies ? KW_STATE_CLASSIFIES : 0)), __ATOMIC_RELAXED);
+	__atomic_store_n(&st->level, level, __ATOMIC_RELEASE);
 }
 
 void patch_apply(struct process *p)
@@ -134,7 +138,7 @@ void patch_apply(struct process *p)
 			continue;
 		p->detail_n += s->level >= KW_DETAIL;
 		if (s->kind == KW_SITE_FUNCTION) { /* the byte is hooks.c's */
-			if (wanted(s) || p->state[i].level)
+			if (wanted(s) || said(p, i))
 				set_state(p, i);
 			continue;
 		}
@@ -160,7 +164,7 @@ void patch_apply(struct process *p)
 	write_sites(p, off, noff, false);
 	for (uint32_t k = 0; k < p->ntouched; k++) {
 		uint32_t i = p->touched[k].site;
-		if (p->sites[i].id && !wanted(&p->sites[i]) && !p->sites[i].patched && p->state[i].level)
+		if (p->sites[i].id && !wanted(&p->sites[i]) && !p->sites[i].patched && said(p, i))
 			set_state(p, i);
 	}
 	free(on[0]);
@@ -212,7 +216,7 @@ void patch_ends(struct process *p, bool force)
 	}
 	write_sites(p, off, n, false);
 	for (uint32_t i = 0; i < p->nsites; i++)
-		if (p->sites[i].kind == KW_SITE_END && !p->sites[i].patched && !wanted(&p->sites[i]) && p->state[i].level)
+		if (p->sites[i].kind == KW_SITE_END && !p->sites[i].patched && !wanted(&p->sites[i]) && said(p, i))
 			set_state(p, i);
 	free(off);
 	if (!left)

@@ -1,5 +1,6 @@
 /* The set of rules in force on this host: toggles and the rules of policies, as the server sends them (docs/agent-protocol.md "rule"). What they mean for sites is
  * grants.c's. A rule that goes is only marked dead until no grant refers to it. Nothing outlives its TTL. Agent thread; owns a->rules. */
+#include "agent/request.h"
 #include "agent/state.h"
 #include "policy/match.h"
 #include <math.h>
@@ -133,6 +134,8 @@ static int queries_parse(struct rule *r, struct err *e)
 	if (rc >= 0)
 		rc = traceql_split_start(whole, &r->site, &r->request, e);
 	traceql_destroy(whole);
+	if (rc >= 0 && r->request)
+		rc = request_check(r->request, e);
 	if (rc >= 0 && r->where_text && *r->where_text)
 		rc = condition_is(r->where_text) ? condition_parse(r->where_text, &r->args, e) : traceql_parse(str_of(r->where_text), &r->where, e);
 	return rc;
@@ -406,8 +409,10 @@ static void differences(struct agent *a, json_t *o)
 			json_array_append_new(list, json_pack("{s:s,s:i,s:s,s:s,s:s%,s:s,s:s}", "op", !was ? "+" : level ? "~" : "-", "pid", (int)p->pid, "service", p->service,
 				"site", id, "name", name.p, name.n, "from", level_name(was), "to", level_name(level)));
 		}
-		instances += p->map ? p->nactive : 0;
-		processes += p->map && p->nactive;
+		uint64_t on_before = instances;
+		for (uint32_t t = 0; p->map && t < p->nactive; t++)
+			instances += p->sites[p->active[t]].level && p->sites[p->active[t]].kind != KW_SITE_END;
+		processes += instances > on_before;
 		touched += changed > changed_before;
 	}
 	json_object_set_new(o, "changes", list);

@@ -61,6 +61,7 @@ struct site {
 	uint8_t peek;             /* level wanted by a running cost estimate */
 	uint8_t patched;          /* the byte is on */
 	uint8_t bad;              /* its bytes are not those of a site: never touched */
+	bool classifies;          /* its attributes decide on requests: on, whatever its level */
 	uint8_t where;            /* every rule that records here has a `where`: spans must pass one of them */
 	uint32_t function;        /* string id, 0 = not looked up or unknown */
 	uint64_t threshold;
@@ -163,6 +164,8 @@ struct process {
 	struct grant *grants; uint32_t ngrants, grants_cap;
 	bool grants_changed;      /* levels do not follow from them yet */
 	struct touched { uint32_t site; uint8_t was; } *touched; uint32_t ntouched, touched_cap; /* sites that the last levels_set() looked at, in order, and their level before */
+	bool classifying;         /* there are programs in its table of requests */
+	const char *request_problem; /* NULL: none */
 	bool has_ends;            /* explicit ends: they follow their begins, and are looked at all */
 	bool touch_all;           /* the next levels_set() looks at all sites: their states are not known */
 	uint32_t *active, nactive; /* those of them that something wants on */

@@ -50,6 +50,15 @@ static inline bool at_ease(const struct klieg__thread *me)
 	return klieg__likely(!me->busy) && klieg__likely(me->t != NULL) && klieg__likely(klieg__load(klieg__process.epoch, RELAXED) == me->epoch);
 }
 
+/* A site that is on for some requests only, and this is none of them: what nearly every request finds there. No store, no clock. */
+static inline __attribute__((always_inline)) bool not_for_us(const struct klieg__thread *me, uint32_t site)
+{
+	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!klieg__process.sites))
+		return false;
+	const struct kw_site_state *st = klieg__process.sites + site;
+	return klieg__load(&st->flags, RELAXED) == KW_STATE_GATED && !klieg__load(&st->always, RELAXED) && !(me->ctx_flags >> KW_CTX_LEVEL_SHIFT & 7);
+}
+
 /* The common case of begin(), and nothing else: no call, so no register to save. In two halves, so that hook.c has its own work between them; whoever
  * goes on to the second marked the thread as busy, and says leave() whatever comes of it. The thread is at ease, and there is such a site. What follows
  * is ordered by how few values are needed at a time. Returns the level; 0, with nothing done, when anything is unusual: then the long way it is. */
@@ -59,7 +68,7 @@ static inline __attribute__((always_inline)) unsigned may_begin(const struct kli
 	unsigned level = klieg__load(&st->level, RELAXED);
 	uint32_t depth = t->depth;
 	const struct kw_open *o = &t->open[depth];
-	if (klieg__unlikely(level == 0) || klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_GATED) ||
+	if (klieg__unlikely(level == 0) || klieg__unlikely(klieg__load(&st->flags, RELAXED) & (KW_STATE_GATED | KW_STATE_CLASSIFIES)) ||
 		klieg__unlikely(depth - 1 >= KW_OPEN_MAX - 1) /* none open, or no place left */ ||
 		klieg__unlikely(o[-1].cookie == (uint64_t)(uintptr_t)s) || klieg__unlikely(klieg__load(&o[-1].flags, ACQUIRE) & OPEN_ENDED))
 		return 0;
@@ -112,7 +121,7 @@ static inline __attribute__((always_inline)) bool end_held(struct klieg__thread 
 	struct kw_open *o = &t->open[i];
 	klieg__opaque(o);
 	uint32_t flags = klieg__load(&o->flags, RELAXED);
-	if (klieg__unlikely(o->cookie != (uint64_t)(uintptr_t)s || o->seq != s->seq) || klieg__unlikely(flags & (OPEN_UNSAMPLED | OPEN_ENDED | OPEN_EXPLICIT)) ||
+	if (klieg__unlikely(o->cookie != (uint64_t)(uintptr_t)s || o->seq != s->seq) || klieg__unlikely(flags & (OPEN_UNSAMPLED | OPEN_ENDED | OPEN_EXPLICIT | OPEN_MARKED)) ||
 		klieg__unlikely(klieg__load(&o[-1].flags, RELAXED) & OPEN_ENDED) || klieg__unlikely(me->root_depth == i + 1))
 		return false;
 	if (flags & OPEN_COUNT) {

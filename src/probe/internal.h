@@ -52,7 +52,8 @@ struct klieg__thread {
 extern __thread struct klieg__thread klieg__thread __attribute__((tls_model("initial-exec")));
 
 enum { CTX_LOCAL_ROOT = 1u << 16, CTX_UNDECIDED = 1u << 17 }; /* beside KW_CTX_*, never in a record */
-enum { OPEN_COUNT = 1u << 16, OPEN_UNSAMPLED = 1u << 17, OPEN_ENDED = 1u << 18, OPEN_DETAIL = 1u << 19, OPEN_EXPLICIT = 1u << 20,
+enum { OPEN_CLASSIFY = 1u << 8, /* its attributes decide whether the request carries a level */ OPEN_MARKED = 1u << 9, /* they did, until it ends */
+	OPEN_COUNT = 1u << 16, OPEN_UNSAMPLED = 1u << 17, OPEN_ENDED = 1u << 18, OPEN_DETAIL = 1u << 19, OPEN_EXPLICIT = 1u << 20,
 	OPEN_DETACHED = 1u << 21 /* what it was begun in has ended: not a parent of new spans any more */, HANDLE_SLOT_SHIFT = 22 }; /* beside KW_REC_* in kw_open.flags; a handle's flags also have the number of the slot it was begun in */
 
 static inline uint64_t klieg__ticks(void)

@@ -125,7 +125,8 @@ static bool make_region(void)
 	r.control_off = (uint64_t)page;
 	r.modules_off = 2 * (uint64_t)page;
 	r.sites_off = align(r.modules_off + KW_MAX_MODULES * sizeof(struct kw_module), (uint64_t)page);
-	r.threads_off = align(r.sites_off + KW_MAX_SITES * sizeof(struct kw_site_state), (uint64_t)page);
+	r.requests_off = align(r.sites_off + KW_MAX_SITES * sizeof(struct kw_site_state), (uint64_t)page);
+	r.threads_off = align(r.requests_off + sizeof(struct kw_requests), (uint64_t)page);
 	r.ring_off = 4096;
 	r.ring_bytes = (uint32_t)ring;
 	r.cellmap_off = (uint32_t)(r.ring_off + ring);

@@ -102,9 +102,11 @@ static inline unsigned level_of(const struct klieg__thread *me, const struct kw_
 {
 	unsigned level = klieg__load(&st->level, RELAXED);
 	if (klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_GATED)) {
-		unsigned asked = me->ctx_flags >> KW_CTX_LEVEL_SHIFT & 7;
+		unsigned asked = me->ctx_flags >> KW_CTX_LEVEL_SHIFT & 7, always = klieg__load(&st->always, RELAXED);
 		if (asked < level)
 			level = asked;
+		if (always > level)
+			level = always;
 	}
 	return level;
 }
@@ -314,7 +316,8 @@ static inline __attribute__((always_inline)) int begin(const struct klieg__slot 
 			level = level_of(me, st);
 		}
 	}
-	if (!level || lease_over(now = klieg__ticks()))
+	bool classify = klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_CLASSIFIES) && !(me->ctx_flags >> KW_CTX_LEVEL_SHIFT & 7);
+	if ((!level && !classify) || lease_over(now = klieg__ticks()))
 		goto no;
 	if (klieg__unlikely(depth >= KW_OPEN_MAX)) {
 		make_room(me);
@@ -331,12 +334,12 @@ static inline __attribute__((always_inline)) int begin(const struct klieg__slot 
 			decide(me, st), me->ctx_dirty = true;
 		if (klieg__unlikely(!(me->ctx_flags & KW_CTX_SAMPLED))) {
 			t->unsampled++;
-			if (me->root_depth != depth + 1)
+			if (me->root_depth != depth + 1 && !classify)
 				goto no; /* a child of a trace that is not kept */
 			flags = OPEN_UNSAMPLED; /* its root: stands on the stack so that we know when the trace ends */
 		}
 	} else {
-		flags = OPEN_COUNT;
+		flags = level ? OPEN_COUNT : OPEN_UNSAMPLED; /* level 0: not begun at all, unless its attributes say so */
 	}
 	/* Another thread may be looking here for a span of its own to end: atomic, but no more than stores. */
 	struct kw_open *o = &t->open[depth];
@@ -354,6 +357,8 @@ static inline __attribute__((always_inline)) int begin(const struct klieg__slot 
 	}
 	if (is_explicit)
 		flags |= OPEN_EXPLICIT;
+	if (classify)
+		flags |= OPEN_CLASSIFY;
 	klieg__store(&o->flags, flags, RELAXED);
 	klieg__store(&o->start_tsc, now, RELAXED);
 	t->generation[depth] = me->generation;
@@ -371,7 +376,7 @@ static inline __attribute__((always_inline)) int begin(const struct klieg__slot 
 		s->check = check_of(s);
 	}
 	leave(me);
-	return flags & (OPEN_UNSAMPLED | OPEN_COUNT) ? KW_COUNT : (int)level;
+	return classify ? KW_DETAIL : flags & (OPEN_UNSAMPLED | OPEN_COUNT) ? KW_COUNT : (int)level;
 no:
 	s->open = 0;
 	if (is_explicit)
@@ -385,10 +390,22 @@ static __attribute__((noinline)) int begin_slow(const struct klieg__slot *slot, 
 KLIEG_PUBLIC int klieg__begin(const struct klieg__slot *slot, klieg_span *s)
 {
 	struct klieg__thread *me = &klieg__thread;
+	if (klieg__unlikely(not_for_us(me, site_of(slot)))) {
+		s->open = 0;
+		return 0;
+	}
 	int level = begin_fast(me, site_of(slot), s);
 	return klieg__likely(level > 0) ? level : begin_slow(slot, s);
 }
-KLIEG_PUBLIC int klieg__begin_explicit(const struct klieg__slot *slot, klieg_span *s) { return begin(slot, s, true); }
+KLIEG_PUBLIC int klieg__begin_explicit(const struct klieg__slot *slot, klieg_span *s)
+{
+	if (klieg__unlikely(not_for_us(&klieg__thread, site_of(slot)))) {
+		s->open = 0;
+		s->check = 0;
+		return 0;
+	}
+	return begin(slot, s, true);
+}
 
 /* A span whose ring is not its context's any more: all ids in full. */
 static __attribute__((noinline)) void put_spanx(struct klieg__thread *me, uint32_t site, uint32_t flags, uint64_t start, uint64_t now,
@@ -439,6 +456,8 @@ static inline __attribute__((always_inline)) void finish(struct klieg__thread *m
 	} else if (flags & OPEN_COUNT) {
 		count_span(me, o->site, now - start, flags & KW_REC_ERROR);
 	}
+	if (klieg__unlikely(flags & OPEN_MARKED) && same)
+		me->ctx_flags &= ~(7u << KW_CTX_LEVEL_SHIFT); /* what this span's attributes made of the request is over with it */
 	if (klieg__likely(i + 1 == t->depth)) { /* if what is below ended elsewhere, the next begin sees it */
 		klieg__store(&t->depth, i, RELEASE);
 		if (me->root_depth == i + 1)
@@ -727,12 +746,144 @@ static void put_record(struct klieg__thread *me, uint8_t type, uint32_t site, ui
 	commit(me, bytes);
 }
 
+/* ---- requests: does a rule on attributes hold for this one? -------------------------------------------------------------------- */
+
+static bool text_holds(uint8_t op, const struct klieg__value *v, const char *want, size_t n)
+{
+	const char *have = v->u.p;
+	size_t len = v->len;
+	if (!have)
+		return false;
+	if (op == KW_REQ_BEGINS)
+		return len >= n && !memcmp(have, want, n);
+	if (op == KW_REQ_ENDS)
+		return len >= n && !memcmp(have + len - n, want, n);
+	if (op == KW_REQ_CONTAINS)
+		return memmem(have, len, want, n) != NULL;
+	int cmp = memcmp(have, want, len < n ? len : n);
+	cmp = cmp ? cmp : len < n ? -1 : len > n;
+	return op == KW_REQ_EQ ? !cmp : op == KW_REQ_NE ? cmp : op == KW_REQ_LT ? cmp < 0 : op == KW_REQ_LE ? cmp <= 0 : op == KW_REQ_GT ? cmp > 0 : cmp >= 0;
+}
+
+/* Of doubles their bits are compared, turned so that they are in order: there are no vector registers here. */
+static int64_t ordered(uint8_t type, int64_t bits) { return type == KW_DOUBLE ? bits ^ ((bits >> 63) & INT64_MAX) : bits; }
+
+static bool number_holds(uint8_t op, int64_t have, int64_t want)
+{
+	return op == KW_REQ_EQ ? have == want : op == KW_REQ_NE ? have != want : op == KW_REQ_LT ? have < want : op == KW_REQ_LE ? have <= want :
+		op == KW_REQ_GT ? have > want : op == KW_REQ_GE && have >= want;
+}
+
+/* The step is a copy of the agent's words; everything in it is checked here. */
+static bool step_holds(const struct kw_request_op *o, const struct klieg__value *v, int n)
+{
+	if (o->key >= n || !v[o->key].type)
+		return false;
+	v += o->key;
+	bool text = v->type == KW_STR || v->type == KW_BYTES;
+	if (o->op == KW_REQ_EXISTS)
+		return true;
+	if (o->type == KW_STR)
+		return text && o->len <= KW_REQUEST_TEXT && text_holds(o->op, v, o->text, o->len);
+	return !text && v->type == o->type && number_holds(o->op, ordered(v->type, v->u.i), ordered(o->type, o->number));
+}
+
+static bool request_holds(const struct kw_request *r, const struct klieg__value *v, int n)
+{
+	uint32_t stack = 0, depth = 0, steps = r->nops;
+	for (uint32_t i = 0; i < steps && i < KW_REQUEST_OPS; i++) {
+		struct kw_request_op o = r->op[i];
+		if (o.op == KW_REQ_AND || o.op == KW_REQ_OR) {
+			if (depth < 2)
+				return false;
+			uint32_t a = stack >> (depth - 2) & 1, b = stack >> (depth - 1) & 1, x = o.op == KW_REQ_AND ? a & b : a | b;
+			depth--;
+			stack = (stack & ~(3u << (depth - 1))) | x << (depth - 1);
+		} else if (o.op == KW_REQ_NOT) {
+			if (!depth)
+				return false;
+			stack ^= 1u << (depth - 1);
+		} else {
+			if (depth >= 31)
+				return false;
+			uint32_t x = o.op == KW_REQ_TRUE || (o.op != KW_REQ_FALSE && step_holds(&o, v, n));
+			stack = (stack & ~(1u << depth)) | x << depth;
+			depth++;
+		}
+	}
+	return depth == 1 && stack & 1;
+}
+
+/* The request carries a level from here on, until this span ends; and the span itself is begun, if it is one that this level is about. */
+static void mark(struct klieg__thread *me, uint32_t site, klieg_span *s, struct kw_open *o, unsigned level, uint64_t threshold)
+{
+	struct kw_thread *t = me->t;
+	const struct kw_site_state *st = klieg__process.sites + site, rule = { .threshold = threshold };
+	uint32_t flags = klieg__load(&o->flags, RELAXED) | OPEN_MARKED;
+	me->ctx_flags |= level << KW_CTX_LEVEL_SHIFT;
+	if (!(me->trace_hi | me->trace_lo)) {
+		start_trace(me, &rule, (uint32_t)(o - t->open));
+	} else if (me->ctx_flags & CTX_UNDECIDED) {
+		decide(me, &rule);
+		me->ctx_dirty = true;
+	} else if (!(me->ctx_flags & KW_CTX_SAMPLED) && me->ctx_flags & CTX_LOCAL_ROOT && (me->trace_lo & 0xffffffffffffffull) >= threshold) {
+		me->ctx_flags |= KW_CTX_SAMPLED; /* decided here, by a rule that keeps fewer */
+		me->threshold = threshold;
+		me->ctx_dirty = true;
+	}
+	level = level_of(me, st);
+	if (level >= KW_SPAN && me->ctx_flags & KW_CTX_SAMPLED) {
+		if (flags & (OPEN_UNSAMPLED | OPEN_COUNT)) {
+			o->parent_seq = me->seq;
+			o->seq = t->seq + 1;
+			klieg__store(&t->seq, o->seq, RELAXED);
+			me->seq = s->seq = o->seq;
+			flags &= ~(uint32_t)(OPEN_UNSAMPLED | OPEN_COUNT);
+		}
+		flags |= level >= KW_DETAIL ? OPEN_DETAIL : 0;
+	}
+	klieg__store(&o->flags, flags, RELAXED);
+	if (flags & OPEN_EXPLICIT) {
+		s->trace_hi = me->trace_hi;
+		s->trace_lo = me->trace_lo;
+		s->flags = (flags & ~(uint32_t)OPEN_MARKED) | me->slot << HANDLE_SLOT_SHIFT;
+		s->id = kw_span_id(t->seed, o->seq);
+		s->parent = o->parent_seq ? kw_span_id(t->seed, o->parent_seq) : me->parent;
+		s->check = check_of(s);
+	}
+}
+
+static __attribute__((noinline)) void classify_request(struct klieg__thread *me, uint32_t site, klieg_span *s, struct kw_open *o, const struct klieg__value *v, int n)
+{
+	const struct kw_region *region = klieg__process.region;
+	const struct kw_control *c = klieg__process.control;
+	__atomic_fetch_and(&o->flags, ~(uint32_t)OPEN_CLASSIFY, __ATOMIC_RELAXED);
+	if (!region->requests_off || me->ctx_flags >> KW_CTX_LEVEL_SHIFT & 7)
+		return;
+	const struct kw_requests *q = (const struct kw_requests *)((const char *)region + region->requests_off);
+	uint32_t seq = klieg__load(&c->requests_seq, ACQUIRE), count = klieg__load(&q->n, RELAXED);
+	unsigned level = 0;
+	uint64_t threshold = UINT64_MAX;
+	for (uint32_t i = 0; !(seq & 1) && i < count && i < KW_REQUESTS; i++)
+		if (klieg__load(&q->site[i], RELAXED) == site + 1 && request_holds(&q->request[i], v, n)) {
+			unsigned its = q->request[i].level & 7;
+			level = its > level ? its : level;
+			threshold = q->request[i].threshold < threshold ? q->request[i].threshold : threshold;
+		}
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	if (level && klieg__load(&c->requests_seq, RELAXED) == seq)
+		mark(me, site, s, o, level, threshold);
+}
+
 KLIEG_PUBLIC void klieg__attributes(const struct klieg__slot *slot, klieg_span *s, const struct klieg__value *v, int n)
 {
 	struct klieg__thread *me = enter();
 	if (!me)
 		return;
-	if (entry_of(me, s))
+	struct kw_open *o = entry_of(me, s);
+	if (o && klieg__unlikely(klieg__load(&o->flags, RELAXED) & OPEN_CLASSIFY))
+		classify_request(me, site_of(slot), s, o, v, n);
+	if (o && klieg__load(&o->flags, RELAXED) & OPEN_DETAIL)
 		put_record(me, KW_REC_ATTR, site_of(slot), s->seq, 0, 0, NULL, 0, v, n);
 	leave(me);
 }

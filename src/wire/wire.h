@@ -6,6 +6,7 @@
  *   kw_control       one page, written by the agent: lease, wake-up
  *   kw_module[]      one entry per loaded module that has sites: where its descriptors are
  *   kw_site_state[]  one entry per site index, written by the agent: level, gate, keep threshold
+ *   kw_requests      written by the agent: which requests carry a level, by their attributes
  *   thread slots[]   kw_thread, ring, cell map, cells: one per recording thread, `thread_stride` apart
  *
  * The file is sparse: an untouched slot costs address space only. Every offset and size is in kw_region, but the
@@ -17,7 +18,7 @@
 #include <stdint.h>
 
 #define KW_MAGIC 0x0031474549494c4bull /* "KLIEIG1\0" little-endian tag; only equality matters */
-#define KW_VERSION 2u
+#define KW_VERSION 3u
 #define KW_MEMFD_NAME "klieg"           /* /proc/PID/maps then shows /memfd:klieg (deleted) */
 
 #define KW_MAX_SITES 131072u
@@ -85,6 +86,7 @@ struct kw_region {
 	uint64_t gate_text, gate_text_bytes;   /* all of the library's code that a hooked call runs through */
 	uint64_t plugin_host;                  /* the table given to plugins, 0 = none */
 	uint32_t gate_count, gate_stride;
+	uint64_t requests_off;                 /* struct kw_requests; 0: none, so no rule on attributes holds here */
 };
 _Static_assert(sizeof(struct kw_region) <= 4096, "one page");
 
@@ -105,7 +107,9 @@ struct kw_control {
 	uint64_t lost_no_site;   /* library: sites not registered: the table was full */
 	uint32_t forks;          /* library: children that have made a region of their own, and whom the agent may not have heard of otherwise */
 	uint32_t pad3;
-	uint64_t pad1[7];
+	uint32_t requests_seq;   /* seqlock over kw_requests: odd while the agent writes */
+	uint32_t pad4;
+	uint64_t pad1[6];
 	/* The agent's notes on what it did to this process, for the agent after it: whose functions are sites, and where the stubs are. */
 	struct { uint64_t base; uint32_t first, n; } attached[KW_ATTACHED]; /* base: where the file is mapped; n 0 = no entry */
 	struct { uint64_t addr; uint32_t bytes, used; } pool[KW_POOLS];
@@ -130,16 +134,53 @@ struct kw_module {
 _Static_assert(sizeof(struct kw_module) == 64, "");
 
 enum kw_level { KW_OFF = 0, KW_COUNT = 1, KW_SPAN = 2, KW_DETAIL = 3, KW_DEEP = 4 };
-enum kw_state_flags { KW_STATE_GATED = 1 }; /* record only in requests that carry a level (tracestate klieg=l:N) */
+enum kw_state_flags {
+	KW_STATE_GATED = 1,      /* level holds in requests that carry one (tracestate klieg=l:N, or by kw_requests) up to that; in others, always */
+	KW_STATE_CLASSIFIES = 2, /* its attributes decide, by kw_requests, whether the request carries a level from here on */
+};
 
 struct kw_site_state {
 	uint64_t threshold;      /* 56-bit OTEP 235 rejection threshold for roots begun here: keep when R >= threshold */
 	uint8_t level;
 	uint8_t flags;
-	uint16_t pad;
+	uint8_t always;          /* at least this, gated or not */
+	uint8_t pad;
 	uint32_t reveal;         /* bit k: schema key k is sensitive but may be recorded (granted by policy) */
 };
 _Static_assert(sizeof(struct kw_site_state) == 16, "");
+
+/* ---- requests: rules on what is known when a request comes ---------------------------------------------------------- */
+
+#define KW_REQUESTS 128u
+#define KW_REQUEST_OPS 16u
+#define KW_REQUEST_TEXT 48u
+
+enum kw_request_op_code { /* postfix: a comparison pushes, the others combine what was pushed */
+	KW_REQ_FALSE = 1, KW_REQ_TRUE, KW_REQ_AND, KW_REQ_OR, KW_REQ_NOT,
+	KW_REQ_EXISTS,           /* the attribute was given */
+	KW_REQ_EQ, KW_REQ_NE, KW_REQ_LT, KW_REQ_LE, KW_REQ_GT, KW_REQ_GE, /* of another type, or not given: false */
+	KW_REQ_BEGINS, KW_REQ_ENDS, KW_REQ_CONTAINS,
+};
+struct kw_request_op {
+	uint8_t op;
+	uint8_t key;             /* of the site's schema */
+	uint8_t type;            /* enum kw_attr_type of the value: text of KW_STR (and of KW_BYTES), else number: a double's bits, 0 or 1 of a bool */
+	uint8_t len;             /* of text */
+	uint32_t pad;
+	union { int64_t number; char text[KW_REQUEST_TEXT]; };
+};
+struct kw_request {
+	uint8_t level, nops;
+	uint16_t pad;
+	uint32_t pad2;
+	uint64_t threshold;      /* of the rule: keeps requests that the site's own would not */
+	struct kw_request_op op[KW_REQUEST_OPS];
+};
+struct kw_requests {
+	uint32_t n, pad;
+	uint32_t site[KW_REQUESTS];  /* index + 1: apart, so that who looks for his touches few lines */
+	struct kw_request request[KW_REQUESTS];
+};
 
 /* ---- hooks: functions that nobody instrumented --------------------------------------------------------------------- */
 
