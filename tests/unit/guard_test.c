@@ -327,9 +327,9 @@ static void what_is_shown_stays_unbiased_when_the_rate_changes(void **state)
 		cell_errors += map.cells[i].errors;
 	}
 	double all = truth.calls[0] + truth.calls[1] + truth.calls[2], errors = truth.errors[0] + truth.errors[1] + truth.errors[2];
-	double sigma2 = 4 * (truth.calls_sigma2[0] + truth.calls_sigma2[1] + truth.calls_sigma2[2]); /* spans of a trace come and go together */
+	double spans2 = truth.calls_sigma2[0] + truth.calls_sigma2[1] + truth.calls_sigma2[2], sigma2 = 2 * spans2; /* spans of a trace come and go together */
 	assert_true(within(cells, all, sigma2) < 4);
-	assert_true(within(cell_errors, errors, sigma2 * .02) < 4);
+	assert_true(within(cell_errors, errors, spans2 * .02 * 1.03) < 4); /* two errors in a trace are rare */
 	heatmap_finish(&map);
 
 	struct callgraph *g = callgraph_finish(tree, &(struct callgraph_config){ .min_share = -1 });
