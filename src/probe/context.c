@@ -280,8 +280,13 @@ KLIEG_PUBLIC void klieg_inject(struct klieg_headers *ret)
 	struct klieg_ctx c;
 	ret->traceparent[0] = ret->tracestate[0] = 0;
 	klieg_current(&c);
-	if (!(c.trace_hi | c.trace_lo) || !c.span_id)
+	if (!(c.trace_hi | c.trace_lo))
 		return;
+	if (!c.span_id) { /* a trace that is not kept has no spans; but who is called must not begin another, and decide again: its requests would count twice */
+		if (c.flags & KW_CTX_SAMPLED)
+			return;
+		c.span_id = kw_mix(c.trace_lo) | 1;
+	}
 	char *p = ret->traceparent;
 	memcpy(p, "00-", 3);
 	p = put_hex(p + 3, c.trace_hi, 16);

@@ -13,13 +13,14 @@ struct alerts {
 	json_t *active;                  /* id -> alert */
 	json_t *shed;                    /* "host pid site" -> what the governor took away */
 	json_t *lost;                    /* reason -> {count, before, until}: drops that were seen to grow */
+	json_t *hosts;                   /* of agents that were seen -> clock_mono() of the last time */
 	bool asking, had_agent;
 };
 
 int alerts_create(struct server *s)
 {
 	s->alerts = base_calloc(1, sizeof(*s->alerts));
-	*s->alerts = (struct alerts){ json_object(), json_object(), json_object(), false, false };
+	*s->alerts = (struct alerts){ json_object(), json_object(), json_object(), json_object(), false, false };
 	return 0;
 }
 void alerts_destroy(struct server *s)
@@ -30,6 +31,7 @@ void alerts_destroy(struct server *s)
 	json_decref(a->active);
 	json_decref(a->shed);
 	json_decref(a->lost);
+	json_decref(a->hosts);
 	free(a);
 	s->alerts = NULL;
 }
@@ -186,6 +188,34 @@ static void of_health(json_t *out, const json_t *health)
 	}
 }
 
+/* An agent that was here and is not heard of: for an hour, then it is taken to be gone for good. */
+static void of_hosts(struct server *s, json_t *out)
+{
+	json_t *list = fleet_agents(s), *row, *seen;
+	int64_t now = clock_mono();
+	size_t i;
+	const char *host;
+	void *tmp;
+	char id[300];
+	json_array_foreach(list, i, row)
+		if (json_is_true(json_object_get(row, "reachable")))
+			json_object_set_new(s->alerts->hosts, jtext(row, "host"), json_integer(now));
+	json_decref(list);
+	json_object_foreach_safe(s->alerts->hosts, tmp, host, seen) {
+		int64_t ago = now - json_integer_value(seen);
+		if (ago > 3600 * SECOND) {
+			json_object_del(s->alerts->hosts, host);
+			continue;
+		}
+		if (ago < 3 * SECOND)
+			continue;
+		snprintf(id, sizeof(id), "agent.gone.%s", host);
+		add(out, id, "critical", "an agent is not heard of", json_integer(ago), json_integer(3 * SECOND), "#/processes", "klieg doctor",
+			"the agent of %s has not answered for %lld s: nothing can be switched there; its processes go on untouched, and their probes stop by themselves when the lease runs out",
+			host, (long long)(ago / SECOND));
+	}
+}
+
 /* What is no more is told, what is new too; what goes on keeps the time it began. */
 static void settle(struct server *s, json_t *now)
 {
@@ -217,6 +247,7 @@ static void all_of(struct server *s, const json_t *health, const json_t *account
 	of_policies(s, out);
 	of_firings(s, out);
 	of_guard(s, out);
+	of_hosts(s, out);
 	s->alerts->had_agent |= agent;
 	if (agent) {
 		of_drops(s, out, account);

@@ -93,6 +93,7 @@ void events_tick(struct server *s)
 	toggles_tick(s);
 	policies_tick(s);
 	rollout_tick(s);
+	across_tick(s);
 	firings_tick(s);
 	alerts_tick(s);
 	if (!s->watchers)

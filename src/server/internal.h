@@ -126,6 +126,7 @@ json_t *panic_json(struct server *s);                  /* new; null: none */
 int firings_create(struct server *s, struct err *e);
 void firings_event(struct server *s, const json_t *event);  /* "trigger" of an agent */
 void firings_tick(struct server *s);
+void across_tick(struct server *s);                    /* across.c */
 int alerts_create(struct server *s);
 void alerts_destroy(struct server *s);
 void alerts_guard(struct server *s, const json_t *event);   /* "guard" of an agent */

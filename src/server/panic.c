@@ -35,11 +35,14 @@ static void event(struct server *s, const char *what, const char *owner, const c
 
 static json_t *answer(struct call *c, json_t *more)
 {
-	json_t *agents = json_object_get(c->result, "agents"), *ack = json_object_get(c->result, "ack_nano");
+	json_t *ack = json_object_get(c->result, "ack_nano"), *unreachable = json_object_get(c->result, "unreachable");
+	struct fleet_stats agents;
+	fleet_stats(c->s, &agents);
 	json_object_set_new(more, "ack_nano", ack ? json_incref(ack) : json_integer(0));
 	json_object_set_new(more, "sites", json_integer(jint(c->result, "changed")));
-	json_object_set_new(more, "agents", json_is_array(agents) ? json_integer((json_int_t)json_array_size(agents)) : json_is_integer(agents) ? json_incref(agents) :
-		json_integer(c->rc >= 0));
+	json_object_set_new(more, "agents", json_integer(agents.agents));
+	if (unreachable)
+		json_object_set(more, "unreachable", unreachable);
 	if (c->rc < 0)
 		json_object_set_new(more, "warning", json_string(c->rc == KLIEG_E_NO_TARGET ? "no agent is connected; those that come get it" : c->e.msg));
 	return more;

@@ -92,7 +92,7 @@ def test_every_route_answers_as_it_is_described(klieg_up, demo):
 	toggle = call("POST", "/toggles", {"selector": "demo:*", "level": "detail", "ttl": "5m", "reason": "test", "owner": "me", "where": "{ duration >= 0ns }"}, 201)["toggle"]
 	wait_for(lambda: klieg_up.get("/spans?since=1m")["matched"] > 50)
 	for path in ("/status", "/processes", "/sites", "/sites?sel=inner&limit=1", "/sites/stats?window=10s", "/toggles", "/toggles?all=true", "/spans?q={}&since=1m",
-			"/heatmap?since=1m&columns=10", "/hot?since=1m", "/inflight", "/doctor", "/openapi.json"):
+			"/heatmap?since=1m&columns=10", "/hot?since=1m", "/inflight", "/doctor", "/agents", "/openapi.json"):
 		assert call("GET", path)
 	assert klieg_up.get("/sites/stats")["sites"] and klieg_up.get("/hot?since=1m")["rows"] and klieg_up.get("/heatmap?since=1m")["exemplars"]
 	spans = call("GET", "/spans")["spans"]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import Up, wait_for
+from conftest import KLIEG, Up, wait_for
 from test_loop import SERVICE
 
 
@@ -308,3 +308,50 @@ def test_what_would_blow_the_budget_is_refused_with_what_would_fit(klieg_up, spa
 	assert answer["plan"]["fits"] is False and answer["plan"]["predicted_percent"] > answer["plan"]["budget_percent"]
 	assert on(klieg_up, p.pid) == 0 and klieg_up.get("/policies")["policies"] == []
 	assert apply(klieg_up, yaml, estimate="200ms", force=True)["version"] == 1
+
+
+# ---- triggers and alerts --------------------------------------------------------------------------------------------------
+def test_a_firing_is_kept_with_its_cause_and_the_traces_that_it_caught(live):
+	up, pid = live
+	escalate = "    escalate:\n      when: '{ resource.service.name = \"demo\" && name = \"outer\" } | rate() > 1'\n      over: 1s\n      to: span\n"
+	apply(up, text(level="count", more=escalate))
+	firing = wait_for(lambda: (f := up.get("/firings?policy=work")["firings"]) and f[0], 30)
+	assert (firing["policy"], firing["rule"], firing["service"], firing["from"], firing["to"], firing["state"]) == ("work", "outer", "demo", "count", "span", "raised")
+	assert firing["cause"]["value"] > firing["cause"]["threshold"] == 1 and "rate()" in firing["cause"]["query"] and firing["owner"] == "ann"
+	traces = wait_for(lambda: up.get("/firings?policy=work")["firings"][0]["traces"], 30)
+	assert up.get("/traces/" + traces[0])["spans"][0]["name"] == "outer"
+	alert = wait_for(lambda: [a for a in up.get("/alerts")["alerts"] if a["id"] == "firing." + firing["id"]])[0]
+	assert "work/outer" in alert["text"] and alert["cli"] == "klieg firings" and alert["since_unix_nano"] > 0
+	up.kill()
+	up.start()
+	assert [f["id"] for f in up.get("/firings")["firings"]][-1] == firing["id"]  # and after a restart
+	assert up.request("DELETE", "/api/v1/policies/work")[0] == 200
+	wait_for(lambda: all(f["state"] != "raised" for f in up.get("/firings")["firings"]))
+	assert up.get("/firings?policy=nobody")["firings"] == []
+
+
+def test_what_no_host_sees_alone_is_raised_across_hosts(tmp_path, spawn, cc):
+	class Server(Up):
+		command = "server"
+	up = Server(tmp_path / "klieg")
+	try:
+		for host in ("a", "b"):
+			agent = spawn([KLIEG, "agent", "--server", up.http, "--dir", str(tmp_path / host), "--host", host], stdout=subprocess.PIPE, text=True)
+			env = dict(up.env, KLIEG_SOCKET=agent.stdout.readline().split("socket=")[1].split()[0])
+			spawn([cc(SERVICE), "demo"], env=env, stdout=subprocess.PIPE)
+		wait_for(lambda: {p["host"] for p in up.get("/processes")["processes"] if p["state"] == "live"} == {"a", "b"})
+		up.switch("outer", level="count")
+		last = [0]
+
+		def steady():
+			s = [x["calls_per_s"] for x in up.get("/sites/stats?window=10s")["sites"] if x["name"] == "outer"]
+			before, last[0] = last[0], len(s) == 2 and max(s)
+			return before and abs(last[0] - before) < before * .02 and min(s) > last[0] * .8 and last[0]
+		rate = wait_for(steady, 40, every=1)
+		escalate = f"    escalate:\n      when: '{{ resource.service.name = \"demo\" && name = \"outer\" }} | rate() > {rate * 1.5:.0f}'\n      over: 2s\n      to: span\n"
+		apply(up, text(level="count", more=escalate))
+		firing = wait_for(lambda: (f := up.get("/firings")["firings"]) and f[0], 40)
+		assert firing["host"] == "" and firing["to"] == "span" and firing["cause"]["value"] > rate * 1.4
+		wait_for(lambda: policy(up)["rules"][0].get("raised") == "span" and {s["level"] for s in up.get("/sites?sel=demo:outer")["sites"]} == {"span"})
+	finally:
+		up.stop()

@@ -1,6 +1,12 @@
 """Adaptive sampling: a rate is kept whatever the traffic does, rare operations do not starve, and the numbers that are shown stay what they were."""
+import json
+import os
+import re
+import subprocess
+import urllib.parse
+
 import pytest
-from conftest import wait_for
+from conftest import BUILD, TOP, wait_for
 from guarding import Agent, Program, build
 
 S = 10**9
@@ -116,3 +122,32 @@ def test_a_limit_of_spans_a_second_holds_for_all_rules_together(run):
 		d = kept.since_last()
 		return d["passed"] > 100 and d["unsampled"] == 0
 	wait_for(whole, timeout=40, every=1)
+
+
+def test_the_shop_shows_as_many_requests_as_were_made_whatever_share_is_kept(klieg_up, spawn, tmp_path):
+	"""Hotspots over stored spans of several services, the share changed while requests come: calls agree with what the load made."""
+	up, state = klieg_up, str(tmp_path / "shop")
+	shop = spawn([os.path.join(TOP, "examples/shop/shop"), "up", "--build", BUILD, "--state", state], env=up.env, stdout=subprocess.PIPE, text=True)
+	try:
+		url = re.match(r"shop ready url=(\S+)", shop.stdout.readline())[1]
+		made, variance = 0, 0.0
+		for keep in (.5, .1, .25):
+			up.switch("*", level="span", keep=keep, reason="sampling")
+			load = spawn([os.path.join(BUILD, "examples/shop/shop-load"), "--url", url, "--connections", "4", "--rate", "400", "--seconds", "5"], stdout=subprocess.PIPE, text=True)
+			doc = json.loads(load.communicate(timeout=60)[0])
+			assert doc["errors"] == 0
+			made += doc["requests"]
+			variance += doc["requests"] * (1 - keep) / keep
+			up.all_off()
+		wait_for(up.settled)
+		rows = {(r["service"], r["name"]): r for r in up.get("/hot?since=10m&limit=200")["rows"]}
+		checkouts = rows["gateway", "POST /checkout"]["calls"]
+		shown = checkouts + rows["gateway", "GET /cart"]["calls"]
+		assert abs(shown - made) < 4 * variance ** .5, (shown, made, variance ** .5)
+		# The decision and its weight travel with the request: what payment shows agrees with the gateway.
+		assert abs(rows["payment", "POST /charge"]["calls"] - checkouts) < 2
+		cells = up.get("/heatmap?q=" + urllib.parse.quote('{ resource.service.name = "gateway" && (name = "POST /checkout" || name = "GET /cart") }') + "&since=10m")
+		assert abs(sum(map(sum, cells["columns"])) - shown) < shown * .02  # each cell is rounded
+	finally:
+		shop.terminate()
+		shop.wait(15)
