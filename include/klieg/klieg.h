@@ -81,8 +81,8 @@ KLIEG__API void klieg_set_current(const struct klieg_ctx *ctx, struct klieg_ctx 
 KLIEG__API void klieg_restore(const struct klieg_ctx *previous);
 
 /* Reads a request's context by asking get(arg, name) for header values (NULL = absent; names are lower-case; values must stay valid
- * until the call returns): W3C traceparent and tracestate, else B3 (single or multi), else uber-trace-id. `klieg-level: span|detail`
- * forces this one request on. *ret_ctx is without a trace if none is found. Returns 1 if a context was found, 0 if not.
+ * until the call returns): W3C traceparent and tracestate, else B3 (single or multi), else uber-trace-id. `klieg-level:` with a token of
+ * `klieg token`, signed for this service and good for some minutes, forces this one request on. *ret_ctx is without a trace if none is found. Returns 1 if a context was found, 0 if not.
  * Other vendors' tracestate members (whole ones, up to 256 bytes) stay with the calling thread until its next extract: klieg_inject on that
  * thread passes them on while the same trace is current. */
 KLIEG__API int klieg_extract(const char *(*get)(void *arg, const char *name), void *arg, struct klieg_ctx *ret_ctx);

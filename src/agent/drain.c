@@ -324,7 +324,7 @@ static void span_record(struct process *p, struct thread *th, struct kw_thread *
 	if (rec->r.type == KW_REC_SPAN) {
 		uint32_t seq = rec->span.seq, parent = rec->span.parent_seq;
 		r = (struct row){ th->ctx.trace_hi, th->ctx.trace_lo, kw_span_id(seed, seq), parent ? kw_span_id(seed, parent) : th->ctx.parent_id,
-			rec->span.start_tsc, rec->span.ticks, th->ctx.th24, slot->tid };
+			rec->span.start_tsc, rec->span.ticks, rec->r.flags & KW_REC_ALONE ? 0 : th->ctx.th24, slot->tid };
 		uint64_t kids = th->child[seq % 128].seq == seq ? th->child[seq % 128].ticks : 0;
 		self = r.ticks > kids ? r.ticks - kids : 0;
 		if (parent) {
@@ -334,7 +334,7 @@ static void span_record(struct process *p, struct thread *th, struct kw_thread *
 		}
 	} else {
 		r = (struct row){ rec->spanx.trace_hi, rec->spanx.trace_lo, rec->spanx.span_id, rec->spanx.parent_id, rec->spanx.start_tsc, rec->spanx.ticks,
-			th->ctx.th24, rec->spanx.tid };
+			rec->r.flags & KW_REC_ALONE ? 0 : th->ctx.th24, rec->spanx.tid };
 		self = r.ticks;
 	}
 	if (!s->id || r.ticks > UINT64_MAX / 4 || !(r.trace_hi | r.trace_lo)) { /* no such site, ended before it began, or its context was lost */

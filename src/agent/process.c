@@ -1,6 +1,7 @@
 /* A traced process as the agent sees it: its region mapped and checked, its memory opened once (so that a recycled pid or an exec can
  * never be written to), its death noticed by pidfd. Agent thread; a process owns its descriptors, its mapping and all that hangs on it. */
 #include "agent/state.h"
+#include "wire/siphash.h"
 #include "uprobe/uprobe.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -124,6 +125,20 @@ void process_read_resource(struct process *p)
 	free(p->service);
 	p->service = str_dup(str_of(json_string_value(json_object_get(o, "service.name"))));
 	p->batch_gen = 0;
+	process_token(p);
+}
+
+void process_token(struct process *p)
+{
+	uint8_t key[16];
+	if (!p->map || !p->agent->token_on || !p->service)
+		return;
+	siphash128(p->agent->token_key, p->service, strlen(p->service), key);
+	if (p->control->token_on && !memcmp(p->control->token_key, key, sizeof key))
+		return;
+	__atomic_store_n(&p->control->token_on, 0, __ATOMIC_SEQ_CST);
+	memcpy(p->control->token_key, key, sizeof key);
+	__atomic_store_n(&p->control->token_on, 1, __ATOMIC_RELEASE); /* pairs with the probe's acquire: the key before it */
 }
 
 void process_name(struct process *p)

@@ -668,6 +668,21 @@ static void too_many_warning(struct rule **r, size_t n, json_t *o)
 	json_object_set_new(o, "warnings", warnings);
 }
 
+/* 32 hex digits; anything else leaves things as they are. */
+static void take_token_key(struct agent *a, const char *hex)
+{
+	uint64_t hi, lo;
+	if (!hex || strlen(hex) != 32 || trace_id_parse(str_of(hex), &hi, &lo) < 0)
+		return;
+	for (unsigned i = 0; i < 8; i++) {
+		a->token_key[i] = (uint8_t)(hi >> (56 - 8 * i));
+		a->token_key[8 + i] = (uint8_t)(lo >> (56 - 8 * i));
+	}
+	a->token_on = true;
+	for (uint32_t k = 0; k < a->nprocs; k++)
+		process_token(a->procs[k]);
+}
+
 int rules_change(struct agent *a, const json_t *params, json_t **ret_o, struct err *e)
 {
 	struct rule **set, **hidden;
@@ -701,6 +716,8 @@ int rules_change(struct agent *a, const json_t *params, json_t **ret_o, struct e
 		if (r)
 			hidden[nhidden++] = r, bury(a, r);
 	}
+	if (!dry)
+		take_token_key(a, json_string_value(json_object_get(params, "token_key")));
 	int64_t start = clock_mono();
 	put_in(a, set, n);
 	json_t *o = about(a, set, n);

@@ -257,6 +257,7 @@ struct agent {
 	struct rule **by_handle; uint32_t nhandles, *free_handles, nfree_handles;
 	uint32_t *ids, nids, nids_used; /* open addressing over the rules' ids: handle + 1 */
 	bool changed;             /* next_expiry is to be looked for again */
+	uint8_t token_key[16]; bool token_on; /* the master key of capture tokens, of the server */
 	int64_t generation;       /* of the set of rules, as the server counts; 0 = none yet */
 	int64_t next_expiry;      /* wall clock; 0 = nothing runs out */
 	bool dirty;               /* levels are to be computed again: rules_dirty() */
@@ -288,6 +289,7 @@ void process_exited(struct process *p);
 void process_destroy(struct process *p);
 bool process_alive(struct process *p);
 void process_read_resource(struct process *p);
+void process_token(struct process *p); /* the key of its service, into its control page */
 void process_name(struct process *p); /* again, since what it is called by default depends on whether it is attached to */
 bool process_lease(struct process *p, int64_t lease_ns); /* 0 = let it lapse now */
 static inline struct kw_thread *process_slot(const struct process *p, uint32_t i)

@@ -1,6 +1,8 @@
 /* The current trace context of a thread, and what travels between processes: W3C traceparent/tracestate, B3, Jaeger's uber-trace-id on input.
  * Parsers of foreign headers: bounded, allocation-free, and a malformed header is no header. */
 #include "probe/internal.h"
+#include "wire/siphash.h"
+#include <time.h>
 
 /* ---- threads ----------------------------------------------------------------------------------------------------- */
 
@@ -120,13 +122,34 @@ static bool traceparent(const char *s, struct klieg_ctx *c)
 	return true;
 }
 
-static const char *level_names[] = { "off", "count", "span", "detail", "deep" };
-
 static void force(struct klieg_ctx *c, uint32_t level)
 {
 	if (level < KW_SPAN || level > KW_DEEP)
 		return;
 	c->flags = (c->flags & ~(7u << KW_CTX_LEVEL_SHIFT | (uint32_t)CTX_UNDECIDED)) | level << KW_CTX_LEVEL_SHIFT | KW_CTX_FORCED | KW_CTX_SAMPLED;
+}
+
+/* klieg-level: v1.LEVEL.EXPIRY.TAG, signed with the key of this service. Nothing is said of one that does not hold. */
+static void token(const char *s, struct klieg_ctx *c)
+{
+	const struct kw_control *control = klieg__process.control;
+	uint64_t expiry, ignored, hi, lo;
+	uint8_t key[16], tag[16];
+	if (!control || !klieg__load(&control->token_on, ACQUIRE) || strncmp(s, "v1.", 3) || s[3] < '0' + KW_SPAN || s[3] > '0' + KW_DEEP || s[4] != '.')
+		return;
+	int n = get_hex_run(s + 5, &ignored, &expiry);
+	struct timespec now;
+	if (n < 1 || n > 12 || s[5 + n] != '.' || get_hex_run(s + 6 + n, &hi, &lo) != 32 || s[38 + n] || clock_gettime(CLOCK_REALTIME_COARSE, &now) ||
+		expiry < (uint64_t)now.tv_sec || expiry > (uint64_t)now.tv_sec + 3600)
+		return;
+	memcpy(key, (const void *)control->token_key, sizeof key);
+	siphash128(key, s, (size_t)n + 5, tag);
+	for (unsigned i = 0; i < 8; i++) {
+		hi ^= (uint64_t)tag[i] << (56 - 8 * i);
+		lo ^= (uint64_t)tag[8 + i] << (56 - 8 * i);
+	}
+	if (!(hi | lo)) /* as long for the first wrong bit as for the last */
+		force(c, (uint32_t)(s[3] - '0'));
 }
 
 /* tracestate members we know: klieg=l:N, ot=th:HEX. Everything else is somebody else's. */
@@ -136,7 +159,7 @@ static void tracestate(const char *s, struct klieg_ctx *c)
 		while (s[i] == ' ' || s[i] == '\t' || s[i] == ',')
 			i++;
 		if (!strncmp(s + i, "klieg=l:", 8) && s[i + 8] >= '1' && s[i + 8] <= '4')
-			force(c, (uint32_t)(s[i + 8] - '0'));
+			c->flags = (c->flags & ~(7u << KW_CTX_LEVEL_SHIFT)) | (uint32_t)(s[i + 8] - '0') << KW_CTX_LEVEL_SHIFT; /* whether it is sampled, traceparent says */
 		if (!strncmp(s + i, "ot=", 3))
 			for (int k = i + 3; k < 512 && s[k] && s[k] != ','; k++)
 				if ((s[k - 1] == '=' || s[k - 1] == ';') && !strncmp(s + k, "th:", 3)) {
@@ -156,6 +179,7 @@ static void keep_foreign(const char *s, const struct klieg_ctx *c)
 	struct klieg__thread *me = &klieg__thread;
 	size_t n = 0;
 	me->foreign_len = 0;
+	me->foreign_ot = false;
 	me->foreign_hi = c->trace_hi;
 	me->foreign_lo = c->trace_lo;
 	for (size_t i = 0; s && i < 512 && s[i];) {
@@ -172,10 +196,12 @@ static void keep_foreign(const char *s, const struct klieg_ctx *c)
 			from++;
 		while (from < end && (s[end - 1] == ' ' || s[end - 1] == '\t'))
 			end--;
-		if (!plain || !pair || !strncmp(s + from, "klieg=", 6) || !strncmp(s + from, "ot=", 3) || n + 1 + (end - from) > sizeof me->foreign)
+		bool ot = !strncmp(s + from, "ot=", 3);
+		if (!plain || !pair || !strncmp(s + from, "klieg=", 6) || (ot && !memmem(s + from, end - from, "rv:", 3)) || n + 1 + (end - from) > sizeof me->foreign)
 			continue;
 		if (n)
 			me->foreign[n++] = ',';
+		me->foreign_ot |= ot;
 		memcpy(me->foreign + n, s + from, end - from);
 		n += end - from;
 	}
@@ -244,9 +270,7 @@ KLIEG_PUBLIC int klieg_extract(const char *(*get)(void *arg, const char *name), 
 			memset(&c, 0, sizeof c);
 	}
 	if ((v = get(arg, "klieg-level")))
-		for (uint32_t l = KW_SPAN; l <= KW_DEEP; l++)
-			if (!strcmp(v, level_names[l]))
-				force(&c, l);
+		token(v, &c);
 	*ret = c;
 	return found;
 }
@@ -279,7 +303,9 @@ KLIEG_PUBLIC void klieg_inject(struct klieg_headers *ret)
 		p[8] = (char)('0' + level);
 		p += 9;
 	}
-	if (c.threshold && c.flags & KW_CTX_SAMPLED) {
+	const struct klieg__thread *me = &klieg__thread;
+	bool foreign = me->foreign_len && me->foreign_hi == c.trace_hi && me->foreign_lo == c.trace_lo;
+	if (c.threshold && c.flags & KW_CTX_SAMPLED && !(foreign && me->foreign_ot)) {
 		if (level)
 			*p++ = ',';
 		memcpy(p, "ot=th:", 6);
@@ -287,8 +313,7 @@ KLIEG_PUBLIC void klieg_inject(struct klieg_headers *ret)
 		while (p[-1] == '0' && p[-2] != ':')
 			p--;
 	}
-	const struct klieg__thread *me = &klieg__thread;
-	if (me->foreign_len && me->foreign_hi == c.trace_hi && me->foreign_lo == c.trace_lo) {
+	if (foreign) {
 		if (p != ret->tracestate)
 			*p++ = ',';
 		memcpy(p, me->foreign, me->foreign_len);

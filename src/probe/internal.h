@@ -47,6 +47,7 @@ struct klieg__thread {
 	/* other vendors' members of the tracestate that came with this trace; small, since a dlopened libklieg lives in what is left of static TLS */
 	uint64_t foreign_hi, foreign_lo;
 	uint16_t foreign_len;
+	bool foreign_ot;         /* an ot member is among them: it has the randomness that samplers downstream decide by */
 	char foreign[256];
 };
 extern __thread struct klieg__thread klieg__thread __attribute__((tls_model("initial-exec")));

@@ -436,13 +436,15 @@ static inline __attribute__((always_inline)) void finish(struct klieg__thread *m
 	uint32_t flags = klieg__load(&o->flags, RELAXED);
 	uint64_t now = klieg__ticks(), start = o->start_tsc;
 	bool same = t->generation[i] == me->generation;
+	/* A request that failed is always kept, if only its first span is: so, of all that failed, each stands for itself. */
+	unsigned alone = same && klieg__unlikely(flags & KW_REC_ERROR) && me->root_depth == i + 1 ? KW_REC_ALONE : 0;
 	if (klieg__likely(!(flags & (OPEN_COUNT | OPEN_UNSAMPLED)))) {
 		struct kw_rec_span *r;
 		if (klieg__unlikely(!same)) {
 			put_spanx(me, o->site, flags, start, now, &t->origin[i], kw_span_id(t->seed, o->seq),
 				o->parent_seq ? kw_span_id(t->seed, o->parent_seq) : t->origin[i].parent_id);
 		} else if (klieg__likely(context_ready(me)) && klieg__likely((r = (struct kw_rec_span *)reserve(me, sizeof *r)) != NULL)) {
-			r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)(flags & 0xff) };
+			r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)((flags & 0xff) | alone) };
 			r->start_tsc = start;
 			r->ticks = now - start;
 			r->seq = o->seq;
@@ -455,6 +457,11 @@ static inline __attribute__((always_inline)) void finish(struct klieg__thread *m
 			me->seq = o->parent_seq;
 	} else if (flags & OPEN_COUNT) {
 		count_span(me, o->site, now - start, flags & KW_REC_ERROR);
+	}
+	if (klieg__unlikely(alone && flags & OPEN_UNSAMPLED && me->trace_hi | me->trace_lo)) {
+		uint32_t seq = t->seq + 1;
+		klieg__store(&t->seq, seq, RELAXED);
+		put_spanx(me, o->site, (flags & 0xff) | alone, start, now, &(struct kw_origin){ me->trace_hi, me->trace_lo, 0 }, kw_span_id(t->seed, seq), 0);
 	}
 	if (klieg__unlikely(flags & OPEN_MARKED) && same)
 		me->ctx_flags &= ~(7u << KW_CTX_LEVEL_SHIFT); /* what this span's attributes made of the request is over with it */

@@ -108,8 +108,9 @@ struct kw_control {
 	uint32_t forks;          /* library: children that have made a region of their own, and whom the agent may not have heard of otherwise */
 	uint32_t pad3;
 	uint32_t requests_seq;   /* seqlock over kw_requests: odd while the agent writes */
-	uint32_t pad4;
-	uint64_t pad1[6];
+	uint32_t token_on;       /* 0: no capture token is accepted */
+	uint8_t token_key[16];   /* of this service (docs/probes.md) */
+	uint64_t pad1[4];
 	/* The agent's notes on what it did to this process, for the agent after it: whose functions are sites, and where the stubs are. */
 	struct { uint64_t base; uint32_t first, n; } attached[KW_ATTACHED]; /* base: where the file is mapped; n 0 = no entry */
 	struct { uint64_t addr; uint32_t bytes, used; } pool[KW_POOLS];
@@ -326,6 +327,7 @@ enum kw_rec_type {
 enum kw_rec_flags {
 	KW_REC_ERROR = 1, KW_REC_OK = 2,
 	KW_REC_TRUNCATED = 4,    /* some attribute was cut or left out */
+	KW_REC_ALONE = 8,        /* kept whatever its trace's threshold: it stands for itself only */
 	KW_REC_NATTR_SHIFT = 8,  /* flags >> 8: number of attributes that follow */
 };
 enum kw_ctx_flags {

@@ -9,10 +9,13 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
+#include "wire/siphash.h"
 
 static int evaluated;
 static int expensive(void) { return ++evaluated; }
 
+__attribute__((noinline)) static void failing(void) { KLIEG_SPAN_AS(span, "inner"); KLIEG_ERROR(span, "no such order"); }
 __attribute__((noinline)) static void inner(void) { KLIEG_SPAN("inner", KLIEG_INT("n", expensive()), KLIEG_STR("s", "text"), KLIEG_SENSITIVE(KLIEG_STR("secret", "hunter2"))); }
 __attribute__((noinline)) static void outer(void)
 {
@@ -234,6 +237,47 @@ static void foreign_and_broken_headers(void **state)
 	}
 }
 
+static void make_token(char *ret, const char *what, int64_t seconds)
+{
+	uint8_t tag[16];
+	int n = sprintf(ret, "%s.%llx", what, (unsigned long long)(time(NULL) + seconds));
+	siphash128(H.c->token_key, ret, (size_t)n, tag);
+	ret[n++] = '.';
+	for (unsigned i = 0; i < 16; i++)
+		n += sprintf(ret + n, "%02x", tag[i]);
+}
+
+static void the_keyed_hash_is_the_published_one(void **state)
+{
+	(void)state;
+	static const uint8_t of_nothing[16] = { 0xa3, 0x81, 0x7f, 0x04, 0xba, 0x25, 0xa8, 0xe6, 0x6d, 0xf6, 0x72, 0x14, 0xc7, 0x55, 0x02, 0x93 };
+	uint8_t key[16], tag[16];
+	for (unsigned i = 0; i < 16; i++)
+		key[i] = (uint8_t)i;
+	siphash128(key, "", 0, tag);
+	assert_memory_equal(tag, of_nothing, 16);
+	siphash128(key, key, 1, tag);
+	assert_int_equal(tag[0] << 8 | tag[1], 0xda87);
+}
+
+static void a_request_that_fails_is_kept(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_SPAN);
+	for (uint32_t i = 0; i < H.c->sites_n; i++)
+		H.states[i].threshold = UINT64_MAX;
+	struct any_record r;
+	inner();
+	assert_false(next_record(me(), &r));
+	failing();
+	for (uint32_t i = 0; i < H.c->sites_n; i++)
+		H.states[i].threshold = 0;
+	bool found = false;
+	while (next_record(me(), &r))
+		found |= r.r.type == KW_REC_SPANX && r.r.flags & KW_REC_ALONE && r.r.flags & KW_REC_ERROR;
+	assert_true(found);
+}
+
 static void a_gated_site_follows_only_requests_that_ask_for_it(void **state)
 {
 	(void)state;
@@ -245,8 +289,25 @@ static void a_gated_site_follows_only_requests_that_ask_for_it(void **state)
 	assert_false(next_record(me(), &r));
 	memset(headers, 0, sizeof headers);
 	headers[0][0] = "klieg-level";
-	headers[0][1] = "detail";
+	char good[80], bad[80];
+	for (unsigned i = 0; i < 16; i++)
+		H.c->token_key[i] = (uint8_t)(17 * i);
+	H.c->token_on = 1;
 	struct klieg_ctx c, previous;
+	make_token(good, "v1.3", 60);
+	const char *wrong[] = { "detail", "", "v1.3.", "v1.3.ffffffffffff.00000000000000000000000000000000", bad, bad, bad, bad, bad };
+	for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+		if (wrong[i] == bad && i < 7) {
+			strcpy(bad, good);
+			bad[i == 4 ? 3 : i == 5 ? strlen(bad) - 1 : 10] ^= 1; /* another level, tag, expiry */
+		} else if (wrong[i] == bad) {
+			make_token(bad, "v1.3", i == 7 ? -2 : 100000); /* over; good for too long */
+		}
+		headers[0][1] = wrong[i];
+		klieg_extract(get_header, NULL, &c);
+		assert_int_equal(c.flags, 0);
+	}
+	headers[0][1] = good;
 	klieg_extract(get_header, NULL, &c);
 	klieg_set_current(&c, &previous);
 	inner();
@@ -805,7 +866,7 @@ int main(void)
 		T(off_evaluates_and_records_nothing), T(nested_spans_are_parent_and_children_of_one_trace), T(each_root_is_a_trace_of_its_own),
 		T(detail_adds_attributes_and_hides_sensitive_ones), T(count_keeps_numbers_and_writes_no_record), T(histogram_error_is_at_most_two_percent),
 		T(sampling_is_a_function_of_the_trace_id), T(a_request_is_continued_from_its_headers_and_passed_on), T(foreign_and_broken_headers),
-		T(a_gated_site_follows_only_requests_that_ask_for_it), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
+		T(a_gated_site_follows_only_requests_that_ask_for_it), T(the_keyed_hash_is_the_published_one), T(a_request_that_fails_is_kept), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
 		T(end_of_garbage_is_harmless), T(longjmp_over_spans_is_counted_and_mended), T(signal_handlers_may_use_probes), T(a_full_ring_loses_and_counts),
 		T(a_wrapping_ring_keeps_every_record), T(nesting_deeper_than_the_stack_is_counted), T(events_links_and_counters),
 		T(other_vendors_members_are_passed_on_whole_or_not_at_all), T(a_root_ended_elsewhere_ends_its_trace_here), T(a_root_may_end_before_its_children), T(a_span_left_open_in_a_scope_is_no_parent_of_what_follows),
