@@ -41,6 +41,7 @@ CALL void do_span(void) { KLIEG_SPAN("span"); BODY; }
 CALL void do_span2(void) { KLIEG_SPAN("span2", KLIEG_STRN("tenant", "acme-eu", 7), KLIEG_INT("cents", 1999)); BODY; }
 CALL void do_counted_span(void) { KLIEG_SPAN("counted_span"); BODY; }
 CALL void do_count(void) { KLIEG_COUNT("count", 1); BODY; }
+CALL void do_gated(void) { KLIEG_SPAN("gated_span", KLIEG_STRN("tenant", "acme-eu", 7)); BODY; }
 CALL void do_event(void) { KLIEG_EVENT("event"); BODY; }
 
 static unsigned work_steps = 100;
@@ -53,17 +54,24 @@ static inline void work(void)
 CALL void do_work(void) { work(); }
 CALL void do_work_span(void) { KLIEG_SPAN("work_span"); work(); }
 
-enum { FLOOR, EMPTY, OFF_COUNT, OFF_EVENT, OFF_SPAN, SPAN, ROOT, SPAN2, COUNTED, COUNT, EVENT, WORK, WORK_SPAN, CASES };
+enum { FLOOR, EMPTY, OFF_COUNT, OFF_EVENT, OFF_SPAN, SPAN, ROOT, SPAN2, COUNTED, COUNT, EVENT, GATED, WORK, WORK_SPAN, CASES };
 static const struct { void (*fn)(void); const char *site; unsigned level; bool in_trace; } cases[CASES] = {
 	[FLOOR] = { do_floor, NULL, 0, false }, [EMPTY] = { do_empty, NULL, 0, false },
 	[OFF_COUNT] = { do_off_count, NULL, 0, false }, [OFF_EVENT] = { do_off_event, NULL, 0, false }, [OFF_SPAN] = { do_off_span, NULL, 0, false },
 	[SPAN] = { do_span, "span", KW_SPAN, true }, [ROOT] = { do_span, "span", KW_SPAN, false },
 	[SPAN2] = { do_span2, "span2", KW_DETAIL, true }, [COUNTED] = { do_counted_span, "counted_span", KW_COUNT, true },
 	[COUNT] = { do_count, "count", KW_COUNT, true }, [EVENT] = { do_event, "event", KW_SPAN, true },
+	[GATED] = { do_gated, "gated_span", KW_DETAIL, true },
 	[WORK] = { do_work, NULL, 0, false }, [WORK_SPAN] = { do_work_span, "work_span", KW_SPAN, true },
 };
 
 /* ---- the agent's part -------------------------------------------------------------------------------------------------- */
+
+static void gate_one(const struct kw_site *s, uint32_t index, void *arg)
+{
+	(void)s, (void)arg;
+	__atomic_store_n(&H.states[index].flags, KW_STATE_GATED, __ATOMIC_RELAXED);
+}
 
 static int stop;
 static struct kw_thread *mine; /* the measured thread's slot */
@@ -182,6 +190,7 @@ int main(void)
 	for (int c = 0; c < CASES; c++)
 		if (cases[c].site)
 			switch_site(cases[c].site, cases[c].level);
+	sites_named("gated_span", gate_one, NULL);
 	pthread_t t;
 	if (pthread_create(&t, NULL, drain, NULL))
 		return 1;
@@ -202,6 +211,7 @@ int main(void)
 	print_ratio("probe_span_at_count", COUNTED, 0);
 	print_ratio("probe_count_on", COUNT, 1.3);
 	print_ratio("probe_event_on", EVENT, 0);
+	print_off("probe_span_of_other_requests", GATED);
 	printf("probe_span_in_200ns_work %.2f ns %.1f%%_of_%.0f_ns\n", over(WORK_SPAN, WORK, true), 100 * (over(WORK_SPAN, WORK, false) - 1), value(WORK));
 	__atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
 	pthread_join(t, NULL);

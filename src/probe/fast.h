@@ -55,8 +55,10 @@ static inline __attribute__((always_inline)) bool not_for_us(const struct klieg_
 {
 	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!klieg__process.sites))
 		return false;
-	const struct kw_site_state *st = klieg__process.sites + site;
-	return klieg__load(&st->flags, RELAXED) == KW_STATE_GATED && !klieg__load(&st->always, RELAXED) && !(me->ctx_flags >> KW_CTX_LEVEL_SHIFT & 7);
+	/* level, flags and always in one word: it is gated, classifies nothing, and is always off */
+	const uint32_t *word = (const uint32_t *)(const void *)&klieg__process.sites[site].level;
+	uint32_t low = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? klieg__load(word, RELAXED) : 0;
+	return (low & 0xffff00) == KW_STATE_GATED << 8 && !(me->ctx_flags & 7u << KW_CTX_LEVEL_SHIFT);
 }
 
 /* The common case of begin(), and nothing else: no call, so no register to save. In two halves, so that hook.c has its own work between them; whoever

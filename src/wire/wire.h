@@ -148,7 +148,7 @@ struct kw_site_state {
 	uint8_t pad;
 	uint32_t reveal;         /* bit k: schema key k is sensitive but may be recorded (granted by policy) */
 };
-_Static_assert(sizeof(struct kw_site_state) == 16, "");
+_Static_assert(sizeof(struct kw_site_state) == 16 && offsetof(struct kw_site_state, level) == 8 && offsetof(struct kw_site_state, always) == 10, "");
 
 /* ---- requests: rules on what is known when a request comes ---------------------------------------------------------- */
 
