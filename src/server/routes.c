@@ -13,7 +13,7 @@
 #define REACH { "hosts", F_TEXTS, NULL, 64, 200 }, { "share", F_NUMBER, NULL, 0, 1, .about = "of processes" }, \
 	{ "rate", F_NUMBER, NULL, .001, 1e7, .nullable = true, .about = "spans per second and process" }
 #define WHO { "reason", F_TEXT, "", 0, 500 }, { "author", F_TEXT, "api", 0, 100 }
-#define TEXT { "text", F_TEXT, NULL, .required = true, .about = "YAML" }, { "estimate", F_DURATION, "100ms", 0, 10e9 }
+#define TEXT { "text", F_TEXT, NULL, .required = true, .about = "YAML" }, { "estimate", F_DURATION, "300ms", 0, 10e9 }
 #define TEXT_MAX (4u << 20)               /* a policy is at most 1 MiB, and escaped in JSON */
 #define HOST { "host", F_TEXT, NULL, 0, 80, .about = "of which host, where several are connected" }
 #define MAX_PAUSE { "max_pause", F_DURATION, NULL, 1e5, 1e10, .about = "longest stop of a process while functions are patched" }
@@ -133,6 +133,9 @@ static const struct route routes[] = {
 		"panic:{at:i,owner:s,reason:s},toggles:i,policies:i,ack_nano:i,sites:i,agents:i,unreachable?:[s],warning?:s", api_panic },
 	{ "POST", "/panic/undo", "operate", "as it was before", NULL, P({ "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 }),
 		"toggles:[@toggle],policies:i,ack_nano:i,sites:i,agents:i,unreachable?:[s],warning?:s", api_panic_undo },
+	{ "POST", "/tokens", "operate", "a header that has single requests traced", NULL, P({ "service", F_TEXT, NULL, 1, 200, .required = true },
+		{ "level", F_TEXT, "detail", .choices = "span|detail|deep" }, { "ttl", F_DURATION, "5m", 1e9, 900e9 }, { "reason", F_TEXT, "", 0, 500 },
+		{ "owner", F_TEXT, "api", 0, 100 }), "header:s,value:s,expires_unix_nano:i,service:s,level:s,curl:s", api_tokens },
 	{ "GET", "/spans", "view", "search", P(Q, RANGE, { "limit", F_INT, "100", 1, 10000 }), NULL,
 		"version:i,spans:[@span],matched:i,partial:b,scanned:{spans:i,blocks:i,skipped_blocks:i}", api_spans },
 	{ "GET", "/spans/tail", "view", "spans as they come, as server-sent events", P(Q), NULL, NULL, api_tail },

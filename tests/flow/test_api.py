@@ -125,6 +125,9 @@ def test_every_route_answers_as_it_is_described(klieg_up, demo):
 	assert name("PUT", "/policies/{name}", {**put, "expected_version": 2, "rollout": "now"})["version"] == 3
 	assert name("GET", "/policies/{name}?version=1")["policy"]["rules"] and len(name("GET", "/policies/{name}/versions")["versions"]) == 3
 	assert name("GET", "/policies/{name}/diff?from=1&to=3")["lines"]
+	assert call("POST", "/tokens", {"service": "demo", "reason": "test"})["value"].startswith("v1.3.")
+	problem(klieg_up, 400, "E200", "POST", "/api/v1/tokens", {})
+	problem(klieg_up, 400, "E203", "POST", "/api/v1/tokens", {"service": "demo", "ttl": "16m"})
 	for path in ("/policies", "/firings", "/alerts", "/overhead", "/policy.schema.json", "/agents"):
 		assert call("GET", path)
 	assert call("POST", "/panic", {"reason": "test"})["policies"] == 1 and call("POST", "/panic/undo", {})["policies"] == 1
