@@ -198,7 +198,7 @@ def postgres():
 	p.wait(20)
 
 
-up = start([KLIEG, "up", "--dir", f"{DIR}/klieg", "--http", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+up = start([KLIEG, "up", "--budget", "0", "--dir", f"{DIR}/klieg", "--http", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 try:
 	HTTP = re.search(r"http=(\S+)", up.stdout.readline())[1]
 	HTTP = HTTP if HTTP.startswith("http") else "http://" + HTTP

@@ -2,7 +2,7 @@
 """A storm: everything of the shop is switched on at `detail` while a loop in payment passes a probe ten million times a second.
 
 How long until the measured overhead is under its limit for good, what requests then take beside the shop built without probes (pairs, in turn), whether anything is
-uncounted; and how long a trigger needs to see a fault. Prints `name value unit [ratio, note]` lines for bench/run. Usage: bench.py BUILD [PAIRS]."""
+uncounted. Prints `name value unit [ratio, note]` lines for bench/run. Usage: bench.py BUILD [PAIRS]."""
 import json
 import os
 import re

@@ -1,9 +1,11 @@
-/* Triggers across hosts. Each agent watches its own host and reacts without us; what no host sees alone (a service's rate, its errors, its latency over all of them) is worked
- * out here once a second from what the agents count, for rules whose service runs on several hosts. What is raised goes to all agents as the rule's "raised", by
- * the same steps, decay and cool-down. Quantiles of hosts cannot be added up: theirs are weighed by calls, which is near enough for a threshold. Loop thread. */
+/* Triggers across hosts. Each agent watches its own host and reacts without us; what no host sees alone (a service's rate, its errors, its latency
+ * over all of them) is worked out here once a second from what the agents count, for rules whose service runs on several hosts. What is raised goes
+ * to all agents as the rule's "raised", by the same steps, decay and cool-down. Quantiles of hosts cannot be added up: theirs are weighed by calls,
+ * which is near enough for a threshold. Loop thread. */
 #include "base/clock.h"
 #include "server/policies.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define WINDOW_NS 10000000000ll
@@ -30,8 +32,8 @@ static struct watched *watch(const char *id, const json_t *rule)
 	if (n >= RULES_MAX || strlen(when) >= sizeof(w->when) || strlen(id) >= sizeof(w->id))
 		return NULL;
 	w = base_calloc(1, sizeof(*w));
-	strcpy(w->id, id);
-	strcpy(w->when, when);
+	snprintf(w->id, sizeof(w->id), "%s", id);
+	snprintf(w->when, sizeof(w->when), "%s", when);
 	struct err e = { 0 };
 	if (traceql_parse_metric(str_of(when), &w->t.q, &e) < 0 || !traceql_metric(w->t.q, &w->m) || !w->m.compared || w->m.baseline_ns) {
 		watched_free(w);                 /* a baseline is a host's own matter */
@@ -84,7 +86,8 @@ static bool measure(const struct watched *w, const json_t *rows, const char *ser
 		if (strcmp(jtext(row, "service"), service))
 			continue;
 		struct call_of ok = { row, false }, bad = { row, true };
-		bool takes_ok = traceql_eval(w->t.q, &(struct tq_source){ &ok, row_get, NULL }), takes_bad = traceql_eval(w->t.q, &(struct tq_source){ &bad, row_get, NULL });
+		bool takes_ok = traceql_eval(w->t.q, &(struct tq_source){ &ok, row_get, NULL }), takes_bad = traceql_eval(w->t.q,
+			&(struct tq_source){ &bad, row_get, NULL });
 		double all = jnum(row, "calls"), errors = jnum(row, "errors"), n = (takes_ok ? all - errors : 0) + (takes_bad ? errors : 0);
 		if (!takes_ok && !takes_bad)
 			continue;
@@ -119,7 +122,8 @@ static void raise_rule(struct server *s, struct watched *w, const json_t *rule, 
 	else
 		json_object_del(copy, "raised");
 	json_array_append_new(set, copy);
-	ev = json_pack("{ss ss ss ss ss ss ss s{ss sf sf sI} sI}", "type", "trigger", "what", up ? "raised" : "lowered", "rule", w->id, "service", service, "host", "", "from",
+	ev = json_pack("{ss ss ss ss ss ss ss s{ss sf sf sI} sI}", "type", "trigger", "what", up ? "raised" : "lowered", "rule", w->id, "service",
+		service, "host", "", "from",
 		policy_level_name(from), "to", policy_level_name(w->st.level), "cause", "query", w->when, "value", value, "threshold", w->m.threshold, "over_nano",
 		(json_int_t)w->t.over_ns, "at_unix_nano", (json_int_t)clock_wall());
 	firings_event(s, ev);

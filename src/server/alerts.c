@@ -1,5 +1,5 @@
-/* Alerts: what somebody should know now, each with who or what, since when, the value and its limit, and the command that shows more. Looked at anew every second; one that
- * comes or goes is an event. Nothing here is kept: what is wrong is found again after a restart. Loop thread; owns s->alerts. */
+/* Alerts: what somebody should know now, each with who or what, since when, the value and its limit, and the command that shows more. Looked at anew
+ * every second; one that comes or goes is an event. Nothing here is kept: what is wrong is found again after a restart. Loop thread; owns s->alerts. */
 #include "base/clock.h"
 #include "server/policies.h"
 #include <stdio.h>
@@ -36,16 +36,19 @@ void alerts_destroy(struct server *s)
 	s->alerts = NULL;
 }
 
-static void add(json_t *into, const char *id, const char *severity, const char *title, json_t *value, json_t *limit, const char *link, const char *cli, const char *fmt, ...)
+static void add(json_t *into, const char *id, const char *severity, const char *title, json_t *value, json_t *limit, const char *link,
+	const char *cli, const char *fmt, ...)
 	__attribute__((format(printf, 9, 10)));
-static void add(json_t *into, const char *id, const char *severity, const char *title, json_t *value, json_t *limit, const char *link, const char *cli, const char *fmt, ...)
+static void add(json_t *into, const char *id, const char *severity, const char *title, json_t *value, json_t *limit, const char *link,
+	const char *cli, const char *fmt, ...)
 {
 	char text[600];
 	va_list ap;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	json_t *o = json_pack("{ss ss ss ss so so ss ss}", "id", id, "severity", severity, "title", title, "text", text, "value", value, "limit", limit, "link", link, "cli", cli);
+	json_t *o = json_pack("{ss ss ss ss so so ss ss}", "id", id, "severity", severity, "title", title, "text", text, "value", value, "limit",
+		limit, "link", link, "cli", cli);
 	if (o)
 		json_object_set_new(into, id, o);
 }
@@ -73,13 +76,16 @@ static void of_server(struct server *s, json_t *out)
 	struct store_stats st;
 	store_stats(s->c.store, &st);
 	if ((double)st.queue_bytes > QUEUE_BYTES)
-		add(out, "store.queue", "critical", "spans wait to be written", json_integer((json_int_t)st.queue_bytes), json_real(QUEUE_BYTES), "#/processes", "klieg doctor",
+		add(out, "store.queue", "critical", "spans wait to be written", json_integer((json_int_t)st.queue_bytes), json_real(QUEUE_BYTES),
+			"#/processes", "klieg doctor",
 			"%.0f MiB wait for the disk, the limit is %.0f MiB; at twice that spans are refused", (double)st.queue_bytes / 0x1p20, QUEUE_BYTES / 0x1p20);
 	if (st.queue_age_ns > QUEUE_AGE_NS)
-		add(out, "store.age", "warning", "spans wait long to be written", json_integer(st.queue_age_ns), json_integer(QUEUE_AGE_NS), "#/processes", "klieg doctor",
+		add(out, "store.age", "warning", "spans wait long to be written", json_integer(st.queue_age_ns), json_integer(QUEUE_AGE_NS),
+			"#/processes", "klieg doctor",
 			"the oldest has waited for %.1f s, the limit is %.0f s", (double)st.queue_age_ns / 1e9, QUEUE_AGE_NS / 1e9);
 	if (s->admit.failing)
-		add(out, "store.error", "critical", "spans cannot be stored", json_null(), json_null(), "#/processes", "klieg doctor", "%s", st.last_error[0] ? st.last_error :
+		add(out, "store.error", "critical", "spans cannot be stored", json_null(), json_null(), "#/processes", "klieg doctor", "%s",
+			st.last_error[0] ? st.last_error :
 			err_title(s->admit.failing));
 	if (s->state_failed)
 		add(out, "state", "critical", "changes cannot be saved", json_null(), json_null(), "#/processes", "klieg doctor",
@@ -183,7 +189,8 @@ static void of_health(json_t *out, const json_t *health)
 		if (!json_is_object(v) || !json_is_false(json_object_get(v, "ok")))
 			continue;
 		snprintf(id, sizeof(id), "agent.%s", name);
-		add(out, id, "warning", "an agent is not well", json_incref(json_object_get(v, "value") ?: json_null()), json_incref(json_object_get(v, "limit") ?: json_null()),
+		add(out, id, "warning", "an agent is not well", json_incref(json_object_get(v, "value") ?: json_null()),
+			json_incref(json_object_get(v, "limit") ?: json_null()),
 			"#/processes", "klieg doctor", "%s: %s", name, jtext(v, "what"));
 	}
 }
@@ -211,7 +218,8 @@ static void of_hosts(struct server *s, json_t *out)
 			continue;
 		snprintf(id, sizeof(id), "agent.gone.%s", host);
 		add(out, id, "critical", "an agent is not heard of", json_integer(ago), json_integer(3 * SECOND), "#/processes", "klieg doctor",
-			"the agent of %s has not answered for %lld s: nothing can be switched there; its processes go on untouched, and their probes stop by themselves when the lease runs out",
+			"the agent of %s has not answered for %lld s: nothing can be switched there; "
+			"its processes go on untouched, and their probes stop by themselves when the lease runs out",
 			host, (long long)(ago / SECOND));
 	}
 }

@@ -1,6 +1,6 @@
-/* Toggles: who switched what on, why and until when. Their rules are part of what is desired (desired.c), which gives them to the agents; this file owns what people see of
- * them, and keeps the ended ones of the last day. Every change is in the state store before it is answered, one document per toggle and one for what undo would
- * restore; after a restart (or a crash) what was on is on again, but for what has run out meanwhile. */
+/* Toggles: who switched what on, why and until when. Their rules are part of what is desired (desired.c), which gives them to the agents; this file
+ * owns what people see of them, and keeps the ended ones of the last day. Every change is in the state store before it is answered, one document per
+ * toggle and one for what undo would restore; after a restart (or a crash) what was on is on again, but for what has run out meanwhile. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/desired.h"
@@ -521,7 +521,8 @@ static void sel_next(struct call *c)
 		b->now = t ? json_string_value(json_object_get(t, "id")) : "";
 		json_object_del(b->todo, json_object_iter_key(it));
 		if (t)
-			call_agent(c, "ls", json_pack("{so si si}", "selector", json_deep_copy(json_object_get(t, "selector")), "limit", 100000, "offset", 0), sel_then);
+			call_agent(c, "ls", json_pack("{so si si}", "selector", json_deep_copy(json_object_get(t, "selector")), "limit", 100000,
+				"offset", 0), sel_then);
 		else
 			sel_next(c);
 		return;

@@ -1,5 +1,6 @@
-/* Firings: each time a trigger raised a level, why, what it did, and the traces that were caught. Agents tell (event "trigger"); what raises across hosts (across.c) comes the
- * same way. Kept in the state store, the newest FIRINGS_MAX. Traces are looked up in the span store when somebody asks. Loop thread, but for the looking up. */
+/* Firings: each time a trigger raised a level, why, what it did, and the traces that were caught. Agents tell (event "trigger"); what raises across
+ * hosts (across.c) comes the same way. Kept in the state store, the newest FIRINGS_MAX. Traces are looked up in the span store when somebody asks.
+ * Loop thread, but for the looking up. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/policies.h"
@@ -74,7 +75,8 @@ void firings_event(struct server *s, const json_t *ev)
 	names_of(id, policy, rule);
 	if (strcmp(jtext(ev, "what"), "raised")) {
 		json_array_foreach(s->firings, i, f)
-			if (!strcmp(jtext(f, "state"), "raised") && !strcmp(jtext(f, "rule_id"), id) && !strcmp(jtext(f, "service"), service) && !strcmp(jtext(f, "host"), host)) {
+			if (!strcmp(jtext(f, "state"), "raised") && !strcmp(jtext(f, "rule_id"), id) && !strcmp(jtext(f, "service"), service) &&
+				!strcmp(jtext(f, "host"), host)) {
 				ended(s, f, "lowered");
 				break;
 			}
@@ -84,7 +86,8 @@ void firings_event(struct server *s, const json_t *ev)
 	int64_t at = jint(ev, "at_unix_nano") ? jint(ev, "at_unix_nano") : clock_wall();
 	json_int_t number = json_array_size(s->firings) ? jint(json_array_get(s->firings, 0), "number") + 1 : 1;
 	snprintf(name, sizeof(name), "f-%lld", (long long)number);
-	f = json_pack("{ss sI sI ss ss ss ss ss sO? ss ss ss ss ss sI}", "id", name, "number", number, "at_unix_nano", (json_int_t)at, "host", host, "policy", policy, "rule", rule,
+	f = json_pack("{ss sI sI ss ss ss ss ss sO? ss ss ss ss ss sI}", "id", name, "number", number, "at_unix_nano", (json_int_t)at, "host", host,
+		"policy", policy, "rule", rule,
 		"rule_id", id, "service", service, "cause", json_object_get(ev, "cause"), "from", jtext(ev, "from"), "to", jtext(ev, "to"), "state", "raised", "owner",
 		jtext(wanted, "owner"), "match", jtext(wanted, "selector"), "version", jint(wanted, "version"));
 	if (!f)
@@ -119,7 +122,8 @@ static void look_up(struct call *c, json_t *f, int64_t deadline)
 	struct err e = { 0 };
 	json_t *ids = json_array();
 	int64_t at = jint(f, "at_unix_nano"), end = jint(f, "ended_unix_nano"), over = jint(json_object_get(f, "cause"), "over_nano");
-	struct store_query sq = { .from_ns = at - over - 10 * SECOND, .to_ns = end ? end : at + 600 * SECOND, .limit = 1000, .newest_first = false, .deadline_ns = deadline };
+	struct store_query sq = { .from_ns = at - over - 10 * SECOND, .to_ns = end ? end : at + 600 * SECOND, .limit = 1000, .newest_first = false,
+		.deadline_ns = deadline };
 	if (*jtext(f, "match") && traceql_parse_selector(str_of(jtext(f, "match")), &q, &e) >= 0) {
 		sq.q = q;
 		if (store_query(c->s->c.store, &sq, &b, &found, &e) < 0)

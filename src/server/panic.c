@@ -1,6 +1,6 @@
-/* Panic: everything off everywhere, at once, and a way back. Toggles end, policies are suspended; what there was is in the state store first, so that undo restores it and a
- * restart in between does not. While it lasts no policy comes into force, and agents that come get nothing; a person may still switch a toggle on, deliberately.
- * Loop thread; owns s->panic. */
+/* Panic: everything off everywhere, at once, and a way back. Toggles end, policies are suspended; what there was is in the state store first, so
+ * that undo restores it and a restart in between does not. While it lasts no policy comes into force, and agents that come get nothing; a person may
+ * still switch a toggle on, deliberately. Loop thread; owns s->panic. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/policies.h"
@@ -23,7 +23,8 @@ json_t *panic_json(struct server *s)
 {
 	if (!s->panic)
 		return json_null();
-	return json_pack("{sO sO sO}", "at", json_object_get(s->panic, "at"), "owner", json_object_get(s->panic, "owner"), "reason", json_object_get(s->panic, "reason"));
+	return json_pack("{sO sO sO}", "at", json_object_get(s->panic, "at"), "owner", json_object_get(s->panic, "owner"), "reason",
+		json_object_get(s->panic, "reason"));
 }
 
 static void event(struct server *s, const char *what, const char *owner, const char *reason)
@@ -50,7 +51,8 @@ static json_t *answer(struct call *c, json_t *more)
 
 static void panicked(struct call *c)
 {
-	call_json(c, 200, answer(c, json_pack("{so sI sI}", "panic", panic_json(c->s), "toggles", jint(c->s->panic, "toggles_ended"), "policies", jint(c->s->panic, "suspended"))));
+	call_json(c, 200, answer(c, json_pack("{so sI sI}", "panic", panic_json(c->s), "toggles", jint(c->s->panic, "toggles_ended"), "policies",
+		jint(c->s->panic, "suspended"))));
 }
 void api_panic(struct call *c)
 {

@@ -1,5 +1,6 @@
-/* What a policy would do, before it does: the agents say which sites would change and what that costs (their `change` with dry_run), the stored traces say what each
- * rule would have kept of them (replay). Nothing is switched by any of this. Parsing and replay run on a thread of the pool, the rest on the loop's. */
+/* What a policy would do, before it does: the agents say which sites would change and what that costs (their `change` with dry_run), the stored
+ * traces say what each rule would have kept of them (replay). Nothing is switched by any of this. Parsing and replay run on a thread of the pool,
+ * the rest on the loop's. */
 #include "base/clock.h"
 #include "base/hash.h"
 #include "server/policies.h"
@@ -103,7 +104,8 @@ static json_t *rule_rows(struct call *c, json_int_t *ret_sites, json_int_t *ret_
 {
 	struct plan *x = c->data;
 	const struct policy_entry *en = policy_find(c->s, x->p->name);
-	json_t *before = en && en->p ? policy_json(en->p) : NULL, *was = json_object_get(before, "rules"), *now = json_object_get(json_object_get(x->out, "policy"), "rules");
+	json_t *before = en && en->p ? policy_json(en->p) : NULL, *was = json_object_get(before, "rules"),
+		*now = json_object_get(json_object_get(x->out, "policy"), "rules");
 	json_t *rows = json_array(), *r, *old;
 	size_t i;
 	char id[200];
@@ -112,7 +114,8 @@ static json_t *rule_rows(struct call *c, json_int_t *ret_sites, json_int_t *ret_
 		snprintf(id, sizeof(id), "p:%s/%s", x->p->name, jtext(r, "name"));
 		const json_t *seen = named(json_object_get(c->result, "rules"), "id", id);
 		old = named(was, "name", jtext(r, "name"));
-		json_array_append_new(rows, json_pack("{sO ss sI sI sO}", "name", json_object_get(r, "name"), "op", !old ? "+" : json_equal(old, r) ? " " : "~", "sites",
+		json_array_append_new(rows, json_pack("{sO ss sI sI sO}", "name", json_object_get(r, "name"), "op", !old ? "+" : json_equal(old,
+			r) ? " " : "~", "sites",
 			jint(seen, "sites"), "processes", jint(seen, "processes"), "predicted", json_object_get(seen, "predicted") ?: json_null()));
 		*ret_sites += jint(seen, "sites");
 		if (jint(seen, "processes") > *ret_processes)
@@ -122,7 +125,8 @@ static json_t *rule_rows(struct call *c, json_int_t *ret_sites, json_int_t *ret_
 	}
 	json_array_foreach(was, i, old)
 		if (!named(now, "name", jtext(old, "name")))
-			json_array_append_new(rows, json_pack("{sO ss si si sn}", "name", json_object_get(old, "name"), "op", "-", "sites", 0, "processes", 0, "predicted"));
+			json_array_append_new(rows, json_pack("{sO ss si si sn}", "name", json_object_get(old, "name"), "op", "-", "sites", 0,
+				"processes", 0, "predicted"));
 	json_decref(before);
 	return rows;
 }
@@ -206,7 +210,8 @@ static void asked(struct call *c)
 	json_object_set_new(x->out, "changed", json_integer(jint(c->result, "changed")));
 	json_object_set_new(x->out, "sites", json_integer(sites));
 	json_object_set_new(x->out, "processes", json_integer(processes));
-	json_object_set(x->out, "predicted", predicted ? predicted : json_pack("{sb sf sf sf sf ss}", "known", 0, "calls_per_s", 0., "spans_per_s", 0., "bytes_per_s", 0.,
+	json_object_set(x->out, "predicted", predicted ? predicted : json_pack("{sb sf sf sf sf ss}", "known", 0, "calls_per_s", 0., "spans_per_s",
+		0., "bytes_per_s", 0.,
 		"cpu_percent", 0., "basis", "unknown: no agent is connected"));
 	json_object_set_new(x->out, "bytes_per_day", json_integer((json_int_t)(jnum(predicted, "bytes_per_s") * 86400)));
 	json_array_foreach(json_object_get(c->result, "warnings"), i, w)
@@ -228,7 +233,8 @@ void plan_ask(struct call *c, void (*then)(struct call *))
 {
 	struct plan *x = c->data;
 	x->then = then;
-	json_t *version = json_pack("{sI ss ss sI}", "version", (json_int_t)0, "author", jtext(c->body, "author"), "reason", jtext(c->body, "reason"), "created_unix_nano",
+	json_t *version = json_pack("{sI ss ss sI}", "version", (json_int_t)0, "author", jtext(c->body, "author"), "reason", jtext(c->body,
+		"reason"), "created_unix_nano",
 		(json_int_t)clock_wall());
 	x->set = policy_rules(x->p, version);
 	json_decref(version);
@@ -324,7 +330,8 @@ static void replay_work(struct call *c)
 			spans = spans < most ? spans : most;
 		}
 		json_object_set_new(row, "replay", json_pack("{sI sI sI sI sI sb}", "traces", (json_int_t)r.used, "kept", (json_int_t)r.traces_kept[k], "spans",
-			(json_int_t)r.spans_kept[k], "bytes_per_day", (json_int_t)(spans * per_span * 86400 / seconds), "window_nano", (json_int_t)x->replay_ns, "partial",
+			(json_int_t)r.spans_kept[k], "bytes_per_day", (json_int_t)(spans * per_span * 86400 / seconds), "window_nano",
+			(json_int_t)x->replay_ns, "partial",
 			(int)(f.partial || r.full || c->rc < 0)));
 		traceql_matcher_destroy(r.m[k]);
 	}

@@ -1,6 +1,7 @@
-/* Policies: which there are, what is in force, and how that changes. A change is a new version, never an edit: its text goes into the state store, then the head that
- * points to it (compare-and-set, so of two operators one wins and the other is told), and only then rules go to the agents (desired.c). So nothing is ever half
- * applied: what a crash leaves is either the old head or the new one, and policies_restore makes the rules what the heads say. Loop thread; owns the entries. */
+/* Policies: which there are, what is in force, and how that changes. A change is a new version, never an edit: its text goes into the state store,
+ * then the head that points to it (compare-and-set, so of two operators one wins and the other is told), and only then rules go to the agents
+ * (desired.c). So nothing is ever half applied: what a crash leaves is either the old head or the new one, and policies_restore makes the rules what
+ * the heads say. Loop thread; owns the entries. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/policies.h"
@@ -149,7 +150,8 @@ void policies_restore(struct server *s)
 		json_t *rules = s->panic ? json_array() : policy_rules(en->p, en->doc), *ids = policy_leftover(s, en->name, rules);
 		size_t i;
 		json_array_foreach(rules, i, rule)
-			if (!json_object_get(desired_rules(s), jtext(rule, "id")) || jint(json_object_get(desired_rules(s), jtext(rule, "id")), "version") != jint(rule, "version") ||
+			if (!json_object_get(desired_rules(s), jtext(rule, "id")) || jint(json_object_get(desired_rules(s), jtext(rule, "id")),
+				"version") != jint(rule, "version") ||
 				json_object_get(json_object_get(desired_rules(s), jtext(rule, "id")), "except"))
 				json_array_append(set, rule);
 		json_array_extend(remove, ids);
@@ -256,7 +258,8 @@ int64_t policies_next_expiry(struct server *s)
 
 void policy_event(struct server *s, const struct policy_entry *en, const char *what)
 {
-	json_t *ev = json_pack("{ss ss ss sI ss ss ss ss}", "type", "policy", "what", what, "policy", en->name, "version", jint(en->head, "version"), "state", policy_state(s, en),
+	json_t *ev = json_pack("{ss ss ss sI ss ss ss ss}", "type", "policy", "what", what, "policy", en->name, "version", jint(en->head, "version"),
+		"state", policy_state(s, en),
 		"author", jtext(en->head, "author"), "reason", jtext(en->head, "reason"), "why", jtext(en->head, "why"));
 	events_send(s, "policy", ev);
 	json_decref(ev);
@@ -277,7 +280,8 @@ int policy_stale(const struct policy_entry *en, const char *name, int64_t expect
 	time_t t = (time_t)(jint(en->head, "updated_unix_nano") / 1000000000);
 	struct tm tm;
 	strftime(when, sizeof(when), "%F %T UTC", gmtime_r(&t, &tm));
-	err_set(e, KLIEG_E_STALE, "policy %s has version %lld, not %lld: changed by %s at %s%s%.120s", name, (long long)now, (long long)expected, jtext(en->head, "author"), when,
+	err_set(e, KLIEG_E_STALE, "policy %s has version %lld, not %lld: changed by %s at %s%s%.120s", name, (long long)now, (long long)expected,
+		jtext(en->head, "author"), when,
 		*jtext(en->head, "reason") ? ": " : "", jtext(en->head, "reason"));
 	return err_hint(e, "klieg policy diff %s shows what changed; begin from version %lld", name, (long long)now);
 }
@@ -291,11 +295,13 @@ int policy_commit(struct server *s, const char *name, const struct policy_change
 	/* A wall clock that was set back must not make versions older than those before them. */
 	if (en && now <= jint(en->head, "updated_unix_nano"))
 		now = jint(en->head, "updated_unix_nano") + 1;
-	json_t *doc = json_pack("{ss sI ss ss ss sI ss sI sO*}", "name", name, "version", (json_int_t)version, "change", ch->change, "author", ch->author, "reason", ch->reason,
+	json_t *doc = json_pack("{ss sI ss ss ss sI ss sI sO*}", "name", name, "version", (json_int_t)version, "change", ch->change, "author",
+		ch->author, "reason", ch->reason,
 		"created_unix_nano", (json_int_t)now, "text", ch->text, "before", (json_int_t)before, "evidence", ch->evidence);
 	if (!doc)
 		return err_set(e, KLIEG_E_BAD_DATA, "author, reason or text are not UTF-8");
-	json_t *head = json_pack("{ss sI sI ss ss ss sI sO*}", "name", name, "version", (json_int_t)version, "in_force", (json_int_t)(ch->in_force ? version : 0), "state",
+	json_t *head = json_pack("{ss sI sI ss ss ss sI sO*}", "name", name, "version", (json_int_t)version, "in_force",
+		(json_int_t)(ch->in_force ? version : 0), "state",
 		ch->state, "author", ch->author, "reason", ch->reason, "updated_unix_nano", (json_int_t)now, "rollout", ch->rollout);
 	if (ch->why)
 		json_object_set_new(head, "why", json_string(ch->why));
@@ -430,8 +436,10 @@ static json_t *entry_json(struct server *s, const struct policy_entry *en, const
 	size_t i;
 	json_array_foreach(json_object_get(doc, "rules"), i, rule)
 		json_array_append_new(rules, rule_row(s, en, rule, agents));
-	json_t *out = json_pack("{ss sI ss ss ss sI so sO*}", "name", en->name, "version", jint(en->head, "version"), "state", policy_state(s, en), "author", jtext(en->head, "author"),
-		"reason", jtext(en->head, "reason"), "updated_unix_nano", jint(en->head, "updated_unix_nano"), "rules", rules, "limits", json_object_get(doc, "limits"));
+	json_t *out = json_pack("{ss sI ss ss ss sI so sO*}", "name", en->name, "version", jint(en->head, "version"), "state", policy_state(s, en),
+		"author", jtext(en->head, "author"),
+		"reason", jtext(en->head, "reason"), "updated_unix_nano", jint(en->head, "updated_unix_nano"), "rules", rules, "limits",
+		json_object_get(doc, "limits"));
 	if (!doc)
 		json_object_set_new(out, "limits", json_array());
 	json_object_set_new(out, "in_force", json_integer(jint(en->head, "in_force")));
@@ -488,7 +496,8 @@ static void changed_reply(struct call *c, json_t *plan)
 {
 	struct policy_entry *en = policy_find(c->s, c->id);
 	json_t *ack = json_object_get(c->result, "ack_nano");
-	json_t *out = json_pack("{so sI sO ss sO*}", "policy", entry_json(c->s, en, NULL), "version", jint(en->head, "version"), "ack_nano", ack ? ack : json_null(), "state",
+	json_t *out = json_pack("{so sI sO ss sO*}", "policy", entry_json(c->s, en, NULL), "version", jint(en->head, "version"), "ack_nano",
+		ack ? ack : json_null(), "state",
 		policy_state(c->s, en), "plan", plan);
 	if (en->rollout)
 		json_object_set_new(out, "rollout", rollout_json(en, 100));
@@ -540,8 +549,10 @@ static void put_planned(struct call *c)
 	if (!json_is_true(json_object_get(x->out, "fits")) && !force) {
 		const char *hint = jtext(json_object_get(x->out, "suggestion"), "text");
 		double cpu = jnum(x->out, "predicted_percent");
-		err_set(&c->e, KLIEG_E_GUARDRAIL, "policy %s would take %.2g %% of the CPU of a process, the budget is %.2g %%", c->id, cpu, jnum(x->out, "budget_percent"));
-		err_hint(&c->e, *hint ? "would fit: %s\nor apply it all the same with force: the governor then sheds the dearest sites" : "narrow what it matches%s", hint);
+		err_set(&c->e, KLIEG_E_GUARDRAIL, "policy %s would take %.2g %% of the CPU of a process, the budget is %.2g %%", c->id, cpu,
+			jnum(x->out, "budget_percent"));
+		err_hint(&c->e,
+			*hint ? "would fit: %s\nor apply it all the same with force: the governor then sheds the dearest sites" : "narrow what it matches%s", hint);
 		json_t *more = json_pack("{sO sO}", "plan", x->out, "diagnostics", json_object_get(x->out, "diagnostics"));
 		plan_done(c);
 		call_refuse(c, 422, &c->e, more);

@@ -1,7 +1,8 @@
-/* Rollouts: a version goes to some processes first, is compared with the untouched rest once a second, and goes on, or back by itself. The canary has the new
- * version's rules under ids of their own ("p:POLICY/RULE@VERSION", `only` these processes); everybody else keeps the version in force (`except` them). A rule
- * "r:POLICY" counts the requests of all processes concerned, so that latency and errors of both groups are known. Where a rollout stands is in the policy's head
- * in the state store: a server that ends in the middle begins the step again when it is back, and says so. Loop thread, asking the agents; owns en->rollout. */
+/* Rollouts: a version goes to some processes first, is compared with the untouched rest once a second, and goes on, or back by itself. The canary
+ * has the new version's rules under ids of their own ("p:POLICY/RULE@VERSION", `only` these processes); everybody else keeps the version in force
+ * (`except` them). A rule "r:POLICY" counts the requests of all processes concerned, so that latency and errors of both groups are known. Where a
+ * rollout stands is in the policy's head in the state store: a server that ends in the middle begins the step again when it is back, and says so.
+ * Loop thread, asking the agents; owns en->rollout. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/policies.h"
@@ -103,7 +104,8 @@ static void event(struct server *s, const struct policy_entry *en)
 static void note(struct server *s, struct policy_entry *en, json_t *canary, json_t *rest, const char *verdict, const char *why)
 {
 	json_t *list = json_object_get(json_object_get(en->head, "rollout"), "evidence");
-	json_array_append_new(list, json_pack("{sI so so ss ss}", "at", (json_int_t)clock_wall(), "canary", canary ? canary : json_null(), "rest", rest ? rest : json_null(),
+	json_array_append_new(list, json_pack("{sI so so ss ss}", "at", (json_int_t)clock_wall(), "canary", canary ? canary : json_null(), "rest",
+		rest ? rest : json_null(),
 		"verdict", verdict, "why", why));
 	keep_last(list, EVIDENCE_MAX);
 	event(s, en);
@@ -182,7 +184,8 @@ static json_t *vitals_rule(const struct policy_entry *en)
 	buf_add(&sel, ") }", 4);
 	json_decref(seen);
 	snprintf(id, sizeof(id), "r:%s", en->name);
-	m = json_pack("{ss ss ss ss ss ss sI ss ss sI}", "id", id, "kind", "trace", "selector", (char *)sel.p, "level", "count", "policy", en->name, "rule", "", "version",
+	m = json_pack("{ss ss ss ss ss ss sI ss ss sI}", "id", id, "kind", "trace", "selector", (char *)sel.p, "level", "count", "policy", en->name,
+		"rule", "", "version",
 		jint(en->head, "version"), "owner", "system:rollout", "reason", "compares the canary with the rest", "expires_unix_nano", (json_int_t)0);
 	buf_finish(&sel);
 	return m;
@@ -355,7 +358,8 @@ static struct vitals sum(const json_t *rows, const struct rollout *r, bool in)
 }
 static json_t *vitals_json(const struct vitals *v, bool past)
 {
-	json_t *o = json_pack("{sf so so si sf}", "overhead_percent", v->overhead, "p99_nano", v->calls > 0 ? json_integer((json_int_t)v->p99) : json_null(), "error_share",
+	json_t *o = json_pack("{sf so so si sf}", "overhead_percent", v->overhead, "p99_nano",
+		v->calls > 0 ? json_integer((json_int_t)v->p99) : json_null(), "error_share",
 		v->calls > 0 ? json_real(v->error_share) : json_null(), "processes", v->processes, "calls", v->calls);
 	if (past)
 		json_object_set_new(o, "past", json_true());
@@ -407,14 +411,16 @@ static void judge(struct server *s, struct policy_entry *en, const json_t *rows)
 	}
 	const json_t *shed = shed_in_canary(s, r);
 	if (shed) {
-		snprintf(why, sizeof(why), "the governor had to take back %s in process %lld: the overhead was %.2f %% of CPU, the limit is %.2f %%", jtext(shed, "name"),
+		snprintf(why, sizeof(why), "the governor had to take back %s in process %lld: the overhead was %.2f %% of CPU, the limit is %.2f %%",
+			jtext(shed, "name"),
 			(long long)jint(shed, "pid"), jnum(shed, "measured_percent"), jnum(shed, "limit_percent"));
 	} else if (c.overhead > budget)
 		snprintf(why, sizeof(why), "the overhead is %.2f %% of CPU, the limit is %.2f %%", c.overhead, budget);
 	else if (c.known && rest.known && c.p99 > rest.p99 * SLOWER + SLACK_NS)
 		snprintf(why, sizeof(why), "p99 is %.1f ms, more than %.1f times %s (%.1f ms)", c.p99 / 1e6, SLOWER, whose, rest.p99 / 1e6);
 	else if (c.known && rest.known && c.error_share > rest.error_share + FAILING)
-		snprintf(why, sizeof(why), "%.1f %% of requests fail, more than %s (%.1f %%) by over %.0f points", c.error_share * 100, whose, rest.error_share * 100, FAILING * 100);
+		snprintf(why, sizeof(why), "%.1f %% of requests fail, more than %s (%.1f %%) by over %.0f points", c.error_share * 100, whose,
+			rest.error_share * 100, FAILING * 100);
 	else
 		breach = false;
 	if (!breach && !(c.known && rest.known))
@@ -492,7 +498,8 @@ static json_t *matched_of(const json_t *ps, const json_t *where)
 	qsort(rows, n, sizeof(*rows), by_instance);
 	for (i = 0; i < n; i++) {
 		const char *host = *jtext(rows[i], "host") ? jtext(rows[i], "host") : jtext(ps, "host");
-		json_array_append_new(out, json_pack("{ss sO sO sf}", "host", host, "pid", json_object_get(rows[i], "pid"), "service", json_object_get(rows[i], "service"), "instance",
+		json_array_append_new(out, json_pack("{ss sO sO sf}", "host", host, "pid", json_object_get(rows[i], "pid"), "service",
+			json_object_get(rows[i], "service"), "instance",
 			jnum(rows[i], "instance")));
 	}
 	free(rows);

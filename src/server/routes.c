@@ -13,7 +13,7 @@
 #define REACH { "hosts", F_TEXTS, NULL, 64, 200 }, { "share", F_NUMBER, NULL, 0, 1, .about = "of processes" }, \
 	{ "rate", F_NUMBER, NULL, .001, 1e7, .nullable = true, .about = "spans per second and process" }
 #define WHO { "reason", F_TEXT, "", 0, 500 }, { "author", F_TEXT, "api", 0, 100 }
-#define TEXT { "text", F_TEXT, NULL, .required = true, .about = "YAML" }, { "estimate", F_DURATION, "100ms", 0, 10e9 }
+#define TEXT { "text", F_TEXT, NULL, .required = true, .about = "YAML" }, { "estimate", F_DURATION, "300ms", 0, 10e9 }
 #define TEXT_MAX (4u << 20)               /* a policy is at most 1 MiB, and escaped in JSON */
 #define HOST { "host", F_TEXT, NULL, 0, 80, .about = "of which host, where several are connected" }
 #define MAX_PAUSE { "max_pause", F_DURATION, NULL, 1e5, 1e10, .about = "longest stop of a process while functions are patched" }
@@ -33,7 +33,8 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "cost", "known:b,calls_per_s:n,spans_per_s:n,bytes_per_s:n,cpu_percent:n,basis:s" },
 	{ "plan", "sites:i,instances:i,processes:i,services:[s],sample:[@site],predicted:@cost?,warning?:s,pause_nano?:i" },
 	{ "toggle", "id:s,selector:s,level:s,keep:n,scope:s,where:s?,owner:s,reason:s,created_unix_nano:i,expires_unix_nano:i,state:s,ended_by?:s,ended_unix_nano?:i,"
-		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost,hosts?:[s],share?:n,rate?:n,depth?:i,max_pause_nano?:i,max_functions?:i,max_cost?:n,dropped?:i" },
+		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost,hosts?:[s],share?:n,rate?:n,depth?:i,max_pause_nano?:i,"
+		"max_functions?:i,max_cost?:n,dropped?:i" },
 	{ "span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
 		"attributes:<*>" },
 	{ "full_span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
@@ -43,7 +44,8 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "call_node", "service:s,name:s,calls:i,errors:i,total_nano:i,self_nano:i,p50_nano:i,p99_nano:i,max_nano:i,share:n,example_trace_id:s,"
 		"other:@call_other,children:[@call_node]" },
 	{ "call_other", "callees:i,calls:i,total_nano:i" },
-	{ "attachment", "pid:i,service?:s,already?:b,functions?:i,hookable?:i,modules?:[{path:s,build_id?:s,functions:i,hookable:i,source:s}],pause_nano?:i,load_nano?:i,"
+	{ "attachment",
+	"pid:i,service?:s,already?:b,functions?:i,hookable?:i,modules?:[{path:s,build_id?:s,functions:i,hookable:i,source:s}],pause_nano?:i,load_nano?:i,"
 		"plugins?:[*],notes?:[s],mechanism?:s,attachable?:b,why?:s" },
 	{ "refused", "pid:i,name:s,code:s,detail:s,hint:s" },
 	{ "candidate", "pid:i,name:s,comm?:s,exe?:s,user?:s,cpu_percent?:n,cpu_seconds?:n,cmdline?:s,attached?:b,attachable:b,why?:s" },
@@ -57,13 +59,15 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "rollout", "name:s,version:i,base:i,state:s,step:i,steps:[{share?:n,processes?:i,state:s,started?:i,until?:i}],soak_nano:i,evidence:[@evidence],why?:s,"
 		"canary?:[{host:s,pid:i}]" },
 	{ "policy_version", "name:s,version:i,change:s,author:s,reason:s,created_unix_nano:i,text:s,before:i,evidence?:[@evidence]" },
-	{ "policy_plan", "ok:b,diagnostics:[@diagnostic],policy:@policy_doc,changes:[{op:s,host?:s,pid:i,service:s,site:s,name:s,from:s,to:s}],changed:i,sites:i,processes:i,"
+	{ "policy_plan",
+	"ok:b,diagnostics:[@diagnostic],policy:@policy_doc,changes:[{op:s,host?:s,pid:i,service:s,site:s,name:s,from:s,to:s}],changed:i,sites:i,processes:i,"
 		"predicted:@cost,predicted_percent:n,bytes_per_day:i,rules:[{name:s,op:s,sites:i,processes:i,predicted:@cost?,"
 		"replay?:{traces:i,kept:i,spans:i,bytes_per_day:i,window_nano:i,partial:b}}],fits:b,budget_percent:n,warnings:[s],"
 		"suggestion?:{keep:n?,text:s,predicted_percent:n},unchanged?:b" },
 	{ "policy_changed", "policy:@policy,version:i,state:s,ack_nano:i?,plan?:@policy_plan,rollout?:@rollout,warning?:s" },
 	{ "cause", "query:s,value:n,threshold:n,over_nano:i" },
-	{ "firing", "id:s,at_unix_nano:i,host:s,policy:s,rule:s,rule_id:s,service:s,cause:@cause,from:s,to:s,state:s,owner:s,match:s,version:i,ended_unix_nano?:i,traces:[s]" },
+	{ "firing",
+	"id:s,at_unix_nano:i,host:s,policy:s,rule:s,rule_id:s,service:s,cause:@cause,from:s,to:s,state:s,owner:s,match:s,version:i,ended_unix_nano?:i,traces:[s]" },
 	{ "alert", "id:s,severity:s,title:s,text:s,since_unix_nano:i,value:*,limit:*,link:s,cli:s" },
 	{ "check", "name:s,ok:b,value:*,limit:*,what:s,next:s" },
 };
@@ -89,19 +93,23 @@ static const struct route routes[] = {
 		"removed:[s],sites:i,ack_nano:i?", api_toggles_off },
 	{ "POST", "/toggles/undo", "operate", "restore what the last DELETE removed", NULL, NULL, "toggles:[@toggle]", api_toggles_undo },
 	{ "PATCH", "/toggles/{id}", "operate", "change a toggle", NULL, P({ "ttl", F_DURATION, NULL, 1e9, 86400e9 }, { "level", F_TEXT, NULL, .choices = LEVELS },
-		{ "keep", F_NUMBER, NULL, 0, 1 }, { "selector", F_SELECTOR, NULL, .nullable = true }, { "where", F_WHERE, NULL, 0, 2000, .nullable = true }, REACH), "@toggle",
+		{ "keep", F_NUMBER, NULL, 0, 1 }, { "selector", F_SELECTOR, NULL, .nullable = true }, { "where", F_WHERE, NULL, 0, 2000,
+		.nullable = true }, REACH), "@toggle",
 		api_toggle_patch },
 	{ "DELETE", "/toggles/{id}", "operate", "switch off", NULL, NULL, "removed:[s],sites:i,ack_nano:i?", api_toggle_off },
 	{ "GET", "/policies", "view", "policies, with what their rules come to", NULL, NULL, "policies:[@policy]", api_policies },
 	{ "POST", "/policies/check", "view", "what is wrong with a text", NULL, P({ "text", F_TEXT, NULL, .required = true, .about = "YAML" }),
 		"ok:b,diagnostics:[@diagnostic],policy?:@policy_doc", api_policies_check, TEXT_MAX },
-	{ "POST", "/policies/plan", "view", "what a text would do", NULL, P(TEXT, { "replay", F_DURATION, NULL, 1e9, 2.6e15, .about = "try it on the stored traces of this time" }),
+	{ "POST", "/policies/plan", "view", "what a text would do", NULL, P(TEXT, { "replay", F_DURATION, NULL, 1e9, 2.6e15,
+	.about = "try it on the stored traces of this time" }),
 		"@policy_plan", api_policies_plan, TEXT_MAX },
 	{ "GET", "/policies/{name}", "view", "one version of a policy", P({ "version", F_INT, NULL, 1, 1e15 }), NULL,
 		"name:s,version:i,text:s,state:s,change:s,author:s,reason:s,created_unix_nano:i,policy:@policy_doc?", api_policy },
 	{ "PUT", "/policies/{name}", "operate", "a new version comes into force", NULL, P(TEXT, WHO,
-		{ "expected_version", F_INT, NULL, 0, 1e15, .about = "the newest version that you know, 0 for a new policy" }, { "rollout", F_TEXT, "", .choices = "|steps|now" },
-		{ "soak", F_DURATION, "30s", 1e8, 86400e9, .about = "how long each step is watched" }, { "force", F_BOOL, "false", .about = "over the budget all the same" }),
+		{ "expected_version", F_INT, NULL, 0, 1e15, .about = "the newest version that you know, 0 for a new policy" }, { "rollout", F_TEXT,
+		"", .choices = "|steps|now" },
+		{ "soak", F_DURATION, "30s", 1e8, 86400e9, .about = "how long each step is watched" }, { "force", F_BOOL, "false",
+		.about = "over the budget all the same" }),
 		"@policy_changed", api_policy_put, TEXT_MAX },
 	{ "DELETE", "/policies/{name}", "operate", "switch a policy off", P(WHO), NULL, "@policy_changed", api_policy_off },
 	{ "GET", "/policies/{name}/versions", "view", "history, newest first", P({ "limit", F_INT, "50", 1, 1000 }), NULL, "name:s,versions:[@policy_version]",
@@ -111,17 +119,23 @@ static const struct route routes[] = {
 	{ "POST", "/policies/{name}/rollback", "operate", "an earlier version comes into force again", NULL, P({ "to", F_INT, NULL, 1, 1e15 }, WHO), "@policy_changed",
 		api_policy_rollback },
 	{ "GET", "/policies/{name}/rollout", "view", "how far a version has got, and what was seen", NULL, NULL, "@rollout", api_policy_rollout },
-	{ "POST", "/policies/{name}/rollout", "operate", "go on, stop or go back", NULL, P({ "action", F_TEXT, NULL, .required = true, .choices = "promote|stop|rollback" }, WHO),
+	{ "POST", "/policies/{name}/rollout", "operate", "go on, stop or go back", NULL, P({ "action", F_TEXT, NULL, .required = true,
+	.choices = "promote|stop|rollback" }, WHO),
 		"state:s,version:i", api_policy_rollout_change },
 	{ "GET", "/policy.schema.json", "view", "JSON Schema of policies, for editors", NULL, NULL, "$schema:s,title:s,properties:<*>", api_policy_schema },
-	{ "GET", "/firings", "view", "triggers that fired", P({ "since", F_DURATION, "1h", 1e6, 3.2e17 }, { "policy", F_TEXT, "", 0, 64 }), NULL, "firings:[@firing]", api_firings },
+	{ "GET", "/firings", "view", "triggers that fired", P({ "since", F_DURATION, "1h", 1e6, 3.2e17 }, { "policy", F_TEXT, "", 0, 64 }), NULL,
+	"firings:[@firing]", api_firings },
 	{ "GET", "/alerts", "view", "what somebody should know now", NULL, NULL, "alerts:[@alert]", api_alerts },
-	{ "GET", "/overhead", "view", "measured overhead against the budget", NULL, NULL, "budget_percent:n,saturated:b,processes:[*],sites:[*],rules:[*],next_expiry_unix_nano:i?",
+	{ "GET", "/overhead", "view", "measured overhead against the budget", NULL, NULL,
+	"budget_percent:n,saturated:b,processes:[*],sites:[*],rules:[*],next_expiry_unix_nano:i?",
 		api_overhead },
 	{ "POST", "/panic", "operate", "everything off everywhere", NULL, P({ "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 }),
 		"panic:{at:i,owner:s,reason:s},toggles:i,policies:i,ack_nano:i,sites:i,agents:i,unreachable?:[s],warning?:s", api_panic },
 	{ "POST", "/panic/undo", "operate", "as it was before", NULL, P({ "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "api", 0, 100 }),
 		"toggles:[@toggle],policies:i,ack_nano:i,sites:i,agents:i,unreachable?:[s],warning?:s", api_panic_undo },
+	{ "POST", "/tokens", "operate", "a header that has single requests traced", NULL, P({ "service", F_TEXT, NULL, 1, 200, .required = true },
+		{ "level", F_TEXT, "detail", .choices = "span|detail|deep" }, { "ttl", F_DURATION, "5m", 1e9, 900e9 }, { "reason", F_TEXT, "", 0, 500 },
+		{ "owner", F_TEXT, "api", 0, 100 }), "header:s,value:s,expires_unix_nano:i,service:s,level:s,curl:s", api_tokens },
 	{ "GET", "/spans", "view", "search", P(Q, RANGE, { "limit", F_INT, "100", 1, 10000 }), NULL,
 		"version:i,spans:[@span],matched:i,partial:b,scanned:{spans:i,blocks:i,skipped_blocks:i}", api_spans },
 	{ "GET", "/spans/tail", "view", "spans as they come, as server-sent events", P(Q), NULL, NULL, api_tail },
@@ -553,7 +567,8 @@ void api_openapi(struct call *c)
 			json_object_set_new(paths, path, item = json_object());
 		const char *in = strchr(rt->path, '{');
 		if (in)
-			json_array_append_new(params, json_pack("{ss% ss sb s{ss}}", "name", in + 1, strcspn(in + 1, "}"), "in", "path", "required", 1, "schema", "type", "string"));
+			json_array_append_new(params, json_pack("{ss% ss sb s{ss}}", "name", in + 1, strcspn(in + 1, "}"), "in", "path", "required",
+				1, "schema", "type", "string"));
 		for (const struct field *f = rt->params; f && f->name; f++)
 			json_array_append_new(params, json_pack("{ss ss so}", "name", f->name, "in", "query", "schema", schema(f)));
 		json_t *ok = json_object(), *responses;

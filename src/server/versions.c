@@ -1,5 +1,5 @@
-/* The past of a policy: one version, all of them, and what is different between two, by line and by rule. Versions never change, so all of this reads the state
- * store only, on a thread of the pool. */
+/* The past of a policy: one version, all of them, and what is different between two, by line and by rule. Versions never change, so all of this
+ * reads the state store only, on a thread of the pool. */
 #include "server/policies.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -187,7 +187,8 @@ static void diff_work(struct call *c)
 		err_hint(&c->e, "klieg policy history %s", c->id);
 	} else {
 		c->rc = 0;
-		c->result = json_pack("{ss sI sI so so}", "name", c->id, "from", (json_int_t)v.from, "to", (json_int_t)v.to, "lines", lines_diff(jtext(a, "text"), jtext(b, "text")),
+		c->result = json_pack("{ss sI sI so so}", "name", c->id, "from", (json_int_t)v.from, "to", (json_int_t)v.to, "lines",
+			lines_diff(jtext(a, "text"), jtext(b, "text")),
 			"rules", rules_diff(p, q));
 	}
 	policy_destroy(p);

@@ -92,12 +92,14 @@ test('All off asks, says its command, and can be undone', async () => {
   const dialog = p.getByRole('dialog');
   await dialog.waitFor();
   assert.match(await dialog.textContent(), /2 toggles/);
-  assert.equal(await dialog.getByText('Copy as CLI').getAttribute('data-command'), 'klieg off --all');
+  assert.equal(await dialog.getByText('Copy as CLI').getAttribute('data-command'), 'klieg panic');
   await dialog.getByRole('button', { name: 'All off' }).click();
-  await p.getByText('Everything is off (2 toggles).').waitFor();
+  await p.getByText('Everything is off (2 toggles, 0 policies).').waitFor();
   assert.deepEqual(await active(), []);
-  await p.getByRole('button', { name: 'Undo' }).click();
-  await p.getByText('Restored with the time that was left.').waitFor();
+  await p.getByRole('alert').getByText(/Everything is off since .* by dashboard/).waitFor(); // and stays, until it is undone
+  await p.getByRole('alert').getByRole('button', { name: 'Undo' }).click();
+  await p.getByText(/Restored: 2 toggles with the time that was left/).waitFor();
+  await until(p, () => !document.querySelector('header .banner'));
   assert.equal((await active()).length, 2);
   await p.context().close();
 });

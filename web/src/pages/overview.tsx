@@ -62,7 +62,7 @@ export function Overview() {
   const { data: pol } = usePolled(() => api.policies(), `${steering.value}`, 5000);
   const firings = fired?.firings ?? [];
   const rows = (st?.sites ?? [])
-    .filter((s) => s.level !== 'off' || s.calls > 0)
+    .filter((s) => s.level !== 'off' || s.calls_per_s > 0)
     .sort((a, b) => a.service.localeCompare(b.service) || b.calls_per_s - a.calls_per_s);
   const services = [...new Set(rows.map((r) => r.service))];
   const forced = (pol?.policies ?? []).filter((p) => p.in_force && p.rules.length);
