@@ -93,10 +93,13 @@ void events_tick(struct server *s)
 	toggles_tick(s);
 	policies_tick(s);
 	rollout_tick(s);
-	across_tick(s);
+	bool turn = fleet_turn(s);       /* what asks all of many agents leaves them and us time for changes */
+	if (turn)
+		across_tick(s);
 	firings_tick(s);
-	alerts_tick(s);
-	if (!s->watchers)
+	if (turn)
+		alerts_tick(s);
+	if (!s->watchers || !turn)
 		return;
 	struct call *c = base_calloc(1, sizeof(*c));
 	c->s = s;

@@ -385,6 +385,8 @@ void fleet_tick(struct server *s)
 
 /* ---- the rest ------------------------------------------------------------------------------------------------------------- */
 
+bool fleet_turn(struct server *s) { return ++s->fleet->seconds % ((s->fleet->connected + 199) / 200 + !s->fleet->connected) == 0; }
+
 const char *fleet_local_host(struct server *s) { return s->fleet->mine ? s->fleet->mine->host : NULL; }
 
 void fleet_stats(struct server *s, struct fleet_stats *ret)

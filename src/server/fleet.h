@@ -26,6 +26,9 @@ struct member *fleet_taker(struct server *s, struct str id);          /* NULL: n
 void fleet_took(struct member *m, int64_t n);
 void fleet_taker_done(struct server *s, struct member *m);
 
+/* Once a second: is it time to ask all agents what is only to be known? Up to 200 of them each second, of 1,000 every fifth. */
+bool fleet_turn(struct server *s);
+
 /* For metrics and status. */
 #define FLEET_BUCKETS 12
 extern const double fleet_bounds[FLEET_BUCKETS];                      /* seconds */

@@ -39,6 +39,7 @@ struct fleet {
 	struct member *buckets[BUCKETS], **all, *mine;
 	unsigned n, cap, connected;
 	json_int_t next_id;
+	unsigned seconds;
 	server_agent_fn fn; void *fn_arg;
 	struct payload *complete; int64_t complete_generation;
 	struct fleet_stats stats;
