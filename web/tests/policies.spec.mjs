@@ -82,8 +82,7 @@ test('keys and values are completed from the schema', async () => {
   await content(p).waitFor();
   await write(p, "policy: x\nrules:\n  - name: a\n    match: '{ }'\n    lev");
   await p.keyboard.press('Control+Space');
-  await p.locator('.cm-tooltip-autocomplete li', { hasText: 'level' }).waitFor();
-  await p.keyboard.press('Enter');
+  await p.locator('.cm-tooltip-autocomplete li', { hasText: 'level' }).click();
   await until(p, () => /level:/.test(document.querySelector('.code').shadowRoot.textContent));
   await p.context().close();
 });

@@ -1,7 +1,7 @@
 // Switching on and off: the sheet by mouse and by keyboard, the countdown, the end by itself, All off and its undo. The program is a real one.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
-import { browser, call, until, waitFor } from './browser.mjs';
+import { accessible, browser, call, until, waitFor } from './browser.mjs';
 
 let b;
 before(async () => {
@@ -80,6 +80,39 @@ test('what would cost more than the budget cannot be switched on', async () => {
     await offer.click();
     await until(p, () => !document.querySelector('dialog .primary').disabled); // what is offered fits
   }
+  await p.context().close();
+});
+
+test('what turns out too dear is held back by the guard, and the row says what was measured against which limit', async () => {
+  const p = await b.page('/toggles');
+  await p.waitForSelector('.tree .vrow');
+  await call('POST', '/toggles', { selector: 'busy:spin', level: 'detail', ttl: '5m', reason: 'a storm' });
+  const row = p.getByRole('table', { name: 'Active toggles' }).locator('tbody tr', { hasText: 'a storm' });
+  await row.locator('[data-tripped]').waitFor({ timeout: 20000 });
+  assert.match(await row.locator('[data-tripped]').textContent(), /guard: (off|count|span), measured .* % of .* % limit/);
+  await p.locator('button.meter').click();
+  await p.getByRole('list', { name: 'Shed sites' }).getByText('spin').waitFor();
+  await accessible(p, 'overhead');
+  await p.keyboard.press('Escape');
+  await p.context().close();
+});
+
+test('a toggle is narrowed and widened in place', async () => {
+  const { toggle } = await call('POST', '/toggles', { selector: 'demo:*', ttl: '5m' });
+  const p = await b.page('/toggles');
+  await p.getByRole('button', { name: 'Reach…' }).click();
+  const dialog = p.getByRole('dialog');
+  await dialog.getByLabel('Selector').fill('demo:inner');
+  await dialog.getByLabel('Share of processes, %').fill('50');
+  assert.equal(await dialog.getByText('Copy as CLI').getAttribute('data-command'), `klieg narrow ${toggle.id} demo:inner --share 50%`);
+  await dialog.getByRole('button', { name: 'Narrow' }).click();
+  await p.getByText('in 50 % of processes').waitFor();
+  const [now] = await active();
+  assert.deepEqual([now.id, now.selector, now.share], [toggle.id, 'demo:inner', 0.5]);
+  await p.getByRole('button', { name: 'Reach…' }).click();
+  await dialog.getByLabel('Share of processes, %').fill('100');
+  await dialog.getByRole('button', { name: 'Widen' }).click();
+  await until(p, () => !document.querySelector('dialog') && !/of processes/.test(document.querySelector('[aria-label="Active toggles"]').textContent));
   await p.context().close();
 });
 

@@ -201,7 +201,7 @@ export function Overview() {
                       <code>{r.match}</code>
                     </td>
                     <td>
-                      <span class={`level ${r.raised || r.level}`}>{r.raised ? `${r.level} ↑ ${r.raised}` : r.level}</span>
+                      <span class={`level ${r.raised || r.level}`}>{r.raised && r.raised !== r.level ? `${r.level} ↑ ${r.raised}` : r.level}</span>
                     </td>
                     <td class="n">{num(r.processes)}</td>
                     <td>

@@ -104,7 +104,7 @@ function List() {
                     <td>
                       {p.rules.map((r) => (
                         <span key={r.name} class="rule" title={r.match}>
-                          {r.name} <span class={`level ${r.raised || r.level}`}>{r.raised ? `${r.level} ↑ ${r.raised}` : r.level}</span>
+                          {r.name} <span class={`level ${r.raised || r.level}`}>{r.raised && r.raised !== r.level ? `${r.level} ↑ ${r.raised}` : r.level}</span>
                         </span>
                       ))}
                       {p.limits.length > 0 && (

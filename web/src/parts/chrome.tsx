@@ -151,7 +151,7 @@ export function Header() {
         title="Active toggles, and when the next one lapses"
       >
         <b>{toggles.value.length}</b> on{' '}
-        {next !== null ? <small>next off in {dur(left).replace(/\.\d+/, '')}</small> : <small>all quiet</small>}
+        {next !== null ? <small>next off in {dur(left).replace(/\.\d+/, '').replace(/(\d\d m) \d+ s/, '$1')}</small> : <small>all quiet</small>}
       </a>
       <a
         class={`meter ${lost ? 'warn' : ''}`}
@@ -168,6 +168,7 @@ export function Header() {
       >
         <b>{num(lost)}</b> dropped
       </a>
+      <span class="tail">
       <button class="icon" onClick={share} title="Share this view" aria-label="Share this view">
         ⤴
       </button>
@@ -194,6 +195,7 @@ export function Header() {
       >
         All off
       </button>
+      </span>
       {s?.panic && (
         <div class="banner" role="alert">
           Everything is off since {clock(instant(String(s.panic.at)) ?? 0).slice(0, 8)}, by {s.panic.owner}
