@@ -1,5 +1,5 @@
-/* Agents that poll: POST /agent/v1/poll and /agent/v1/answer (docs/agent-protocol.md "Over a wire"). What they send is checked here; what an agent says
- * is only ever about itself. Loop thread. */
+/* Agents that poll: POST /agent/v1/poll and /agent/v1/answer (docs/agent-protocol.md "Over a wire"). What they send is checked here; what an agent
+ * says is only ever about itself. Loop thread. */
 #include "base/log.h"
 #include "server/fleet_internal.h"
 #include <stdio.h>
