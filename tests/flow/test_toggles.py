@@ -116,3 +116,81 @@ int main(void)
 		assert up.get("/spans?since=1h&limit=1")["matched"] == 220
 	finally:
 		up.stop()
+
+
+def test_a_toggle_is_narrowed_and_widened_in_one_step_and_never_to_nothing(live, spawn, cc):
+	up, pid = live
+	other = spawn([cc(SERVICE), "other"], env=up.env, stdout=subprocess.PIPE).pid
+	wait_for(lambda: on(up, other) is not None)
+	t = switch(up, "*:outer", ttl="10m", rate=5)
+	assert t["rate"] == 5 and on(up, pid) == on(up, other) == 1
+	path = f"/api/v1/toggles/{t['id']}"
+
+	def patch(**body):
+		status, answer = up.request("PATCH", path, body)
+		assert status == 200, answer
+		assert answer["id"] == t["id"] and answer["expires_unix_nano"] == t["expires_unix_nano"]
+		return answer
+	assert patch(selector="demo:outer")["processes"] == 1 and (on(up, pid), on(up, other)) == (1, 0)
+	assert patch(selector="*:*er")["processes"] == 2 and (on(up, pid), on(up, other)) == (2, 2)
+	status, answer = up.request("PATCH", path, {"selector": "nobody:*"})
+	assert status == 404 and answer["code"] == "E204" and (on(up, pid), on(up, other)) == (2, 2)
+	status, answer = up.request("PATCH", path, {"hosts": ["elsewhere"]})
+	assert status == 404 and (on(up, pid), on(up, other)) == (2, 2)
+	assert patch(hosts=["*"], rate=None)["hosts"] == ["*"] and (on(up, pid), on(up, other)) == (2, 2)
+	assert "hosts" not in patch(hosts=[]) and "rate" not in up.get("/toggles")["toggles"][0]
+	up.kill()
+	up.start()
+	wait_for(lambda: (on(up, pid), on(up, other)) == (2, 2))
+	assert up.get("/toggles")["toggles"][0]["selector"] == "*:*er"
+
+
+REQUESTS = r"""
+#include <klieg/klieg.h>
+#include <stdio.h>
+#include <string.h>
+static const char *header(void *arg, const char *name) { return !strcmp(name, "klieg-level") ? arg : NULL; }
+int main(void)
+{
+	char line[200];
+	klieg_init(&(struct klieg_options){ .size = sizeof(struct klieg_options), .service = "demo" });
+	printf("up\n");
+	fflush(stdout);
+	while (fgets(line, sizeof line, stdin)) {
+		struct klieg_ctx ctx, previous;
+		line[strcspn(line, "\n")] = 0;
+		klieg_extract(header, line, &ctx);
+		klieg_set_current(&ctx, &previous);
+		{
+			KLIEG_SERVER_SPAN_AS(s, "request");
+		}
+		klieg_restore(&previous);
+		printf("done\n");
+		fflush(stdout);
+	}
+}
+"""
+
+
+def test_a_token_has_one_request_traced_and_nothing_else_does(klieg_up, spawn, cc):
+	p = spawn([cc(REQUESTS)], env=klieg_up.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+	p.stdout.readline()
+	wait_for(lambda: on(klieg_up, p.pid) is not None)
+	switch(klieg_up, "demo:request", scope="marked", ttl="10m")
+
+	def request(header):
+		p.stdin.write(header + "\n")
+		p.stdin.flush()
+		assert p.stdout.readline() == "done\n"
+	token, other, short = (klieg_up.request("POST", "/api/v1/tokens", {"service": s, "ttl": ttl, "reason": "a test"})[1] for s, ttl in
+		(("demo", "5m"), ("other", "5m"), ("demo", "1s")))
+	assert token["header"] == "klieg-level" and token["value"] in token["curl"]
+	for header in ("", "span", other["value"], token["value"][:-1] + ("0" if token["value"][-1] != "0" else "1"), "v1.4" + token["value"][4:]):
+		request(header)
+	request(token["value"])
+	wait_for(lambda: time.time_ns() > short["expires_unix_nano"] + 10**9)
+	request(short["value"])
+	request(token["value"])
+	wait_for(lambda: klieg_up.stored('{ name = "request" }') >= 2)
+	wait_for(klieg_up.settled)
+	assert klieg_up.stored('{ name = "request" }') == 2
