@@ -155,7 +155,8 @@ double stat_calls(const struct site *s, int64_t from_sec)
 	return n;
 }
 
-struct sum { uint64_t id, max; double calls, errors, ticks, self, cpu, cpu_calls, spent; int64_t value; bool has_self, has_hist; struct process *p; uint32_t site; uint8_t level;
+struct sum { uint64_t id, max; double calls, errors, ticks, self, cpu, cpu_calls, spent; int64_t value; bool has_self, has_hist;
+	struct process *p; uint32_t site; uint8_t level;
 	uint32_t hist[KW_BUCKETS]; };
 
 static json_t *quantile(const struct sum *s, double q, double ns)

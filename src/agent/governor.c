@@ -427,7 +427,8 @@ static json_t *sites_rows(struct agent *a)
 		struct str name = strtab_get(&d[i].p->strs, d[i].s->name);
 		span_id_hex(d[i].s->id, id);
 		json_array_append_new(list, json_pack("{s:s,s:s%,s:s,s:i,s:s,s:f,s:f,s:f}", "site", id, "name", name.p, name.n, "service", d[i].p->service, "pid",
-			(int)d[i].p->pid, "level", level_name(d[i].s->level), "calls_per_s", d[i].s->load->per_s, "ns_per_call", d[i].s->load->ns, "percent", d[i].percent));
+			(int)d[i].p->pid, "level", level_name(d[i].s->level), "calls_per_s", d[i].s->load->per_s, "ns_per_call", d[i].s->load->ns,
+			"percent", d[i].percent));
 	}
 	free(d);
 	return list;

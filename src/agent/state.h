@@ -71,7 +71,7 @@ struct site {
 	double adaptive;          /* the share that gives the rate; 0 = not known yet: all */
 	double ceiling;           /* a limit's spans/s allow at most this share; 0 = not limited */
 	int64_t on_since; double on_calls; /* monotonic; calls of that second that came before */
-	int64_t seen_at; double seen_per_s, seen_factor; /* seen_factor: what predictions taught (cost.c); how often it was hit when it was last on; seen_at 0 = not known */
+	int64_t seen_at; double seen_per_s, seen_factor; /* how often it was hit when it was last on, 0 = not known; what predictions taught */
 	struct site_key *keys;
 	uint32_t nkeys;
 	uint64_t batch_gen;       /* of the batch that these ids belong to */

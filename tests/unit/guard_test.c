@@ -288,7 +288,8 @@ static void what_is_shown_stays_unbiased_when_the_rate_changes(void **state)
 				continue;
 			struct span *x = batch_add_span(b);
 			*x = (struct span){ .trace_hi = 1, .trace_lo = lo, .span_id = id, .parent_id = i ? root : 0, .start_ns = (int64_t)t * 1000000,
-				.duration_ns = duration, .threshold = (uint64_t)th24 << 32, .name = batch_str(b, str_of(name[op])), .status = error ? STATUS_ERROR : STATUS_UNSET };
+				.duration_ns = duration, .threshold = (uint64_t)th24 << 32, .name = batch_str(b, str_of(name[op])),
+				.status = error ? STATUS_ERROR : STATUS_UNSET };
 			if (op == 0)
 				stat_span(&p, &stat, 100 + t * 10 / TRACES, (uint64_t)duration, error, (uint64_t)duration, true, span_adjusted_count(x));
 		}
