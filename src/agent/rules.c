@@ -503,10 +503,12 @@ static uint32_t distinct_sites(struct agent *a, const struct rule *r)
 
 static json_t *json_of(struct agent *a, struct rule *r, const struct rule_sum *m, bool sites)
 {
-	json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:f,s:s,s:o,s:I,s:o,s:o,s:i,s:i,s:o,s:O?}", "id", r->id, "kind", r->limit ? "limit" : "trace", "selector",
+	json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:f,s:s,s:o,s:I,s:o,s:o,s:i,s:i,s:o}", "id", r->id, "kind", r->limit ? "limit" : "trace", "selector",
 		r->selector ? r->selector : "", "level", level_name(r->level), "keep", r->keep, "scope", r->marked ? "marked" : "all", "where", maybe(r->where_text),
 		"expires_unix_nano", (json_int_t)r->expires_ns, "owner", maybe(r->owner), "reason", maybe(r->reason), "instances", (int)m->instances, "processes",
-		(int)m->processes, "measured", cost_of_rule(a, r, m), "predicted", r->predicted);
+		(int)m->processes, "measured", cost_of_rule(a, r, m));
+	if (r->predicted) /* else the server knows it, or nobody */
+		json_object_set(o, "predicted", r->predicted);
 	if (sites)
 		json_object_set_new(o, "sites", json_integer(distinct_sites(a, r)));
 	if (r->raised > r->level)
@@ -645,8 +647,10 @@ static json_t *about(struct agent *a, struct rule **r, size_t n)
 		spans += json_number_value(json_object_get(cost, "spans_per_s"));
 		bytes += json_number_value(json_object_get(cost, "bytes_per_s"));
 		cpu += json_number_value(json_object_get(cost, "cpu_percent"));
-		json_decref(r[i]->predicted);
-		r[i]->predicted = json_incref(cost);
+		if (m->known && m->per_s > 0) {
+			json_decref(r[i]->predicted);
+			r[i]->predicted = json_incref(cost);
+		}
 		json_array_append_new(list, json_pack("{s:s,s:i,s:i,s:i,s:o}", "id", r[i]->id, "sites", (int)(n <= ASKED_MAX ? distinct_sites(a, r[i]) : m->instances), "instances", (int)m->instances, "processes",
 			(int)m->processes, "predicted", cost));
 	}

@@ -1,7 +1,9 @@
 """Rules on what a request is about: decided once a request, in the process; what does not match is not traced."""
 import json
 import os
+import re
 import subprocess
+import urllib.parse
 
 import pytest
 from conftest import BUILD, TOP, wait_for
@@ -164,3 +166,44 @@ def test_what_a_probe_cannot_decide_is_refused_and_said(service):
 		assert answer["rc"] < 0 and answer["error"], wrong
 	assert "attributes that a rule asks for" in service.rules({"selector": '{ .nosuch = "7" }'})["warning"]
 	assert service.made(tenant="7", n=10) == 0
+
+
+@pytest.fixture
+def shop(klieg_up, spawn, tmp_path):
+	"""The example shop under nobody's load: a function that checks out for a tenant, with headers of one's own."""
+	proc = spawn([os.path.join(TOP, "examples/shop/shop"), "up", "--build", BUILD, "--state", str(tmp_path / "shop")], env=klieg_up.env, stdout=subprocess.PIPE, text=True)
+	url = re.match(r"shop ready url=(\S+)", proc.stdout.readline())[1]
+	wait_for(lambda: klieg_up.get("/status")["counts"]["processes"] == 4)
+	def checkout(tenant, **headers):
+		assert klieg_up.request("POST", f"/checkout?tenant={tenant}", {}, base=url, headers=headers)[0] == 200
+	yield checkout
+	proc.terminate()
+	proc.wait(15)
+
+
+def test_one_tenant_is_followed_through_all_services_and_no_other(klieg_up, shop):
+	klieg_up.switch('{ .tenant = "7" }', level="detail")
+	for tenant in (1, 7, 2, 7, 77, 3):
+		shop(tenant)
+	wait_for(lambda: klieg_up.stored('{ name = "POST /checkout" }') == 2 and klieg_up.settled())
+	assert klieg_up.stored('{ .tenant != "7" }') == 0
+	spans = klieg_up.get("/spans?" + urllib.parse.urlencode({"q": '{ name = "ledger.write" }', "since": "1h"}))["spans"]
+	assert len(spans) == 2
+	trace = klieg_up.get("/traces/" + spans[0]["trace_id"])["spans"]
+	assert {s["service"] for s in trace} == {"gateway", "cart", "inventory", "payment"}
+	ids = {s["span_id"] for s in trace}
+	assert [s["name"] for s in trace if s["parent_span_id"] not in ids] == ["POST /checkout"]
+
+
+def test_a_token_traces_one_request_and_a_wrong_one_none(klieg_up, shop):
+	klieg_up.switch("*", level="detail", scope="marked")
+	status, token = klieg_up.request("POST", "/api/v1/tokens", {"service": "gateway", "level": "detail", "ttl": "5m", "reason": "one slow order", "owner": "me"})
+	assert status in (200, 201), token
+	status, others = klieg_up.request("POST", "/api/v1/tokens", {"service": "cart", "level": "detail", "ttl": "5m", "reason": "x", "owner": "me"})
+	wrong = [token["value"][:-1] + ("0" if token["value"][-1] != "0" else "1"), others["value"], "detail", token["value"].replace("v1.3", "v1.4")]
+	for value in wrong:
+		shop(1, **{token["header"]: value})
+	shop(2, **{token["header"]: token["value"]})
+	shop(3)
+	wait_for(lambda: klieg_up.stored('{ name = "ledger.write" }') == 1 and klieg_up.settled())
+	assert klieg_up.stored('{ .tenant = "2" }') >= 2 and klieg_up.stored('{ .tenant = "1" }') == klieg_up.stored('{ .tenant = "3" }') == 0
