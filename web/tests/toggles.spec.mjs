@@ -130,6 +130,7 @@ test('All off asks, says its command, and can be undone', async () => {
   await p.getByText('Everything is off (2 toggles, 0 policies).').waitFor();
   assert.deepEqual(await active(), []);
   await p.getByRole('alert').getByText(/Everything is off since .* by dashboard/).waitFor(); // and stays, until it is undone
+  await accessible(p, 'panic');
   await p.getByRole('alert').getByRole('button', { name: 'Undo' }).click();
   await p.getByText(/Restored: 2 toggles with the time that was left/).waitFor();
   await until(p, () => !document.querySelector('header .banner'));

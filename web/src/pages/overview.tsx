@@ -16,7 +16,7 @@ function around(t: Instant, q: string) {
   const to = Math.min(Date.now(), toMs(t) + 900e3);
   go('explore', { ...range(t - 120e9, fromMs(to)), q });
 }
-const ofFiring = (f: Firing) => /\{[^|]*\}/.exec(f.cause.query)?.[0] || f.match || `{ resource.service.name = ${JSON.stringify(f.service)} }`;
+const ofFiring = (f: Firing) => /\{[^|]*[^|\s{}][^|]*\}/.exec(f.cause.query)?.[0] || f.match || `{ resource.service.name = ${JSON.stringify(f.service)} }`;
 
 function open(a: Alert, firings: Firing[]) {
   const f = a.id.startsWith('firing.') && firings.find((x) => a.id === `firing.${x.id}`);

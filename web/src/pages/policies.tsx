@@ -690,13 +690,15 @@ function RolloutTab({ name }: { name: string }) {
       <ol class="steps" aria-label="Steps">
         {r.steps.map((s, i) => {
           const until = s.until ? instant(String(s.until)) : null,
-            left = until !== null ? toMs(until) - now.value : 0;
+            left = until !== null ? toMs(until) - now.value : 0,
+            here = s.state === 'running' && r.state === 'running',
+            state = s.state === 'running' && !here ? 'ended' : s.state;
           return (
-            <li key={i} class={s.state} aria-current={s.state === 'running' ? 'step' : undefined}>
+            <li key={i} class={s.state} aria-current={here ? 'step' : undefined}>
               <b>{stepName(s)}</b>
               <small>
-                {{ pending: '○ pending', running: '◔ watched', done: '✓ done', skipped: '– skipped' }[s.state] ?? s.state}
-                {s.state === 'running' && left > 0 ? `, ${dur(left * 1e6).replace(/\.\d+/, '')} left` : ''}
+                {{ pending: '○ pending', running: '◔ watched', done: '✓ done', skipped: '– skipped', ended: '‖ ended here' }[state] ?? state}
+                {here && left > 0 ? `, ${dur(left * 1e6).replace(/\.\d+/, '')} left` : ''}
               </small>
             </li>
           );
