@@ -386,6 +386,8 @@ static void change_now(struct agent *a, struct request *r)
 	int rc = rules_change(a, r->params, &o, &e);
 	if (rc >= 0) {
 		warnings(a, false, o);
+		if (json_object_get(o, "warning"))
+			json_array_append(json_object_get(o, "warnings"), json_object_get(o, "warning"));
 		if (!json_is_true(json_object_get(r->params, "dry_run")))
 			agent_emit(a, "rules", json_pack("{s:I}", "generation", (json_int_t)a->generation));
 	}

@@ -334,7 +334,7 @@ static void span_record(struct process *p, struct thread *th, struct kw_thread *
 		}
 	} else {
 		r = (struct row){ rec->spanx.trace_hi, rec->spanx.trace_lo, rec->spanx.span_id, rec->spanx.parent_id, rec->spanx.start_tsc, rec->spanx.ticks,
-			rec->r.flags & KW_REC_ALONE ? 0 : th->ctx.th24, rec->spanx.tid };
+			rec->r.flags & KW_REC_ALONE ? 0 : rec->spanx.th24 & 0xffffff, rec->spanx.tid };
 		self = r.ticks;
 	}
 	if (!s->id || r.ticks > UINT64_MAX / 4 || !(r.trace_hi | r.trace_lo)) { /* no such site, ended before it began, or its context was lost */

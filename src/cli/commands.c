@@ -169,7 +169,8 @@ const struct cli_command cli_commands[] = {
 		"Measured overhead per process against its limit, what the governor has taken back, the dearest sites and rules: predicted and measured.",
 		NULL, EXAMPLES("klieg overhead", "klieg overhead --json"), 0, 0 },
 	{ "token", "", "a header that traces one request", cli_token,
-		"A signed token for one service, good for some minutes: a request that carries it is traced at a level, whatever the policies say.",
+		"A signed token for one service, good for some minutes: a request that carries it is traced at a level, whatever the policies say. All sites are switched on "
+		"for such requests, and for no others, as long as it is good.",
 		OPTS({ 0, "service", "NAME", "the service that the request comes to first" }, { 'l', "level", "LEVEL", "span, detail or deep (default: detail)" },
 			{ 't', "ttl", "DURATION", "at most 15m (default: 5m)" }, { 'r', "reason", "TEXT", "why" },),
 		EXAMPLES("klieg token --service gateway --level detail --ttl 5m"), 0, 0 },

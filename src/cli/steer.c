@@ -196,6 +196,18 @@ int cli_panic(int argc, char **argv)
 	return CLI_OK;
 }
 
+/* A request can only be traced where probes are on: for requests that carry a level, and for as long as the token is good. *ret_toggle is the caller's. */
+static int sites_for_token(struct cli *c, json_t *about, json_t **ret_toggle, struct err *e)
+{
+	json_t *doc = NULL, *body = json_pack("{s:s, s:s, s:s, s:O, s:O, s:O, s:O}", "selector", "*", "scope", "marked", "estimate", "0s", "level", json_object_get(about, "level"), "ttl",
+		json_object_get(about, "ttl"), "reason", json_object_get(about, "reason"), "owner", json_object_get(about, "owner"));
+	int rc = client_json(&c->client, "POST", "/api/v1/toggles", body, &doc, NULL, e);
+	json_decref(body);
+	*ret_toggle = rc < 0 ? NULL : json_incref(json_object_get(doc, "toggle"));
+	json_decref(doc);
+	return rc;
+}
+
 int cli_token(int argc, char **argv)
 {
 	struct cli c;
@@ -216,10 +228,18 @@ int cli_token(int argc, char **argv)
 		cli_opt(&c.args, "reason") ?: "", "owner", cli_who());
 	if (!body)
 		return cli_fail_usage(c.args.cmd, "an argument is not valid UTF-8");
+	if (!*jstr(body, "reason"))
+		json_object_set_new(body, "reason", json_string("requests that carry a token"));
+	json_t *toggle = NULL;
 	int rc = client_json(&c.client, "POST", "/api/v1/tokens", body, &doc, NULL, &e);
+	if (rc >= 0)
+		rc = sites_for_token(&c, body, &toggle, &e);
 	json_decref(body);
-	if (rc < 0)
+	if (rc < 0) {
+		json_decref(doc);
 		return cli_fail(&e);
+	}
+	json_object_set(doc, "toggle", toggle);
 	if (!for_people(&c))
 		output_json(doc);
 	else {
@@ -232,7 +252,9 @@ int cli_token(int argc, char **argv)
 			fmt_duration(&g, ends - clock_wall()));
 		if (*jstr(doc, "curl"))
 			fprintf(stderr, "  %s\n", jstr(doc, "curl"));
+		fprintf(stderr, "all sites are on for such requests, and for no others, as %s\n  undo      klieg off %s\n", jstr(toggle, "id"), jstr(toggle, "id"));
 	}
+	json_decref(toggle);
 	json_decref(doc);
 	return CLI_OK;
 }

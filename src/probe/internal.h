@@ -45,6 +45,7 @@ struct klieg__thread {
 	struct kw_gate *gate;    /* our shadow stack, NULL = none yet; outlives the slot, and a fork */
 	uint64_t random[2];
 	/* other vendors' members of the tracestate that came with this trace; small, since a dlopened libklieg lives in what is left of static TLS */
+	uint32_t th24[KW_OPEN_MAX]; /* of the contexts that open spans were left in: kw_thread.origin has no room for it */
 	uint64_t foreign_hi, foreign_lo;
 	uint16_t foreign_len;
 	bool foreign_ot;         /* an ot member is among them: it has the randomness that samplers downstream decide by */

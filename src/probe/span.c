@@ -149,7 +149,7 @@ void klieg__turn(struct klieg__thread *me)
 	struct kw_thread *t = klieg__slot_now(me);
 	for (uint32_t i = 0; t && i < t->depth; i++)
 		if (t->generation[i] == me->generation)
-			t->origin[i] = (struct kw_origin){ me->trace_hi, me->trace_lo, me->parent };
+			t->origin[i] = (struct kw_origin){ me->trace_hi, me->trace_lo, me->parent }, me->th24[i] = (uint32_t)(me->threshold >> 32);
 	me->generation = ++me->generations;
 	me->ctx_dirty = true;
 }
@@ -234,6 +234,7 @@ static __attribute__((noinline)) void make_room(struct klieg__thread *me)
 			t->open[to] = t->open[i];
 			t->generation[to] = t->generation[i];
 			t->origin[to] = t->origin[i];
+			me->th24[to] = me->th24[i];
 			/* Ended by another thread while it moved: that mark may be on the old place only. */
 			if (klieg__load(&t->open[i].flags, ACQUIRE) & OPEN_ENDED)
 				__atomic_fetch_or(&t->open[to].flags, OPEN_ENDED, __ATOMIC_RELAXED);
@@ -409,7 +410,7 @@ KLIEG_PUBLIC int klieg__begin_explicit(const struct klieg__slot *slot, klieg_spa
 
 /* A span whose ring is not its context's any more: all ids in full. */
 static __attribute__((noinline)) void put_spanx(struct klieg__thread *me, uint32_t site, uint32_t flags, uint64_t start, uint64_t now,
-	const struct kw_origin *trace, uint64_t id, uint64_t parent)
+	const struct kw_origin *trace, uint32_t th24, uint64_t id, uint64_t parent)
 {
 	struct kw_rec_spanx *r = (struct kw_rec_spanx *)reserve(me, sizeof *r);
 	if (!r) {
@@ -424,7 +425,7 @@ static __attribute__((noinline)) void put_spanx(struct klieg__thread *me, uint32
 	r->span_id = id;
 	r->parent_id = parent;
 	r->tid = me->t->tid;
-	r->pad = 0;
+	r->th24 = th24 & 0xffffff;
 	commit(me, sizeof *r);
 }
 
@@ -441,7 +442,7 @@ static inline __attribute__((always_inline)) void finish(struct klieg__thread *m
 	if (klieg__likely(!(flags & (OPEN_COUNT | OPEN_UNSAMPLED)))) {
 		struct kw_rec_span *r;
 		if (klieg__unlikely(!same)) {
-			put_spanx(me, o->site, flags, start, now, &t->origin[i], kw_span_id(t->seed, o->seq),
+			put_spanx(me, o->site, flags, start, now, &t->origin[i], me->th24[i], kw_span_id(t->seed, o->seq),
 				o->parent_seq ? kw_span_id(t->seed, o->parent_seq) : t->origin[i].parent_id);
 		} else if (klieg__likely(context_ready(me)) && klieg__likely((r = (struct kw_rec_span *)reserve(me, sizeof *r)) != NULL)) {
 			r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)((flags & 0xff) | alone) };
@@ -461,7 +462,7 @@ static inline __attribute__((always_inline)) void finish(struct klieg__thread *m
 	if (klieg__unlikely(alone && flags & OPEN_UNSAMPLED && me->trace_hi | me->trace_lo)) {
 		uint32_t seq = t->seq + 1;
 		klieg__store(&t->seq, seq, RELAXED);
-		put_spanx(me, o->site, (flags & 0xff) | alone, start, now, &(struct kw_origin){ me->trace_hi, me->trace_lo, 0 }, kw_span_id(t->seed, seq), 0);
+		put_spanx(me, o->site, (flags & 0xff) | alone, start, now, &(struct kw_origin){ me->trace_hi, me->trace_lo, 0 }, 0, kw_span_id(t->seed, seq), 0);
 	}
 	if (klieg__unlikely(flags & OPEN_MARKED) && same)
 		me->ctx_flags &= ~(7u << KW_CTX_LEVEL_SHIFT); /* what this span's attributes made of the request is over with it */
@@ -610,7 +611,9 @@ static __attribute__((noinline)) void end_elsewhere(struct klieg__thread *me, kl
 		struct kw_origin trace = { s->trace_hi, s->trace_lo, 0 };
 		if (was & OPEN_ENDED) /* its thread is gone and wrote it off: it did end. Only the sum over all slots means something. */
 			me->t->abandoned--;
-		put_spanx(me, s->site, s->flags | (was & OPEN_ENDED ? 0 : was & 0xff), s->start, now, &trace, s->id, s->parent);
+		/* The handle does not say what share of traces is kept; this thread knows when it is in the same one. */
+		uint32_t th24 = me->trace_hi == s->trace_hi && me->trace_lo == s->trace_lo ? (uint32_t)(me->threshold >> 32) : 0;
+		put_spanx(me, s->site, s->flags | (was & OPEN_ENDED ? 0 : was & 0xff), s->start, now, &trace, th24, s->id, s->parent);
 	}
 }
 

@@ -343,7 +343,7 @@ struct kw_rec {              /* head of every record */
 };
 struct kw_rec_span { struct kw_rec r; uint64_t start_tsc, ticks; uint32_t seq, parent_seq; /* attributes */ };
 struct kw_rec_ctx { struct kw_rec r; uint64_t trace_hi, trace_lo, parent_id; };
-struct kw_rec_spanx { struct kw_rec r; uint64_t start_tsc, ticks, trace_hi, trace_lo, span_id, parent_id; uint32_t tid, pad; /* attributes */ };
+struct kw_rec_spanx { struct kw_rec r; uint64_t start_tsc, ticks, trace_hi, trace_lo, span_id, parent_id; uint32_t tid, th24; /* attributes */ };
 struct kw_rec_event { struct kw_rec r; uint64_t tsc; uint32_t seq, pad; uint64_t value; /* attributes */ }; /* also ATTR, STATUS */
 struct kw_rec_link { struct kw_rec r; uint64_t trace_hi, trace_lo, span_id; uint32_t seq, pad; uint64_t pad1[3]; };
 _Static_assert(sizeof(struct kw_rec_span) == 32 && sizeof(struct kw_rec_ctx) == 32 && sizeof(struct kw_rec_spanx) == 64 &&

@@ -358,6 +358,8 @@ def test_panic_and_undo(pay, write):
 def test_a_token_for_one_request(pay):
 	r = pay.cli("token", "--service", "pay", "--level", "detail", "--ttl", "1m")
 	assert re.match(r"klieg-level: v1\.3\.[0-9a-f]+\.[0-9a-f]{32}\n$", r.stdout)
+	on = pay.get("/toggles")["toggles"]
+	assert [(t["selector"], t["scope"], t["level"]) for t in on] == [("*", "marked", "detail")] and on[0]["id"] in r.stderr and on[0]["expires_unix_nano"]
 	r = pay.cli("token", "--service", "pay", "--ttl", "1h", check=False)
 	assert r.returncode == 2 and "900s" in r.stderr
 	assert pay.cli("token", check=False).returncode == 2
