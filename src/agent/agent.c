@@ -173,7 +173,7 @@ static void *loop(void *arg)
 			rules_apply(a);
 		int timeout = n ? 0 : due || a->batch ? 10 : a->nrules || a->waiting ? 20 : 200;
 		if (a->next_expiry) { /* a TTL ends on time */
-			int64_t left = (a->next_expiry - clock_wall()) / 1000000 + 1;
+			int64_t left = (a->next_expiry - clock_mono()) / 1000000 + 1;
 			if (left < timeout)
 				timeout = left < 0 ? 0 : (int)left;
 			if (left <= 0)

@@ -149,6 +149,9 @@ static int numbers_parse(const json_t *j, struct rule *r, struct err *e)
 	r->overhead = number(j, "overhead", 0);
 	r->spans_per_s = number(j, "spans_per_s", 0);
 	r->expires_ns = json_integer_value(json_object_get(j, "expires_unix_nano"));
+	r->ends_at = r->expires_ns ? clock_mono() + (r->expires_ns - clock_wall()) : 0;
+	if (r->expires_ns && r->ends_at <= 0)
+		r->ends_at = 1;
 	r->version = json_integer_value(json_object_get(j, "version"));
 	r->max_cost = number(j, "max_cost", 1);
 	r->max_pause_ns = json_integer_value(json_object_get(j, "max_pause_nano"));
@@ -335,8 +338,8 @@ void rules_bury(struct agent *a)
 	a->changed = false;
 	a->next_expiry = 0;
 	for (uint32_t i = 0; i < a->nrules; i++)
-		if (a->rules[i]->expires_ns && (!a->next_expiry || a->rules[i]->expires_ns < a->next_expiry))
-			a->next_expiry = a->rules[i]->expires_ns;
+		if (a->rules[i]->ends_at && (!a->next_expiry || a->rules[i]->ends_at < a->next_expiry))
+			a->next_expiry = a->rules[i]->ends_at;
 }
 
 void rules_clear(struct agent *a)
@@ -369,13 +372,13 @@ void rule_raise(struct agent *a, struct rule *r, uint8_t level)
 
 bool rules_expire(struct agent *a)
 {
-	int64_t now = clock_wall();
+	int64_t now = clock_mono();
 	bool any = false;
 	if (!a->next_expiry || a->next_expiry > now)
 		return false;
 	for (uint32_t i = 0; i < a->nrules; i++) {
 		struct rule *r = a->rules[i];
-		if (r->dead || !r->expires_ns || r->expires_ns > now)
+		if (r->dead || !r->ends_at || r->ends_at > now)
 			continue;
 		log_info("agent", "%s has run out", r->id);
 		agent_emit(a, r->policy ? "rule" : "toggle", json_pack("{s:s,s:s}", "id", r->id, "state", "expired"));

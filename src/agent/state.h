@@ -198,7 +198,8 @@ struct rule {
 	struct { char *host; pid_t pid; } *only; uint32_t nonly;
 	bool except;              /* all but those */
 	struct policy_trigger *trigger; struct trigger_state trigger_state; /* triggers.c; NULL: none */
-	int64_t expires_ns;
+	int64_t expires_ns;       /* as it was said, wall clock; 0 = never */
+	int64_t ends_at;          /* the same by the clock that nobody sets: a jump of the other one neither ends a rule nor prolongs it */
 	struct condition *args;   /* the part of `where` that is about arguments */
 	uint32_t depth;           /* level deep: how far into the callees */
 	double max_cost;          /* level deep: of all callees together in one process, percent of a core */
@@ -259,7 +260,7 @@ struct agent {
 	bool changed;             /* next_expiry is to be looked for again */
 	uint8_t token_key[16]; bool token_on; /* the master key of capture tokens, of the server */
 	int64_t generation;       /* of the set of rules, as the server counts; 0 = none yet */
-	int64_t next_expiry;      /* wall clock; 0 = nothing runs out */
+	int64_t next_expiry;      /* monotonic; 0 = nothing runs out */
 	bool dirty;               /* levels are to be computed again: rules_dirty() */
 	uint32_t stat_sites;
 	int64_t next_second, cpu_at, cpu_ns; double cpu_percent;
