@@ -138,8 +138,12 @@ def test_count_writes_no_records(klieg_up, demo):
 def test_keep_is_a_consistent_probability(klieg_up, demo):
 	klieg_up.cli("on", "*", "--level", "span", "--keep", "25%")
 	doc = wait_for(lambda: (d := klieg_up.cli("query", '{ name = "outer" }', "--since", "1m", "--limit", "1000", json_out=True))["matched"] > 100 and d)
-	assert all(int(s["trace_id"][18:], 16) >= (1 << 56) * 3 // 4 for s in doc["spans"])
-	assert all(abs(s["adjusted_count"] - 4) < 0.01 for s in doc["spans"])
+	kept = [s for s in doc["spans"] if s["status"] != "error"]
+	assert len(kept) > 20 and all(int(s["trace_id"][18:], 16) >= (1 << 56) * 3 // 4 for s in kept)
+	assert all(abs(s["adjusted_count"] - 4) < 0.01 for s in kept)
+	failed = [s for s in doc["spans"] if s["status"] == "error"]  # always kept, so each stands for itself
+	assert all(s["adjusted_count"] == 1 for s in failed)
+	assert not failed or any(int(s["trace_id"][18:], 16) < (1 << 56) * 3 // 4 for s in failed)
 
 
 def test_agent_killed_service_lives_and_probes_lapse(tmp_path, spawn, cc):
