@@ -116,7 +116,7 @@ static bool find_key(struct compiler *c, struct str name, uint8_t *ret_key, char
 {
 	for (uint32_t k = 0; c->s && k < c->s->nkeys && k < 255; k++) {
 		struct str have = strtab_get(&c->p->strs, c->s->keys[k].name);
-		if (!str_eq(have, name))
+		if (!str_eq(have, name) || c->s->keys[k].sensitive) /* who may not see a value may not guess it either */
 			continue;
 		*ret_key = (uint8_t)k;
 		*ret_type = c->s->keys[k].type;

@@ -295,6 +295,7 @@ static void after_fork_child(void)
 		klieg__hook_forked(me);
 		uint32_t taken = ((const struct kw_control *)((const char *)parents + parents->control_off))->sites_n;
 		klieg__process.region = NULL;
+		klieg__process.sites = NULL; /* a probe that is on looks there first: without a region of our own, the mapping is about to go */
 		if (make_region()) {
 			klieg__process.control->sites_n = taken; /* the stubs in our text have their numbers written into them */
 			inherit_levels(parents);

@@ -619,6 +619,8 @@ static __attribute__((noinline)) void end_elsewhere(struct klieg__thread *me, kl
 
 KLIEG_PUBLIC void klieg__end_explicit(klieg_span *s)
 {
+	if (!s->open) /* its begin did not record */
+		return;
 	struct klieg__thread *me = enter();
 	if (!me)
 		return;

@@ -278,6 +278,35 @@ static void a_request_that_fails_is_kept(void **state)
 	assert_true(found);
 }
 
+static void a_forked_child_without_room_for_a_region_goes_on(void **state)
+{
+	(void)state;
+	struct rlimit was, none;
+	switch_site("inner", KW_DETAIL);
+	inner();
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+	for (int gated = 0; gated < 2; gated++) {
+		for (uint32_t i = 0; i < H.c->sites_n; i++)
+			H.states[i].flags = gated ? KW_STATE_GATED : 0;
+		none = was;
+		none.rlim_cur = 3; /* no descriptor for a memfd */
+		assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+		pid_t child = fork();
+		if (!child) {
+			inner();
+			_exit(0);
+		}
+		setrlimit(RLIMIT_NOFILE, &was);
+		int status;
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_int_equal(status, 0);
+	}
+	for (uint32_t i = 0; i < H.c->sites_n; i++)
+		H.states[i].flags = 0;
+	struct any_record r;
+	while (next_record(me(), &r)) {}
+}
+
 static void a_gated_site_follows_only_requests_that_ask_for_it(void **state)
 {
 	(void)state;
@@ -866,7 +895,7 @@ int main(void)
 		T(off_evaluates_and_records_nothing), T(nested_spans_are_parent_and_children_of_one_trace), T(each_root_is_a_trace_of_its_own),
 		T(detail_adds_attributes_and_hides_sensitive_ones), T(count_keeps_numbers_and_writes_no_record), T(histogram_error_is_at_most_two_percent),
 		T(sampling_is_a_function_of_the_trace_id), T(a_request_is_continued_from_its_headers_and_passed_on), T(foreign_and_broken_headers),
-		T(a_gated_site_follows_only_requests_that_ask_for_it), T(the_keyed_hash_is_the_published_one), T(a_request_that_fails_is_kept), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
+		T(a_gated_site_follows_only_requests_that_ask_for_it), T(the_keyed_hash_is_the_published_one), T(a_forked_child_without_room_for_a_region_goes_on), T(a_request_that_fails_is_kept), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
 		T(end_of_garbage_is_harmless), T(longjmp_over_spans_is_counted_and_mended), T(signal_handlers_may_use_probes), T(a_full_ring_loses_and_counts),
 		T(a_wrapping_ring_keeps_every_record), T(nesting_deeper_than_the_stack_is_counted), T(events_links_and_counters),
 		T(other_vendors_members_are_passed_on_whole_or_not_at_all), T(a_root_ended_elsewhere_ends_its_trace_here), T(a_root_may_end_before_its_children), T(a_span_left_open_in_a_scope_is_no_parent_of_what_follows),
