@@ -258,7 +258,7 @@ def test_the_shop_under_load_is_one_trace_across_services(klieg_up, spawn, tmp_p
 			parent = by_id.get(s["parent_span_id"])
 			if parent:  # clocks of different processes of a host line up
 				assert s["start_unix_nano"] >= parent["start_unix_nano"] - 10_000, (s["name"], parent["name"])
-		assert "4111" not in str(trace)
+		assert "4111 1111" not in str(trace)  # an id may have 4111
 		subprocess.run([os.path.join(TOP, "examples/shop/shop"), "fault", "n+1", "on", "--state", state], check=True, stdout=subprocess.DEVNULL)
 		wait_for(lambda: [f for row in klieg_up.cli("hot", "--since", "20s", json_out=True)["rows"] for f in row["findings"] if "N+1" in f["text"] or f["kind"] in ("n+1", "n_plus_one")], 40)
 		klieg_up.cli("off", "--all")
