@@ -218,16 +218,7 @@ static struct rate rate_of(struct agent *a, const struct rule *of)
 static json_t *predict(const struct agent *a, const struct rule *t, const struct rate *r)
 {
 	char basis[64];
-	long long age = r->age / SECOND;
-	if (!r->known)
-		snprintf(basis, sizeof basis, "unknown: no estimate was asked for");
-	else if (r->age && age < 2)
-		snprintf(basis, sizeof basis, "last seen just now");
-	else if (r->age)
-		snprintf(basis, sizeof basis, age < 120 ? "last seen %lld s ago" : "last seen %lld min ago", age < 120 ? age : age / 60);
-	else
-		snprintf(basis, sizeof basis, r->window < SECOND ? "measured %lld ms" : "measured %lld s",
-			(long long)(r->window / (r->window < SECOND ? 1000000 : SECOND)));
+	cost_basis(r->known, r->age, r->window, basis);
 	return cost_json(a, t->level, t->keep, r->per_s > 0 ? r->besides / r->per_s : 0, r->known, r->known ? r->per_s : 0, basis);
 }
 

@@ -6,6 +6,7 @@
 #include "agent/guard.h"
 #include "agent/state.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define WINDOW (5 * SECOND)
@@ -154,4 +155,17 @@ json_t *cost_json(const struct agent *a, unsigned level, double keep, double bes
 	double spans = level >= KW_SPAN ? per_s * keep : 0;
 	return json_pack("{s:b,s:f,s:f,s:f,s:f,s:s}", "known", (int)known, "calls_per_s", per_s, "spans_per_s", spans, "bytes_per_s",
 		spans * (level >= KW_DETAIL ? 96 : 32), "cpu_percent", per_s * (cost_ns(a, level, keep) + besides_ns) * 1e-7, "basis", basis);
+}
+
+void cost_basis(bool known, int64_t age_ns, int64_t window_ns, char ret_text[64])
+{
+	long long age = age_ns / SECOND, unit = window_ns < SECOND ? 1000000 : SECOND;
+	if (!known)
+		snprintf(ret_text, 64, "unknown: no estimate was asked for");
+	else if (age_ns && age < 2)
+		snprintf(ret_text, 64, "last seen just now");
+	else if (age_ns)
+		snprintf(ret_text, 64, age < 120 ? "last seen %lld s ago" : "last seen %lld min ago", age < 120 ? age : age / 60);
+	else
+		snprintf(ret_text, 64, unit == SECOND ? "measured %lld s" : "measured %lld ms", (long long)(window_ns / unit));
 }

@@ -465,15 +465,7 @@ static struct rule_sum *sums(struct agent *a)
 static json_t *cost_of_rule(const struct agent *a, const struct rule *r, const struct rule_sum *m)
 {
 	char basis[64];
-	long long age = m->age / SECOND;
-	if (!m->known)
-		snprintf(basis, sizeof basis, "unknown: no estimate was asked for");
-	else if (m->age && age < 2)
-		snprintf(basis, sizeof basis, "last seen just now");
-	else if (m->age)
-		snprintf(basis, sizeof basis, age < 120 ? "last seen %lld s ago" : "last seen %lld min ago", age < 120 ? age : age / 60);
-	else
-		snprintf(basis, sizeof basis, m->window < SECOND ? "measured %lld ms" : "measured %lld s", (long long)(m->window / (m->window < SECOND ? 1000000 : SECOND)));
+	cost_basis(m->known, m->age, m->window, basis);
 	double keep = r->rate > 0 && m->per_s > 0 && r->rate < m->per_s * r->keep ? r->rate / m->per_s : r->keep;
 	return cost_json(a, rule_level(r), keep, m->per_s > 0 ? m->besides / m->per_s : 0, m->known, m->known ? m->per_s : 0, basis);
 }

@@ -367,6 +367,8 @@ double cost_ns(const struct agent *a, unsigned level, double keep); /* of one hi
 double cost_of(const struct process *p, const struct site *s, unsigned level, double keep); /* of one hit of this site */
 /* besides_ns: what the sites cost on top of the level, on average. */
 json_t *cost_json(const struct agent *a, unsigned level, double keep, double besides_ns, bool known, double calls_per_s, const char *basis);
+/* What a prediction rests on, in words. */
+void cost_basis(bool known, int64_t age_ns, int64_t window_ns, char ret_text[64]);
 double cost_rate(const struct site *s, int64_t now, int64_t *ret_window, int64_t *ret_age);
 void cost_seen(struct process *p, uint32_t site); /* it is about to be switched off */
 void cost_recall(struct process *p, struct site *s); /* it has just been found */

@@ -11,7 +11,7 @@ enum { STRING_MAX = 1024, RECORD_MAX = 255 * KW_UNIT };
 /* ---- ring -------------------------------------------------------------------------------------------------------- */
 
 /* Slow side of reserve: the consumer moved on, the ring wraps, or it is full. Wakes a sleeping agent when much waits for it: asked at every quarter,
- * so at five eighths at the latest. A wake costs 10 to 25 us, as much as all that a quarter's spans cost to record. */
+ * so at five eighths at the latest. Fewer wakes in larger rings made spans cheaper (docs/adr/0003). */
 static __attribute__((noinline)) uint8_t *reserve_slow(struct klieg__thread *me, uint64_t bytes)
 {
 	struct kw_thread *t = me->t;
