@@ -150,8 +150,6 @@ const char *selector_field(unsigned i, const char **ret_option);      /* the opt
 char *cli_selector(const struct cli_args *a, const char *sel);
 /* --host, --share, --rate into the body of a toggle. */
 bool cli_reach(const struct cli_args *a, json_t *body, struct err *e);
-/* sites.c: no site matches; with the nearest name as a hint. Returns the exit status. */
-int cli_no_match(struct cli *c, const char *sel);
 const char *cli_plural(int64_t n);                     /* "" or "s" */
 
 /* attach.c: the options of attach, that run has too, as the body of POST /attachments. NULL: *ret_status has been set. */

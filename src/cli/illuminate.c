@@ -429,7 +429,7 @@ int cli_illuminate(int argc, char **argv)
 	if ((rc = lights_on(&l, &e)) < 0) {
 		struct err off;
 		lights_off(&l, &off);
-		status = rc == KLIEG_E_NO_MATCH && !strstr(e.hint, "did you mean") ? cli_no_match(&l.c, l.func) : cli_fail(&e);
+		status = cli_fail(&e);
 	} else
 		status = watch(&l);
 	json_decref(l.plan);

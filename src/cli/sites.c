@@ -84,7 +84,8 @@ int cli_ps(int argc, char **argv)
 	return CLI_OK;
 }
 
-int cli_no_match(struct cli *c, const char *sel)
+/* No site matches; with the nearest name as a hint. Returns the exit status. */
+static int no_match(struct cli *c, const char *sel)
 {
 	struct err e = { 0 };
 	err_set(&e, KLIEG_E_NO_MATCH, "no site matches '%.200s'", sel);
@@ -131,7 +132,7 @@ int cli_ls(int argc, char **argv)
 	if (rows || c.out != OUT_TABLE)
 		output_rows(c.out, doc, "sites", text && hookable_texts(json_object_get(doc, "sites")) ? function_columns : site_columns);
 	if (!rows && c.args.npos)
-		status = cli_no_match(&c, c.args.pos[0]);
+		status = no_match(&c, c.args.pos[0]);
 	else if (!rows) {
 		fprintf(stderr, "no site yet; klieg attach PID, klieg run -- CMD, or link a program with -lklieg\n");
 		status = CLI_NONE;
@@ -243,8 +244,6 @@ int cli_on(int argc, char **argv)
 	int rc = client_json(&c.client, "POST", "/api/v1/toggles", body, &doc, NULL, &e);
 	int64_t took = clock_mono() - start;
 	json_decref(body);
-	if (rc == KLIEG_E_NO_MATCH && !strstr(e.hint, "did you mean"))
-		return cli_no_match(&c, sel);
 	if (rc < 0)
 		return cli_fail(&e);
 	const json_t *plan = json_object_get(doc, "plan"), *toggle = json_object_get(doc, "toggle"), *x;

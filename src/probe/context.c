@@ -140,7 +140,7 @@ static void token(const char *s, struct klieg_ctx *c)
 	int n = get_hex_run(s + 5, &ignored, &expiry);
 	struct timespec now;
 	if (n < 1 || n > 12 || s[5 + n] != '.' || get_hex_run(s + 6 + n, &hi, &lo) != 32 || s[38 + n] || clock_gettime(CLOCK_REALTIME_COARSE, &now) ||
-		expiry < (uint64_t)now.tv_sec || expiry > (uint64_t)now.tv_sec + 3600)
+		expiry <= (uint64_t)now.tv_sec || expiry > (uint64_t)now.tv_sec + 3601) /* an hour, and the server rounds up to the second */
 		return;
 	memcpy(key, (const void *)control->token_key, sizeof key);
 	siphash128(key, s, (size_t)n + 5, tag);

@@ -269,10 +269,46 @@ static bool matches_nothing(const struct call *c)
 {
 	return c->rc == KLIEG_E_NO_MATCH || (c->rc == 0 && !json_integer_value(json_object_get(c->result, "sites")));
 }
+static void nothing_named(struct call *c)
+{
+	call_agent(c, "ls", json_pack("{ss si si}", "selector", "", "limit", 10000, "offset", 0), nothing_then);
+}
+static bool partial(const json_t *toggle)
+{
+	return json_object_get(toggle, "share") && jnum(toggle, "share") < 1;
+}
+/* The sites are there, only not where the toggle was confined to. */
+static void elsewhere_then(struct call *c)
+{
+	json_t *hosts = json_object_get(c->data, "hosts");
+	bool share = partial(c->data);
+	int processes = (int)jint(c->result, "processes");
+	if (matches_nothing(c)) {
+		json_decref(c->data);
+		nothing_named(c);
+		return;
+	}
+	err_set(&c->e, KLIEG_E_NO_MATCH, "'%.200s' is in %d process%s, none of them %s", jtext(c->data, "selector"), processes, processes == 1 ? "" : "es",
+		!json_array_size(hosts) ? "in that share" : share ? "in that share on those hosts" : "on those hosts");
+	if (share)
+		err_hint(&c->e, "a share takes the processes whose own number is below it, always the same ones: give a larger one\nklieg ps --json shows 'instance'");
+	else
+		err_hint(&c->e, "klieg ps shows the hosts");
+	json_decref(c->data);
+	call_fail(c, &c->e);
+}
 static void nothing(struct call *c)
 {
-	json_decref(c->data);
-	call_agent(c, "ls", json_pack("{ss si si}", "selector", "", "limit", 10000, "offset", 0), nothing_then);
+	json_t *t = c->data;
+	if (!partial(t) && !json_object_get(t, "hosts")) {
+		json_decref(t);
+		nothing_named(c);
+		return;
+	}
+	json_t *all = wire(t);
+	json_object_del(all, "share");
+	json_object_del(all, "hosts");
+	call_agent(c, "on", json_pack("{so sb sI}", "toggle", all, "dry_run", 1, "estimate_nano", (json_int_t)0), elsewhere_then);
 }
 
 /* What the switching itself had to say joins the plan. */

@@ -328,7 +328,9 @@ def test_a_toggle_for_a_share_of_the_processes_and_for_hosts(klieg_up, spawn, cc
 	klieg_up.cli("widen", ident, "--share", "100%")
 	assert all(on(klieg_up).values())
 	r = klieg_up.cli("narrow", ident, "--host", "no-such-host", check=False)  # would reach nothing: refused, and as it was
-	assert r.returncode == 1 and "error[E204]" in r.stderr and all(on(klieg_up).values())
+	assert r.returncode == 1 and "error[E204]" in r.stderr and "in 6 processes, none of them on those hosts" in r.stderr and all(on(klieg_up).values())
+	r = klieg_up.cli("on", "pay:*", "--share", f"{min(instance.values()) * .99:.9f}", check=False)
+	assert r.returncode == 1 and "in 6 processes, none of them in that share" in r.stderr and "a larger one" in r.stderr
 	host = klieg_up.get("/status")["host"]
 	assert f"on {host}" in klieg_up.cli("narrow", ident, "--host", host).stdout and all(on(klieg_up).values())
 	assert f"on {host}" not in klieg_up.cli("widen", ident, "--host", "*").stdout.split("now")[1]
