@@ -331,21 +331,34 @@ uint32_t match_count(const struct match_index *m) { return m->n; }
 
 /* ---- matching ------------------------------------------------------------------------------------------------------------------------- */
 
-struct site { const struct tq_source *src; struct str service, name; bool has_service, has_name, plain; uint32_t name_id; };
+struct site { const struct tq_source *src; struct str service, name; bool has_service, has_name; int8_t plain; /* -1: not looked */ uint32_t name_id; };
 
-static void look(const struct tq_source *src, struct site *s)
+static bool text_of(const struct tq_source *src, const struct tq_field *f, struct str *ret)
 {
 	struct tq_value v = { .type = TQ_NIL };
-	*s = (struct site){ .src = src };
-	src->get(src->ctx, &(struct tq_field){ .scope = TQ_RESOURCE, .key = STR("service.name") }, &v);
+	src->get(src->ctx, f, &v);
 	if (v.type == TQ_STR)
-		s->service = v.s, s->has_service = true;
-	v.type = TQ_NIL;
-	src->get(src->ctx, &(struct tq_field){ .scope = TQ_INTRINSIC, .intrinsic = TQ_NAME }, &v);
-	if (v.type == TQ_STR)
-		s->name = v.s, s->has_name = true;
-	/* `.` is any character but a line end, and bytes that are no characters are nothing. */
-	s->plain = s->has_name && (!s->name.n || (!memchr(s->name.p, '\n', s->name.n) && !memchr(s->name.p, '\r', s->name.n))) && str_utf8_valid(s->name);
+		*ret = v.s;
+	return v.type == TQ_STR;
+}
+
+static void look_name(const struct tq_source *src, struct site *s)
+{
+	*s = (struct site){ .src = src, .plain = -1 };
+	s->has_name = text_of(src, &(struct tq_field){ .scope = TQ_INTRINSIC, .intrinsic = TQ_NAME }, &s->name);
+}
+static void look_service(struct site *s)
+{
+	s->has_service = text_of(s->src, &(struct tq_field){ .scope = TQ_RESOURCE, .key = STR("service.name") }, &s->service);
+}
+
+/* `.` is any character but a line end, and bytes that are no characters are nothing. */
+static bool is_plain(struct site *s)
+{
+	if (s->plain < 0)
+		s->plain = s->has_name && (!s->name.n || (!memchr(s->name.p, '\n', s->name.n) && !memchr(s->name.p, '\r', s->name.n))) &&
+			str_utf8_valid(s->name);
+	return s->plain;
 }
 
 static bool holds(struct match_index *m, const struct rule *r, const struct condition *c, struct site *s)
@@ -372,7 +385,7 @@ static bool holds(struct match_index *m, const struct rule *r, const struct cond
 /* What the drawer has not decided. */
 static bool rest_holds(struct match_index *m, const struct rule *r, struct site *s)
 {
-	for (uint32_t i = r->plain && s->plain; i < r->n; i++)
+	for (uint32_t i = r->plain && is_plain(s); i < r->n; i++)
 		if (!holds(m, r, r->conditions + i, s))
 			return false;
 	return true;
@@ -395,7 +408,8 @@ uint32_t match_site(struct match_index *m, const struct tq_source *src, void (*f
 {
 	struct site s;
 	uint32_t hits = 0;
-	look(src, &s);
+	look_name(src, &s);
+	look_service(&s);
 	for (int any = !s.has_service; any < 2; any++) {
 		uint64_t h = start(any, s.service), used = m->used[any];
 		if (used & 1)
@@ -419,11 +433,13 @@ bool match_one(struct match_index *m, void *handle, const struct tq_source *src)
 	struct site s;
 	if (!r)
 		return false;
-	look(src, &s);
+	look_name(src, &s);
 	const struct drawer *d = r->in;
-	if (!d->any_service && !(s.has_service && s.service.n == d->service_n && !memcmp(s.service.p, d->service, d->service_n)))
-		return false;
 	if (d->len && !(s.has_name && (d->len == WHOLE ? s.name.n == d->name_n : s.name.n >= d->name_n) && !memcmp(s.name.p, d->name, d->name_n)))
+		return false; /* most sites end here: the rest is not looked at */
+	if (!d->any_service)
+		look_service(&s);
+	if (!d->any_service && !(s.has_service && s.service.n == d->service_n && !memcmp(s.service.p, d->service, d->service_n)))
 		return false;
 	return rest_holds(m, r, &s);
 }
