@@ -65,6 +65,17 @@ bool str_glob(struct str pat, struct str t)
 	return i == pat.n;
 }
 
+size_t str_service_colon(struct str sel)
+{
+	for (size_t i = 0; i < sel.n; i++)
+		if (sel.p[i] == ':') {
+			if (i + 1 == sel.n || sel.p[i + 1] != ':')
+				return i;
+			i++;
+		}
+	return sel.n;
+}
+
 unsigned str_distance(struct str a, struct str b)
 {
 	unsigned row[65];

@@ -30,16 +30,10 @@ void selector_condition(struct buf *b, const char *field, const char *value, siz
 	buf_byte(b, '"');
 }
 
-/* The colon between service and name; those of ns::function are none. */
 static const char *service_colon(const char *s)
 {
-	for (; *s; s++)
-		if (*s == ':') {
-			if (s[1] != ':')
-				return s;
-			s++;
-		}
-	return NULL;
+	const char *at = s + str_service_colon(str_of(s));
+	return *at ? at : NULL;
 }
 
 char *selector_filter(const char *sel)

@@ -92,7 +92,8 @@ static int no_match(struct cli *c, const char *sel)
 	struct buf b = { 0 };
 	json_t *all = NULL, *row;
 	struct err ignored;
-	struct cli_nearest near = { .word = strrchr(sel, ':') ? strrchr(sel, ':') + 1 : sel };
+	struct cli_nearest near = { .word = sel + str_service_colon(str_of(sel)) };
+	near.word = *near.word ? near.word + 1 : sel;
 	size_t i;
 	if (client_json(&c->client, "GET", "/api/v1/sites?limit=5000", NULL, &all, NULL, &ignored) == 0)
 		json_array_foreach(json_object_get(all, "sites"), i, row)

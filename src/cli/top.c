@@ -219,8 +219,8 @@ static const json_t *toggle_for(struct screen *w, const json_t *row)
 	char exact[200];
 	snprintf(exact, sizeof(exact), "%s:%s", jstr(row, "service"), jstr(row, "name"));
 	json_array_foreach(json_object_get(w->toggles, "toggles"), i, t) {
-		const char *sel = jstr(t, "selector"), *colon = strchr(sel, ':');
-		if (*sel != '{' && str_glob(str_of(sel), str_of(colon ? exact : jstr(row, "name"))) && (!best || jint(t, "expires_unix_nano") > jint(best, "expires_unix_nano")))
+		const char *sel = jstr(t, "selector"), *colon = sel + str_service_colon(str_of(sel));
+		if (*sel != '{' && str_glob(str_of(sel), str_of(*colon ? exact : jstr(row, "name"))) && (!best || jint(t, "expires_unix_nano") > jint(best, "expires_unix_nano")))
 			best = t;
 	}
 	return best;

@@ -250,8 +250,8 @@ static json_t *plan_of(json_t *result)
 /* Nothing matched: the names of all sites give the suggestions. */
 static void nothing_then(struct call *c)
 {
-	const char *sel = json_string_value(json_object_get(c->body, "selector")), *colon = strrchr(sel, ':'), *name, *best = NULL;
-	struct str want = str_of(colon && *sel != '{' ? colon + 1 : sel);
+	const char *sel = json_string_value(json_object_get(c->body, "selector")), *colon = sel + str_service_colon(str_of(sel)), *name, *best = NULL;
+	struct str want = str_of(*colon && *sel != '{' ? colon + 1 : sel);
 	unsigned near = (unsigned)want.n / 2 + 1, d;
 	json_t *row;
 	size_t i;

@@ -49,6 +49,8 @@ struct symbols {
 	uint32_t ntable;
 	struct slot *slots;          /* sorted by address */
 	uint32_t nslots;
+	char **readable;             /* names that were mangled */
+	uint32_t nreadable;
 	struct strtab kept;          /* names that had to be changed (@VERSION cut off) */
 	char build_id[2 * 64 + 1];
 	bool x86, has_dwarf, go;
@@ -59,6 +61,7 @@ struct symbols {
 
 /* elf_names.c */
 void names_read(struct symbols *s, struct image *im, bool is_debug);  /* adds to s->names */
+void names_demangle(struct symbols *s);                               /* s->functions' names */
 void slots_read(struct symbols *s);                                   /* s->slots */
 const struct slot *slot_at(const struct symbols *s, uint64_t addr);   /* NULL = not a slot */
 /* Every address that relocations without a symbol put somewhere: it may be jumped to. */

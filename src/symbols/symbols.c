@@ -197,7 +197,7 @@ static struct named *cell(const struct symbols *s, const char *name)
 static void index_names(struct symbols *s)
 {
 	s->ntable = 16;
-	while (s->ntable < 2ull * s->nnames)
+	while (s->ntable < 2ull * (s->nnames + s->n))
 		s->ntable *= 2;
 	s->table = base_calloc(s->ntable, sizeof *s->table);
 	for (uint32_t i = 0, f = 0; i < s->nnames; i++) {
@@ -209,6 +209,12 @@ static void index_names(struct symbols *s)
 		struct named *c = cell(s, n->name);
 		if (!c->name || n->rank < c->rank) /* several functions of a name: the exported one, then the first */
 			*c = (struct named){ n->name, f, n->rank };
+	}
+	names_demangle(s);
+	for (uint32_t f = 0; f < s->n && s->nreadable; f++) {
+		struct named *c = s->functions[f].name ? cell(s, s->functions[f].name) : NULL;
+		if (c && !c->name)
+			*c = (struct named){ s->functions[f].name, f, 0 };
 	}
 }
 
@@ -262,7 +268,7 @@ uint32_t symbols_similar(const struct symbols *s, const char *name, const char *
 	uint32_t near = len < 6 ? 2 : (uint32_t)(len < 60 ? len : 60) / 3;
 	for (uint32_t i = 0; i < s->ntable && most; i++) {
 		const char *other = s->table[i].name;
-		if (!other)
+		if (!other || (*name != '_' && other[0] == '_' && (other[1] == 'Z' || other[1] == 'R'))) /* they have readable ones */
 			continue;
 		size_t n2 = strlen(other);
 		uint32_t score = UINT32_MAX, gap = (uint32_t)(n2 > len ? n2 - len : len - n2);
@@ -398,6 +404,9 @@ void symbols_close(struct symbols *s)
 	free(s->names);
 	free(s->ranges);
 	free(s->functions);
+	for (uint32_t i = 0; i < s->nreadable; i++)
+		free(s->readable[i]);
+	free(s->readable);
 	free(s->table);
 	free(s->slots);
 	free(s);

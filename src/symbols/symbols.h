@@ -19,7 +19,7 @@ struct symbols_function {
 	uint32_t size;           /* never 0: where the file says 0, up to the next function */
 	uint8_t source;          /* enum symbols_source: who named it (EH_FRAME: nobody; name is then NULL) */
 	uint8_t window;          /* bytes of whole instructions that a 5-byte jump displaces, 5 to 19; 0 = not hookable */
-	const char *name;        /* without @VERSION; C++ names demangled by nobody here; NULL = stripped */
+	const char *name;        /* without @VERSION; of C++ and Rust as people write it, with arguments only where several share it; NULL = stripped */
 	const char *refusal;     /* why not hookable, a sentence fragment ("shorter than 5 bytes", "a branch into its first 5 bytes"); NULL = hookable */
 };
 
@@ -34,7 +34,7 @@ void symbols_close(struct symbols *s);
 /* Sorted by address. Owned by s. */
 const struct symbols_function *symbols_functions(const struct symbols *s, uint32_t *ret_n);
 const struct symbols_function *symbols_at(const struct symbols *s, uint64_t addr);   /* the innermost that contains addr, or NULL */
-const struct symbols_function *symbols_named(const struct symbols *s, const char *name); /* exact; aliases too; of several the exported one; NULL = none */
+const struct symbols_function *symbols_named(const struct symbols *s, const char *name); /* exact, readable or as the linker knows it; aliases too; of several the exported one; NULL = none */
 /* Up to max names that are like `name` (edit distance, then substring), best first; returns how many. For "did you mean". */
 uint32_t symbols_similar(const struct symbols *s, const char *name, const char **ret_names, uint32_t max);
 const char *symbols_build_id(const struct symbols *s); /* hex, "" = none */

@@ -577,15 +577,7 @@ int traceql_parse_selector(struct str text, struct traceql **ret_q, struct err *
 		return traceql_parse(text, ret_q, e);
 	if (text.n > 1024)
 		return err_set(e, KLIEG_E_LIMIT, "the selector is longer than 1024 bytes");
-	/* The first single colon parts service and name; `ns::function` is a name. */
-	size_t colon = text.n;
-	for (size_t i = 0; i < text.n && colon == text.n; i++)
-		if (text.p[i] == ':') {
-			if (i + 1 < text.n && text.p[i + 1] == ':')
-				i++;
-			else
-				colon = i;
-		}
+	size_t colon = str_service_colon(text);
 	struct buf b = { 0 };
 	buf_byte(&b, '{');
 	if (colon < text.n) {
