@@ -169,6 +169,7 @@ static void *loop(void *arg)
 			rate_tick(a);
 		}
 		control_waiting(a);
+		watch_tick(a);
 		if (a->dirty)
 			rules_apply(a);
 		int timeout = n ? 0 : due || a->batch ? 10 : a->nrules || a->waiting ? 20 : 200;

@@ -459,7 +459,7 @@ int detach(struct agent *a, const json_t *params, json_t **ret_o, struct err *e)
 	}
 	uint32_t armed = 0;
 	for (uint32_t i = 0; i < p->nsites; i++)
-		armed += p->sites[i].kind == KW_SITE_FUNCTION && p->sites[i].patched;
+		armed += p->sites[i].kind == KW_SITE_FUNCTION && p->sites[i].patched && !p->sites[i].watched;
 	int64_t pause = 0;
 	rc = hooks_remove(p, &pause, e);
 	if (rc < 0)
@@ -482,6 +482,15 @@ int detach(struct agent *a, const json_t *params, json_t **ret_o, struct err *e)
 
 /* ---- questions ------------------------------------------------------------------------------------------------------------ */
 
+/* A callee that is known by what a pointer held. */
+static json_t *pointed_at(const struct process *p, uint32_t site, const char *kind, uint32_t calls)
+{
+	const struct symbols_function *f = function_of(p, site);
+	const struct str name = strtab_get(&p->strs, p->sites[site].name);
+	return json_pack("{s:s%,s:s,s:s,s:b,s:s,s:i}", "name", name.p, name.n, "module", function_module_of(p, site)->file.base, "kind", kind, "hookable", !f->refusal,
+		"why", f->refusal ? f->refusal : "", "calls", (int)calls);
+}
+
 int callees(struct agent *a, const json_t *params, json_t **ret_o, struct err *e)
 {
 	static const char *const kinds[] = { "", "direct", "tail", "plt" };
@@ -497,7 +506,7 @@ int callees(struct agent *a, const json_t *params, json_t **ret_o, struct err *e
 		const struct function_module *m = &p->fns->mods[k];
 		const struct symbols_function *f = symbols_named(m->file.symbols, name);
 		struct symbols_callee *list;
-		uint32_t n, indirect;
+		uint32_t n, indirect, site;
 		if (!f)
 			continue;
 		rc = symbols_callees(m->file.symbols, f, &list, &n, &indirect);
@@ -507,12 +516,22 @@ int callees(struct agent *a, const json_t *params, json_t **ret_o, struct err *e
 		for (uint32_t i = 0; i < n; i++) {
 			const struct symbols_function *to = list[i].addr ? symbols_at(m->file.symbols, list[i].addr) : NULL;
 			char plain[300];
+			if (list[i].kind == SYMBOLS_SLOT) {
+				if (function_in_slot(p, m, list[i].addr, &site))
+					json_array_append_new(out, pointed_at(p, site, "variable", list[i].sites));
+				else
+					indirect += list[i].sites;
+				continue;
+			}
 			snprintf(plain, sizeof plain, "%.200s+0x%lx", m->file.base, (unsigned long)list[i].addr);
 			json_array_append_new(out, json_pack("{s:s,s:s,s:s,s:b,s:s,s:i}", "name", list[i].name ? list[i].name : to && to->name ? to->name : plain, "module",
 				list[i].addr ? m->file.base : "", "kind", kinds[list[i].kind <= SYMBOLS_PLT ? list[i].kind : 0], "hookable", to && !to->refusal,
 				"why", to ? to->refusal ? to->refusal : "" : "it is in another library", "calls", (int)list[i].sites));
 		}
 		free(list);
+		if (function_at(p, f->addr + m->file.bias, &site))
+			for (uint32_t i = 0, to; watch_edge(p, i, site, &to); i++)
+				json_array_append_new(out, pointed_at(p, to, "observed", 1));
 		*ret_o = json_pack("{s:o,s:i}", "callees", out, "indirect", (int)indirect);
 		return 0;
 	}

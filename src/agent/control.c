@@ -73,7 +73,7 @@ static json_t *ps(struct agent *a)
 		for (uint32_t t = 0; p->map && t < process_slots(p); t++)
 			threads += process_slot(p, t)->state == KW_THREAD_LIVE;
 		for (uint32_t s = 0; s < p->nsites; s++)
-			on += p->sites[s].patched && p->sites[s].kind != KW_SITE_END;
+			on += p->sites[s].patched && p->sites[s].kind != KW_SITE_END && !p->sites[s].watched;
 		int modules = 0;
 		for (uint32_t m = 0; m < p->reg.max_modules; m++)
 			modules += p->modules[m].known && !p->modules[m].gone;
@@ -463,7 +463,7 @@ static uint32_t patched(struct agent *a)
 	uint32_t n = 0;
 	for (uint32_t k = 0; k < a->nprocs; k++)
 		for (uint32_t i = 0; i < a->procs[k]->nsites; i++)
-			n += a->procs[k]->sites[i].patched && a->procs[k]->sites[i].kind != KW_SITE_END;
+			n += a->procs[k]->sites[i].patched && a->procs[k]->sites[i].kind != KW_SITE_END && !a->procs[k]->sites[i].watched;
 	return n;
 }
 

@@ -360,6 +360,7 @@ void functions_hide(struct process *p)
 			p->sites_alive -= p->sites[i].id != 0;
 		}
 	}
+	watch_forget(p);
 	if (fns)
 		fns->live = false;
 	p->control->attached_live = 0;
@@ -379,6 +380,7 @@ void functions_destroy(struct process *p)
 	for (uint32_t i = 0; i < fns->nroots; i++)
 		free(fns->roots[i]);
 	free(fns->roots);
+	watch_destroy(p);
 	free(fns->mods);
 	free(fns);
 	p->fns = NULL;
@@ -640,19 +642,42 @@ uint32_t functions_arguments(struct process *p, uint32_t site, struct kw_arg ret
 	return n;
 }
 
+bool function_at(const struct process *p, uint64_t addr, uint32_t *ret_site)
+{
+	for (uint32_t k = 0; p->fns && k < p->fns->nmods; k++) {
+		const struct function_module *m = &p->fns->mods[k];
+		const struct symbols_function *f = symbols_at(m->file.symbols, addr - m->file.bias);
+		uint32_t n;
+		if (!f || f->addr != addr - m->file.bias)
+			continue;
+		*ret_site = m->first + (uint32_t)(f - symbols_functions(m->file.symbols, &n));
+		return true;
+	}
+	return false;
+}
+
+bool function_in_slot(const struct process *p, const struct function_module *m, uint64_t slot, uint32_t *ret_site)
+{
+	uint64_t value;
+	return p->mem >= 0 && pread(p->mem, &value, sizeof value, (off_t)(slot + m->file.bias)) == sizeof value && function_at(p, value, ret_site);
+}
+
 void functions_callees(struct process *p, uint32_t site, void (*fn)(void *arg, uint32_t site), void *arg)
 {
 	const struct function_module *m = function_module_of(p, site);
 	struct symbols_callee *list;
-	uint32_t n, indirect;
+	uint32_t n, indirect, to;
 	if (!m || symbols_callees(m->file.symbols, function_of(p, site), &list, &n, &indirect) < 0)
 		return;
 	for (uint32_t i = 0; i < n; i++) {
+		if (list[i].kind == SYMBOLS_SLOT) {
+			if (function_in_slot(p, m, list[i].addr, &to) && !function_of(p, to)->refusal)
+				fn(arg, to);
+			continue;
+		}
 		if (list[i].addr) {
-			const struct symbols_function *f = symbols_at(m->file.symbols, list[i].addr);
-			uint32_t count;
-			if (f && f->addr == list[i].addr && !f->refusal)
-				fn(arg, m->first + (uint32_t)(f - symbols_functions(m->file.symbols, &count)));
+			if (function_at(p, list[i].addr + m->file.bias, &to) && !function_of(p, to)->refusal)
+				fn(arg, to);
 			continue;
 		}
 		for (uint32_t k = 0; list[i].name && k < p->fns->nmods; k++) { /* in another file */
@@ -664,4 +689,6 @@ void functions_callees(struct process *p, uint32_t site, void (*fn)(void *arg, u
 		}
 	}
 	free(list);
+	for (uint32_t i = 0; watch_edge(p, i, site, &to); i++)
+		fn(arg, to);
 }

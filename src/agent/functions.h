@@ -33,6 +33,7 @@ struct functions {
 	uint64_t arms;            /* times the process was stopped */
 	char problem[256];        /* of the last arming, "" = none */
 	char condition_problem[256]; /* why a toggle's condition on arguments does not apply, "" = none */
+	struct watch *watch;      /* watch.c; NULL = nothing was ever to be observed */
 	bool retry;               /* some function could not be armed yet: a thread was inside its first bytes */
 };
 
@@ -62,7 +63,10 @@ uint64_t functions_text_hash(struct process *p, const struct function_module *m)
 void function_json(const struct process *p, uint32_t site, json_t *o);
 /* What a site records at detail, from DWARF or plainly by the ABI; sets the site's keys to match. Returns how many. */
 uint32_t functions_arguments(struct process *p, uint32_t site, struct kw_arg ret_args[KW_HOOK_ARGS]);
-/* For level deep: calls fn for every site that the function calls, directly and hookably. */
+bool function_at(const struct process *p, uint64_t addr, uint32_t *ret_site); /* the one that starts there in the process */
+/* The one that the variable at `slot` (an address of m's file) points to now. */
+bool function_in_slot(const struct process *p, const struct function_module *m, uint64_t slot, uint32_t *ret_site);
+/* For level deep: calls fn for every hookable site that the function calls, as far as its code says, or has been seen to call (watch.c). */
 void functions_callees(struct process *p, uint32_t site, void (*fn)(void *arg, uint32_t site), void *arg);
 
 /* hooks.c: arms and disarms what the sites' levels say. The process is stopped for it, for at most its budget. */
@@ -72,6 +76,20 @@ void hooks_find(struct process *p, struct function_module *m);              /* s
 
 /* For the account: spans of calls that were left by longjmp or an exception, and whose thread has been idle since, are not open. */
 void hooks_settle(struct process *p);
+
+/* Memory of the process that it can write; it stays until it ends. */
+int hooks_memory(struct process *p, size_t bytes, uint64_t *ret_addr, struct err *e);
+
+/* watch.c: what illuminated functions call through pointers */
+void watch_tick(struct agent *a);                  /* in every turn */
+bool watch_follow(struct agent *a);                /* the rules have changed: nothing is watched for rules that are gone; true: something has ended */
+void watch_forget(struct process *p);              /* detached */
+void watch_destroy(struct process *p);
+/* For a site that is watched: where its calls are noted, and which return addresses matter. */
+void watch_configure(const struct process *p, uint32_t site, struct kw_hook *h);
+/* The i-th function or a later one that `site` was seen to call; i counts them. */
+bool watch_edge(const struct process *p, uint32_t i, uint32_t site, uint32_t *ret_to);
+json_t *watch_json(const struct agent *a, const struct rule *r); /* for `toggles`: what was observed for a deep rule, and what may have been missed */
 
 /* attach.c: the methods; they reply later, from the agent's thread. */
 struct request;

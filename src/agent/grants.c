@@ -28,17 +28,17 @@ static bool can_match(const struct process *p, uint32_t i)
 	return s->id && !s->bad && s->kind != KW_SITE_END && !p->modules[s->module].gone;
 }
 
-static void grant(struct process *p, uint32_t site, struct rule *r, bool callee)
+static void grant(struct process *p, uint32_t site, struct rule *r, unsigned callee)
 {
 	if (p->ngrants == p->grants_cap)
 		p->grants = base_realloc(p->grants, (p->grants_cap = p->grants_cap ? 2 * p->grants_cap : 64) * sizeof *p->grants);
-	p->grants[p->ngrants++] = (struct grant){ site, callee, r };
+	p->grants[p->ngrants++] = (struct grant){ site, (uint8_t)callee, r };
 }
 
 /* ---- level deep ---------------------------------------------------------------------------------------------------------- */
 
-enum { MATCHED = 1, CALLEE = 2 };
-struct expansion { struct process *p; uint8_t *mark; uint32_t *queue, n; const struct rule *r; };
+enum { MATCHED = 1 }; /* and so many calls down */
+struct expansion { struct process *p; uint8_t *mark, down; uint32_t *queue, n; const struct rule *r; };
 
 static bool dropped(const struct rule *r, uint64_t site)
 {
@@ -54,7 +54,7 @@ static void found_callee(void *arg, uint32_t site)
 	struct site *s = &x->p->sites[site];
 	if (!s->id || s->bad || x->mark[site] || dropped(x->r, s->id))
 		return;
-	x->mark[site] = CALLEE;
+	x->mark[site] = (uint8_t)(MATCHED + x->down);
 	x->queue[x->n++] = site;
 }
 
@@ -68,6 +68,7 @@ static void expand(struct process *p, const struct rule *r, uint8_t *mark)
 	uint32_t depth = r->depth ? r->depth : 1;
 	for (uint32_t done = 0, end; depth-- && done < x.n; done = end) {
 		end = x.n;
+		x.down += x.down < UINT8_MAX - MATCHED;
 		for (uint32_t i = done; i < end && x.n - end <= r->max_functions; i++)
 			functions_callees(p, x.queue[i], found_callee, &x);
 	}
@@ -111,7 +112,7 @@ void grants_add(struct process *p, struct rule *r)
 	bool without = too_many(r, functions);
 	for (uint32_t i = 0; i < p->nsites; i++)
 		if (mark[i] && !(without && intercepts(p, i)))
-			grant(p, i, r, mark[i] == CALLEE);
+			grant(p, i, r, mark[i] - MATCHED);
 	free(mark);
 	if (p->ngrants == had)
 		return;
@@ -131,7 +132,7 @@ static void found_rule(void *arg, void *handle)
 	if (g->cover[r->handle] == 1)
 		return;
 	g->functions[r->handle] += intercepts(g->p, g->site);
-	grant(g->p, g->site, r, false);
+	grant(g->p, g->site, r, 0);
 }
 
 static void drop_grants(struct process *p, bool (*unwanted)(const struct process *p, const struct grant *g))
@@ -261,7 +262,7 @@ static void level_of_site(struct process *p, uint32_t i, const struct grant *g, 
 				p->limit_spans = r->spans_per_s;
 			continue;
 		}
-		if (r->level == KW_DEEP && r->max_cost > p->asked_cost)
+		if (r->max_cost > p->asked_cost)
 			p->asked_cost = r->max_cost;
 		unsigned level = g->callee ? KW_SPAN : rule_level(r);
 		if (!level)
@@ -405,6 +406,7 @@ void rules_apply(struct agent *a)
 {
 	triggers_follow(a);
 	grants_sweep(a);
+	a->dirty |= watch_follow(a);
 	rules_bury(a);
 	for (uint32_t i = 0; i < a->nprocs; i++) {
 		struct process *p = a->procs[i];

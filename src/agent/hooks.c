@@ -100,6 +100,27 @@ static uint64_t gap_near(pid_t pid, uint64_t function)
 	return best;
 }
 
+/* An mmap in the process. at: where it must be, 0 = anywhere. */
+static int map_there(struct process *p, uint64_t at, size_t bytes, int prot, uint64_t *ret_addr, struct err *e)
+{
+	struct world *w;
+	int rc = stop(p, budget_of(p), TRIES, &w, e);
+	if (rc < 0)
+		return rc;
+	const uint64_t args[6] = { at, bytes, (uint64_t)prot, MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED_NOREPLACE : 0), (uint64_t)-1, 0 };
+	rc = world_syscall(w, SYS_mmap, args, ret_addr, e);
+	int64_t pause = world_resume(w);
+	p->fns->longest_pause_ns = pause > p->fns->longest_pause_ns ? pause : p->fns->longest_pause_ns;
+	if (rc >= 0 && (int64_t)*ret_addr < 0 && (int64_t)*ret_addr > -4096)
+		rc = err_set(e, KLIEG_E_NOMEM, "mmap: %s", strerror((int)-(int64_t)*ret_addr));
+	return rc;
+}
+
+int hooks_memory(struct process *p, size_t bytes, uint64_t *ret_addr, struct err *e)
+{
+	return map_there(p, 0, bytes, PROT_READ | PROT_WRITE, ret_addr, e);
+}
+
 static int pool_make(struct process *p, uint64_t function)
 {
 	uint32_t i = 0;
@@ -111,23 +132,13 @@ static int pool_make(struct process *p, uint64_t function)
 		return KLIEG_E_LIMIT;
 	}
 	struct err e = { 0 };
-	struct world *w;
-	int rc = stop(p, budget_of(p), TRIES, &w, &e);
 	uint64_t got = 0;
-	if (rc >= 0) {
-		/* Never writable there: we write through /proc/PID/mem. */
-		const uint64_t args[6] = { at, POOL_BYTES, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, (uint64_t)-1, 0 };
-		rc = world_syscall(w, SYS_mmap, args, &got, &e);
-		int64_t pause = world_resume(w);
-		p->fns->longest_pause_ns = pause > p->fns->longest_pause_ns ? pause : p->fns->longest_pause_ns;
-	}
+	int rc = map_there(p, at, POOL_BYTES, PROT_READ | PROT_EXEC, &got, &e); /* never writable there: we write through /proc/PID/mem */
+	if (rc >= 0 && got != at)
+		rc = err_set(&e, KLIEG_E_NOMEM, "mmap: not where it was asked for");
 	if (rc < 0) {
-		problem(p, "%s", e.msg);
+		problem(p, "no memory for stubs: %s", e.msg);
 		return rc;
-	}
-	if (got != at) {
-		problem(p, "no memory for stubs: mmap: %s", (int64_t)got < 0 ? strerror((int)-(int64_t)got) : "not where it was asked for");
-		return KLIEG_E_NOMEM;
 	}
 	p->control->pool[i].addr = at;
 	p->control->pool[i].used = 0;
@@ -186,6 +197,8 @@ static int stub_make(struct process *p, uint32_t site, struct err *e)
 	return 0;
 }
 
+static unsigned wanted(const struct site *s) { return s->level > s->peek ? s->level : s->peek; }
+
 /* What the handler does at this site from now on. Conditions and arguments are switched off while they change. */
 static bool stub_configure(struct process *p, uint32_t site)
 {
@@ -195,6 +208,13 @@ static bool stub_configure(struct process *p, uint32_t site)
 	uint64_t at = h->stub + KW_STUB_CODE;
 	if (!read_at(p, at, &k, sizeof k))
 		return false;
+	if (!wanted(s)) {
+		struct kw_hook old = k;
+		k.flags = KW_HOOK_WATCH;
+		k.nargs = k.nwhere = 0;
+		watch_configure(p, site, &k);
+		return !memcmp(&old, &k, sizeof k) || write_at(p, at, &k, sizeof k);
+	}
 	uint16_t flags = (uint16_t)((s->root ? KW_HOOK_ROOT : 0) | KW_HOOK_STRINGS);
 	struct kw_arg args[KW_HOOK_ARGS] = { { 0 } };
 	uint8_t nargs = s->level >= KW_DETAIL && !s->plugin ? (uint8_t)functions_arguments(p, site, args) : 0;
@@ -387,8 +407,6 @@ static void uprobes_apply(struct process *p)
 	}
 }
 
-static unsigned wanted(const struct site *s) { return s->level > s->peek ? s->level : s->peek; }
-
 void hooks_apply(struct process *p)
 {
 	struct functions *fns = p->fns;
@@ -405,13 +423,20 @@ void hooks_apply(struct process *p)
 	for (uint32_t k = 0; k < fns->nmods; k++)
 		for (uint32_t i = fns->mods[k].first; i < fns->mods[k].first + fns->mods[k].n; i++) {
 			struct site *s = &p->sites[i];
-			bool on = wanted(s) && !s->bad;
+			if (wanted(s))
+				s->watched = 0;
+			bool on = (wanted(s) || s->watched) && !s->bad;
 			struct err e = { 0 };
 			if (on && !s->patched) {
 				struct hook *h = hook_of(p, i);
 				if (!h->stub && pool_for(p, s->addr) < 0 && pool_make(p, s->addr) < 0)
 					goto out; /* why is in fns->problem */
 				if (!h->stub && stub_make(p, i, &e) < 0) {
+					if (s->watched) { /* nobody has asked for it */
+						s->watched = 0;
+						s->unwatchable = 1;
+						continue;
+					}
 					struct str name = strtab_get(&p->strs, s->name);
 					problem(p, "%.*s cannot be intercepted: %s", (int)name.n, name.p, e.msg);
 					s->bad = 1;

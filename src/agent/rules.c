@@ -518,6 +518,9 @@ static json_t *json_of(struct agent *a, struct rule *r, const struct rule_sum *m
 	if (rule_level(r) == KW_DEEP && !r->limit) {
 		json_object_set_new(o, "depth", json_integer(r->depth ? r->depth : 1));
 		json_object_set_new(o, "dropped", json_integer(r->ndropped));
+		json_t *watched = watch_json(a, r);
+		json_object_update(o, watched);
+		json_decref(watched);
 	}
 	return o;
 }

@@ -83,6 +83,8 @@ struct site {
 	uint64_t plugin;          /* a function that a plugin knows: address of its struct klieg_plugin_hook in the process */
 	uint64_t min_ns;          /* shorter spans are only counted */
 	uint32_t probe_ns;        /* what the kernel's probe costs a call, where it is one */
+	uint32_t watched;         /* watch.c: a caller is looked for; index + 1 of its place. Not on, whatever `patched` says */
+	uint8_t unwatchable;      /* called so often that it would cost too much, or it cannot be */
 	uint8_t nwhere;           /* conditions on arguments, evaluated in the process (function sites) */
 	struct kw_where arg_where[KW_HOOK_WHERE];
 };
@@ -215,7 +217,7 @@ struct rule {
 	bool dead, kept;          /* gone but for grants; given again, by the change that is being made */
 };
 /* One rule means something for one site. In p->grants, in order of site. */
-struct grant { uint32_t site; uint8_t callee; struct rule *r; };
+struct grant { uint32_t site; uint8_t callee /* so many calls down from what was asked for */; struct rule *r; };
 static inline unsigned rule_level(const struct rule *r) { return r->raised > r->level ? r->raised : r->level; }
 
 struct request {

@@ -11,6 +11,7 @@
 
 #define SECOND 1000000000ll
 #define LEAST_KEEP .01
+#define LOST_AT_ONCE 1000  /* spans a second: what is lost falsifies, what is not kept does not */
 
 struct light {
 	struct cli c;
@@ -27,7 +28,9 @@ struct light {
 	unsigned over;             /* for so many seconds */
 	bool gone;                 /* none of the processes lives */
 	int64_t dropped;           /* callees that the agent has switched off again */
-	int64_t lost, lost_before; /* spans that did not fit the rings */
+	int64_t lost, lost_before, lost_last; /* spans that did not fit the rings: now, when it began, at the last look */
+	size_t held, held_most;    /* functions that the budget holds back now; the most there were */
+	double held_limit, wished; /* percent of a core: what they are held under; what all of them would cost */
 	size_t callees, unseen;    /* direct ones; of these not hookable */
 	int64_t indirect;          /* places that call through a pointer */
 	char note[200];
@@ -65,10 +68,9 @@ static int toggle(struct light *l, const char *sel, const char *level, bool dry,
 		"reason", "klieg illuminate", "owner", pw ? pw->pw_name : "unknown", "where", l->where, "dry_run", dry, "estimate", "250ms");
 	if (!body)
 		return err_set(e, KLIEG_E_BAD_DATA, "an argument is not valid UTF-8");
-	if (!strcmp(level, "deep")) {
+	if (!strcmp(level, "deep"))
 		json_object_set_new(body, "depth", json_integer(l->depth));
-		json_object_set_new(body, "max_cost", json_real(l->max_cost));
-	}
+	json_object_set_new(body, "max_cost", json_real(l->max_cost));
 	if (l->pause)
 		json_object_set_new(body, "max_pause", json_string(l->pause));
 	int rc = client_json(&l->c.client, "POST", "/api/v1/toggles", body, ret_doc, NULL, e);
@@ -129,6 +131,29 @@ static bool measure(struct light *l)
 	return true;
 }
 
+/* What the governor holds back in the processes concerned: of that the graph shows only the moments when it was on. */
+static void look_at_budget(struct light *l)
+{
+	json_t *doc = NULL, *p, *s;
+	struct err ignored;
+	size_t i, k;
+	if (client_json(&l->c.client, "GET", "/api/v1/overhead", NULL, &doc, NULL, &ignored) < 0)
+		return;
+	l->held = 0;
+	json_array_foreach(json_object_get(doc, "processes"), i, p) {
+		double core = jnum(p, "cpu_percent") / 100, cost = jnum(p, "measured_percent");
+		if (!concerned(l, p) || !json_array_size(json_object_get(p, "shed")))
+			continue;
+		json_array_foreach(json_object_get(p, "shed"), k, s)
+			cost += jnum(s, "percent");
+		l->held += k;
+		l->held_limit = jnum(p, "limit_percent") * core;
+		l->wished = cost * core > l->wished ? cost * core : l->wished;
+	}
+	l->held_most = l->held > l->held_most ? l->held : l->held_most;
+	json_decref(doc);
+}
+
 /* What the function calls, by its code. */
 static void look_at_callees(struct light *l, const json_t *site)
 {
@@ -183,7 +208,7 @@ static int lights_on(struct light *l, struct err *e)
 		json_decref(doc);
 	}
 	measure(l);
-	l->lost_before = l->lost;
+	l->lost_before = l->lost_last = l->lost;
 	l->from = clock_wall();
 	l->started = clock_mono();
 	return 0;
@@ -212,6 +237,7 @@ static int guard(struct light *l, struct err *e)
 	struct err ignored;
 	struct fmt f, g;
 	size_t i;
+	look_at_budget(l);
 	if (!measure(l))
 		return 0;
 	l->over = l->cost > l->max_cost ? l->over + 1 : 0;
@@ -221,7 +247,9 @@ static int guard(struct light *l, struct err *e)
 			if (!strcmp(jstr(p, "id"), l->id[0]))
 				l->dropped = jint(p, "dropped");
 	json_decref(doc);
-	if (l->over < 5)                        /* the agent comes first: it drops callees */
+	bool losing = l->lost - l->lost_last > LOST_AT_ONCE;
+	l->lost_last = l->lost;
+	if (losing ? l->keep <= LEAST_KEEP : l->over < 5) /* the agent comes first: it drops callees */
 		return 0;
 	l->over = 0;
 	if (l->keep <= LEAST_KEEP) {
@@ -238,8 +266,9 @@ static int guard(struct light *l, struct err *e)
 			body = json_pack("{s:f}", "keep", l->keep);
 			doc = NULL;
 			if (client_json(&l->c.client, "PATCH", (char *)t.p, body, &doc, NULL, &ignored) >= 0)
-				snprintf(l->note, sizeof(l->note), "cost %s, over %s: only %.3g %% of the traces are kept from now on", fmt_percent(&f, l->cost),
-					fmt_percent(&g, l->max_cost), l->keep * 100);
+				snprintf(l->note, sizeof(l->note), "%s%s%s%s: only %.3g %% of the traces are kept from now on, and stand for the others",
+					losing ? "spans were lost" : "cost ", losing ? "" : fmt_percent(&f, l->cost), losing ? "" : ", over ",
+					losing ? "" : fmt_percent(&g, l->max_cost), l->keep * 100);
 			json_decref(doc);
 			json_decref(body);
 			buf_finish(&t);
@@ -283,8 +312,12 @@ static void show(struct light *l, json_t *doc, struct str unseen_text, bool redr
 	if (l->dropped)
 		buf_printf(&b, "%lld callee%s with little time, or too dear, off again\n", (long long)l->dropped, cli_plural(l->dropped));
 	if (l->lost > l->lost_before)
-		buf_printf(&b, "%s%s spans did not fit the rings: the numbers are too low; a smaller --keep%s\n", style("yellow"),
+		buf_printf(&b, "%s%s spans did not fit the rings: the numbers are too low%s\n", style("yellow"),
 			fmt_count(&f, (double)(l->lost - l->lost_before)), style("off"));
+	if (l->held_most)
+		buf_printf(&b, "%sthe budget of %s of a core held back %zu of these functions: CALLS and /S are of the moments when they were on; all the time they might cost\n"
+			"%s: %s%s\n", style("yellow"), fmt_percent(&f, l->held_limit), l->held_most, fmt_percent(&g, l->wished),
+			l->wished < 80 ? "--max-cost allows that" : "more than --max-cost can allow; look at fewer with --depth, or at fewer traces of --root", style("off"));
 	if (*jstr(l->plan, "warning"))
 		buf_printf(&b, "%swarning: %s%s\n", style("yellow"), jstr(l->plan, "warning"), style("off"));
 	buf_add(&b, unseen_text.p, unseen_text.n);
@@ -301,8 +334,9 @@ static void show(struct light *l, json_t *doc, struct str unseen_text, bool redr
 
 static void print_json(struct light *l, json_t *doc)
 {
-	json_t *out = json_pack("{s:s, s:s, s:I, s:f, s:f, s:I, s:O, s:O?}", "function", l->func, "selector", l->sel, "depth", (json_int_t)l->depth,
-		"keep", l->keep, "cost_percent", l->cost > 0 ? l->cost : 0, "lost", (json_int_t)(l->lost - l->lost_before), "graph", doc, "plan", l->plan);
+	json_t *out = json_pack("{s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:O, s:O?}", "function", l->func, "selector", l->sel, "depth", (json_int_t)l->depth,
+		"keep", l->keep, "cost_percent", l->cost > 0 ? l->cost : 0, "lost", (json_int_t)(l->lost - l->lost_before), "held_back",
+		(json_int_t)l->held_most, "graph", doc, "plan", l->plan);
 	output_json(out);
 	fflush(stdout);
 	json_decref(out);
@@ -342,6 +376,7 @@ static int watch(struct light *l)
 	fflush(stdout);
 	struct err off = { 0 };
 	l->ended = clock_mono();
+	look_at_budget(l);
 	measure(l);
 	if (lights_off(l, &off) < 0 && rc >= 0) {
 		rc = off.code;

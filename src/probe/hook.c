@@ -323,10 +323,32 @@ bool klieg__hook_leave_fast(uint64_t *slot)
 	return true;
 }
 
+/* Nothing is on here: the agent wants to know whether certain functions call this one. */
+static __attribute__((noinline)) void watch(const struct kw_hook *h, const uint64_t *slot)
+{
+	struct kw_watched *w = (struct kw_watched *)(uintptr_t)klieg__load(&h->watch, RELAXED);
+	uint64_t from = *slot;
+	if (!w)
+		return;
+	if (klieg__unlikely(is_thunk(from))) { /* a hooked function jumped here */
+		const struct kw_gate *g = klieg__thread.gate;
+		const struct kw_frame *f = g ? top_of(g) : NULL;
+		from = f && f->cfa == (uint64_t)(uintptr_t)(slot + 1) ? ((const struct kw_hook *)(uintptr_t)f->hook)->function : 0;
+	}
+	klieg__store(&w->calls, klieg__load(&w->calls, RELAXED) + 1, RELAXED);
+	for (uint32_t i = 0; i < KW_HOOK_WHERE && h->range[i].bytes; i++)
+		if (from - h->range[i].first < h->range[i].bytes)
+			klieg__store(&w->from, from, RELAXED);
+}
+
 uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct klieg__regs *regs)
 {
 	struct klieg__thread *me = &klieg__thread;
 	slot[-2] = h->target;
+	if (klieg__unlikely(klieg__load(&h->flags, RELAXED) & KW_HOOK_WATCH)) {
+		watch(h, slot);
+		return 0;
+	}
 	if (klieg__unlikely(me->busy | me->in_plugin)) { /* a signal handler inside a probe, or what a probe calls itself */
 		if (me->t && !me->in_plugin)
 			__atomic_fetch_add(&me->t->lost_reentrant, 1, __ATOMIC_RELAXED);

@@ -1,5 +1,6 @@
 /* What a function calls, by decoding it and the pieces of it that the compiler moved away. Calls through the PLT or the global offset table
- * resolve to names. Any thread, on demand: one function takes well under a millisecond. */
+ * resolve to names; of calls through a pointer that lies at a fixed place, that place is told; of the others, where they return to, so that they
+ * can be known when they are seen (src/agent/watch.c). Any thread, on demand: one function takes well under a millisecond. */
 #include "symbols/internal.h"
 #include "base/buf.h"
 #include <stdlib.h>
@@ -8,13 +9,20 @@
 #define PIECES_MAX 32u
 
 struct part { uint64_t addr, size; };
+/* What a register holds for sure: an address that was computed, or the content of a place in memory. */
+struct held { enum { NOTHING, ADDRESS, CONTENT } what; uint64_t addr; };
 struct search {
 	const struct symbols *s;
 	struct part parts[PIECES_MAX];
 	uint32_t nparts;
 	struct symbols_callee *list;
-	uint32_t n, indirect;
+	uint32_t n;
 	uint32_t *table, ntable;     /* index + 1 of callees, open addressing by address or name */
+	uint64_t *pointers;          /* calls that cannot be known: where they return to */
+	uint32_t npointers, pointers_cap;
+	bool jumps;                  /* it jumps where only a register knows */
+	struct held held[16];
+	bool any_held;
 };
 
 static uint64_t key(const struct symbols_callee *c)
@@ -116,43 +124,140 @@ static void branch(struct search *w, const struct part *self, uint64_t to, bool 
 		found(w, to, NULL, SYMBOLS_DIRECT); /* an indirect function, or one without a boundary */
 }
 
-static void look(struct search *w, const struct part *self, const ZydisDecodedInstruction *in, uint64_t at)
+static void forget(struct search *w)
+{
+	if (w->any_held)
+		memset(w->held, 0, sizeof w->held);
+	w->any_held = false;
+}
+
+/* A call or jump through the pointer at a fixed place. */
+static void through(struct search *w, uint64_t addr)
+{
+	const struct slot *slot = slot_at(w->s, addr);
+	if (slot)
+		found_slot(w, slot);
+	else
+		found(w, addr, NULL, SYMBOLS_SLOT);
+}
+
+static void pointer(struct search *w, const struct part *self, const ZydisDecodedInstruction *in, uint64_t at)
+{
+	bool call = in->raw.modrm.reg == 2;
+	const struct held *h = in->raw.modrm.mod == 3 ? &w->held[in->raw.modrm.rm | (in->raw.rex.B ? 8u : 0)] : NULL;
+	if (in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5) {
+		through(w, at + in->length + (uint64_t)in->raw.disp.value);
+	} else if (h && h->what == CONTENT) {
+		through(w, h->addr);
+	} else if (h && h->what == ADDRESS) {
+		branch(w, self, h->addr, call);
+	} else if (!call) {
+		w->jumps = true; /* a switch, or a call at the end */
+	} else {
+		if (w->npointers == w->pointers_cap)
+			w->pointers = base_realloc(w->pointers, (w->pointers_cap = w->pointers_cap ? 2 * w->pointers_cap : 16) * sizeof *w->pointers);
+		w->pointers[w->npointers++] = at + in->length;
+	}
+}
+
+/* The registers that an instruction writes hold something else from now on. */
+static void clobber(struct search *w, const ZydisDecoder *full, const uint8_t *p, uint64_t n)
+{
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(full, p, n, &in, ops)) || in.meta.category == ZYDIS_CATEGORY_CALL || is_stop(&in)) {
+		forget(w);
+		return;
+	}
+	for (uint32_t k = 0; k < in.operand_count; k++) {
+		if (ops[k].type != ZYDIS_OPERAND_TYPE_REGISTER || !(ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			continue;
+		ZydisRegister wide = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, ops[k].reg.value);
+		if (wide >= ZYDIS_REGISTER_RAX && wide <= ZYDIS_REGISTER_R15)
+			w->held[wide - ZYDIS_REGISTER_RAX].what = NOTHING;
+	}
+}
+
+static void look(struct search *w, const struct part *self, const ZydisDecoder *full, const uint8_t *p, const ZydisDecodedInstruction *in, uint64_t at)
 {
 	uint64_t to;
+	bool plain = in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
 	if (instruction_target(in, at, &to)) {
-		branch(w, self, to, in->opcode == 0xe8 && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT);
-	} else if (in->opcode == 0xff && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (in->raw.modrm.reg == 2 || in->raw.modrm.reg == 4)) {
-		bool by_slot = in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5;
-		const struct slot *slot = by_slot ? slot_at(w->s, at + in->length + (uint64_t)in->raw.disp.value) : NULL;
-		if (slot)
-			found_slot(w, slot);
-		else
-			w->indirect += in->raw.modrm.reg == 2; /* a jump may be a switch as well as a call */
+		branch(w, self, to, in->opcode == 0xe8 && plain);
+		forget(w);
+		return;
 	}
+	if (plain && in->opcode == 0xff && (in->raw.modrm.reg == 2 || in->raw.modrm.reg == 4)) {
+		pointer(w, self, in, at);
+		forget(w);
+		return;
+	}
+	if (w->any_held)
+		clobber(w, full, p, in->length);
+	if (plain && (in->opcode == 0x8d || in->opcode == 0x8b) && in->raw.rex.W && in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5) {
+		w->held[in->raw.modrm.reg | (in->raw.rex.R ? 8u : 0)] = (struct held){ in->opcode == 0x8d ? ADDRESS : CONTENT, at + in->length + (uint64_t)in->raw.disp.value };
+		w->any_held = true;
+	}
+}
+
+static void search_part(struct search *w, const ZydisDecoder *minimal, const ZydisDecoder *full, const struct part *part)
+{
+	const uint8_t *p = symbols_text(w->s, part->addr, part->size);
+	uint8_t *joins = base_calloc(part->size / 8 + 1, 1); /* where other ways lead to: nothing is for sure there */
+	for (int pass = 0; pass < 2; pass++)
+		for (uint64_t pos = 0, to; pos < part->size;) {
+			ZydisDecodedInstruction in;
+			bool good = ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(minimal, NULL, p + pos, part->size - pos, &in));
+			if (!pass && good && instruction_target(&in, pos, &to) && to < part->size)
+				joins[to / 8] |= (uint8_t)(1u << to % 8);
+			if (pass && (!good || joins[pos / 8] >> pos % 8 & 1))
+				forget(w);
+			if (pass && good)
+				look(w, part, full, p + pos, &in, part->addr + pos);
+			pos += good ? in.length : 1;
+		}
+	free(joins);
+	forget(w);
+}
+
+static int search(struct search *w, const struct symbols_function *f)
+{
+	ZydisDecoder minimal, full;
+	if (!w->s->x86)
+		return KLIEG_E_UNSUPPORTED;
+	decoder_start(&minimal, true);
+	decoder_start(&full, false);
+	add_part(w, f->addr, f->size);
+	for (uint32_t i = 0; i < w->nparts; i++) { /* grows while it is walked */
+		const struct part part = w->parts[i];
+		search_part(w, &minimal, &full, &part);
+	}
+	free(w->table);
+	return 0;
 }
 
 int symbols_callees(const struct symbols *s, const struct symbols_function *f, struct symbols_callee **ret_list, uint32_t *ret_n, uint32_t *ret_indirect)
 {
 	struct search w = { .s = s };
-	ZydisDecoder d;
-	if (!s->x86)
-		return KLIEG_E_UNSUPPORTED;
-	decoder_start(&d, true);
-	add_part(&w, f->addr, f->size);
-	for (uint32_t i = 0; i < w.nparts; i++) { /* grows while it is walked */
-		const struct part part = w.parts[i];
-		const uint8_t *p = symbols_text(s, part.addr, part.size);
-		for (uint64_t pos = 0; pos < part.size;) {
-			ZydisDecodedInstruction in;
-			bool good = ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&d, NULL, p + pos, part.size - pos, &in));
-			if (good)
-				look(&w, &part, &in, part.addr + pos);
-			pos += good ? in.length : 1;
-		}
-	}
-	free(w.table);
+	int rc = search(&w, f);
+	if (rc < 0)
+		return rc;
+	free(w.pointers);
 	*ret_list = w.list;
 	*ret_n = w.n;
-	*ret_indirect = w.indirect;
+	*ret_indirect = w.npointers;
+	return 0;
+}
+
+int symbols_pointers(const struct symbols *s, const struct symbols_function *f, uint64_t **ret_at, uint32_t *ret_n, bool *ret_jumps)
+{
+	struct search w = { .s = s };
+	int rc = search(&w, f);
+	if (rc < 0)
+		return rc;
+	free(w.list);
+	*ret_at = w.pointers;
+	*ret_n = w.npointers;
+	*ret_jumps = w.jumps;
 	return 0;
 }

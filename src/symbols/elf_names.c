@@ -205,8 +205,10 @@ const struct slot *slot_at(const struct symbols *s, uint64_t addr)
 	return s->nslots ? bsearch(&key, s->slots, s->nslots, sizeof key, slot_order) : NULL;
 }
 
-void relatives_each(const struct symbols *s, void (*fn)(void *arg, uint64_t addr), void *arg)
+void relatives_each(struct symbols *s, void (*fn)(void *arg, uint64_t addr), void *arg)
 {
+	struct table t;
+	bool named = find_table(&s->image, SHT_DYNSYM, &t) || (!s->image.nsh && find_dynamic_table(&s->image, &t));
 	for (int i = 0; i < 2; i++) {
 		uint64_t bytes;
 		const uint8_t *p = relocations(&s->image, i, &bytes);
@@ -215,6 +217,13 @@ void relatives_each(const struct symbols *s, void (*fn)(void *arg, uint64_t addr
 			memcpy(&r, p + k, sizeof r);
 			if (ELF64_R_TYPE(r.r_info) == R_X86_64_RELATIVE)
 				fn(arg, (uint64_t)r.r_addend);
+			uint32_t sym = (uint32_t)ELF64_R_SYM(r.r_info);
+			if (ELF64_R_TYPE(r.r_info) != R_X86_64_64 || !named || sym >= t.n)
+				continue;
+			Elf64_Sym y;
+			memcpy(&y, t.p + sym * sizeof y, sizeof y);
+			if (y.st_shndx != SHN_UNDEF)
+				fn(arg, y.st_value + (uint64_t)r.r_addend);
 		}
 	}
 }

@@ -45,6 +45,7 @@ struct symbols {
 	uint32_t nranges;
 	struct symbols_function *functions;
 	uint32_t n;
+	uint8_t *taken;              /* one bit a function: its address is taken */
 	struct named *table;         /* open addressing, ntable is a power of 2 */
 	uint32_t ntable;
 	struct slot *slots;          /* sorted by address */
@@ -64,9 +65,9 @@ void names_read(struct symbols *s, struct image *im, bool is_debug);  /* adds to
 void names_demangle(struct symbols *s);                               /* s->functions' names */
 void slots_read(struct symbols *s);                                   /* s->slots */
 const struct slot *slot_at(const struct symbols *s, uint64_t addr);   /* NULL = not a slot */
-/* Every address that relocations without a symbol put somewhere: it may be jumped to. */
+/* Every address of this file that relocations put somewhere, but for slots: it may be jumped to. */
 bool has_packed_relocations(const struct image *im);
-void relatives_each(const struct symbols *s, void (*fn)(void *arg, uint64_t addr), void *arg);
+void relatives_each(struct symbols *s, void (*fn)(void *arg, uint64_t addr), void *arg);
 
 /* eh_frame.c */
 void ranges_read(struct symbols *s);                                  /* s->ranges */

@@ -15,8 +15,8 @@
 #define TABLE_ENTRIES_ALL (32u << 20) /* of a file: a hostile one could make the tables add up */
 
 /* One bit for every byte of a segment: a function starts there; a jump would be written over it; it is called, or its address taken; the
- * function that starts there looks like a piece of another. */
-struct marks { uint8_t *start, *inner, *called, *piece; };
+ * function that starts there looks like a piece of another; its address is taken. */
+struct marks { uint8_t *start, *inner, *called, *piece, *taken; };
 struct scan {
 	struct symbols *s;
 	struct marks marks[SYMBOLS_SEGMENTS_MAX];
@@ -138,6 +138,17 @@ static void landing(void *arg, uint64_t addr)
 			refuse(&c->s->functions[f], into);
 }
 
+/* The address is somewhere where it can be loaded from, or is computed. */
+static void taken(void *arg, uint64_t addr)
+{
+	struct scan *c = arg;
+	uint64_t i;
+	const struct marks *m = marks_at(c, addr, &i);
+	if (m && bit(m->start, i))
+		set(m->taken, i);
+	landing(arg, addr);
+}
+
 /* ---- all code once ---------------------------------------------------------------------------------------------------------- */
 
 struct sweep { const struct symbols_function *f; uint64_t tables[TABLES_MAX]; uint32_t ntables; };
@@ -199,7 +210,9 @@ static void look(struct scan *c, struct sweep *w, const ZydisDecodedInstruction 
 		if (in->opcode == 0x8d && in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5) {
 			to = at + in->length + (uint64_t)in->raw.disp.value;
 			w->tables[w->ntables++ % TABLES_MAX] = to;
-			landing(c, to);
+			taken(c, to);
+		} else if ((in->opcode & 0xf8) == 0xb8 && in->raw.imm[0].size >= 32 && c->s->image.head.e_type == ET_EXEC) {
+			taken(c, in->raw.imm[0].value.u & UINT32_MAX); /* addresses are fixed, and short */
 		} else if (in->opcode == 0xff && in->raw.modrm.reg == 4 && w->ntables) {
 			jump_tables(c, w);
 		}
@@ -241,7 +254,7 @@ static void sweep(struct scan *c, const ZydisDecoder *d, const struct segment *t
 static void sweep_data(struct scan *c)
 {
 	const struct image *im = &c->s->image;
-	relatives_each(c->s, landing, c);
+	relatives_each(c->s, taken, c);
 	for (uint32_t i = 0; i < im->nph; i++) {
 		const Elf64_Phdr *ph = &im->ph[i];
 		const uint8_t *p = ph->p_type == PT_LOAD && !(ph->p_flags & PF_X) ? image_at(im, ph->p_vaddr, ph->p_filesz) : NULL;
@@ -250,7 +263,7 @@ static void sweep_data(struct scan *c)
 		for (uint64_t k = -ph->p_vaddr & 7; k + 8 <= ph->p_filesz; k += 8) {
 			uint64_t v;
 			memcpy(&v, p + k, 8);
-			landing(c, v);
+			taken(c, v);
 		}
 	}
 }
@@ -269,6 +282,21 @@ static void drop_pieces(struct scan *c)
 	s->n = n;
 }
 
+static void keep_taken(struct scan *c)
+{
+	struct symbols *s = c->s;
+	for (uint32_t i = 0; i < s->nslots; i++) /* a slot is called through, or loaded from: then its function may go anywhere */
+		if (s->slots[i].value)
+			taken(c, s->slots[i].value);
+	s->taken = base_calloc(s->n / 8 + 1, 1);
+	for (uint32_t i = 0; i < s->n; i++) {
+		uint64_t k;
+		const struct marks *m = marks_at(c, s->functions[i].addr, &k);
+		if (m && bit(m->taken, k))
+			set(s->taken, i);
+	}
+}
+
 void prologues_check(struct symbols *s)
 {
 	struct scan c = { .s = s };
@@ -277,8 +305,8 @@ void prologues_check(struct symbols *s)
 	decoder_start(&minimal, true);
 	for (uint32_t i = 0; i < s->nsegments; i++) {
 		size_t n = s->segments[i].size / 8 + 1;
-		uint8_t *bits = base_calloc(n, 4);
-		c.marks[i] = (struct marks){ bits, bits + n, bits + 2 * n, bits + 3 * n };
+		uint8_t *bits = base_calloc(n, 5);
+		c.marks[i] = (struct marks){ bits, bits + n, bits + 2 * n, bits + 3 * n, bits + 4 * n };
 	}
 	for (uint32_t i = 0; i < s->n; i++) {
 		struct symbols_function *f = &s->functions[i];
@@ -305,6 +333,7 @@ void prologues_check(struct symbols *s)
 	if (s->x86)
 		sweep_data(&c);
 	drop_pieces(&c);
+	keep_taken(&c);
 	for (uint32_t i = 0; i < s->nsegments; i++)
 		free(c.marks[i].start);
 }

@@ -291,6 +291,12 @@ uint32_t symbols_similar(const struct symbols *s, const char *name, const char *
 	return n;
 }
 
+bool symbols_taken(const struct symbols *s, const struct symbols_function *f)
+{
+	uint32_t i = (uint32_t)(f - s->functions);
+	return s->taken && s->taken[i / 8] >> i % 8 & 1;
+}
+
 const char *symbols_build_id(const struct symbols *s)
 {
 	return s->build_id;
@@ -407,6 +413,7 @@ void symbols_close(struct symbols *s)
 	for (uint32_t i = 0; i < s->nreadable; i++)
 		free(s->readable[i]);
 	free(s->readable);
+	free(s->taken);
 	free(s->table);
 	free(s->slots);
 	free(s);

@@ -57,12 +57,18 @@ struct symbols_moved {
 int symbols_move(const uint8_t *bytes, uint32_t window, uint64_t from, uint64_t to, struct symbols_moved *ret_m, struct err *e);
 
 /* ---- what it calls ---- */
-enum symbols_call_kind { SYMBOLS_DIRECT = 1, SYMBOLS_TAIL, SYMBOLS_PLT };
+enum symbols_call_kind { SYMBOLS_DIRECT = 1, SYMBOLS_TAIL, SYMBOLS_PLT, SYMBOLS_SLOT };
 /* DIRECT: a call. TAIL: a jump to another function's start. PLT: either of them through the PLT or GOT; addr is then known only when this very file
- * defines what it calls. DIRECT with an addr and no name: an indirect function, or one without a boundary. */
+ * defines what it calls. DIRECT with an addr and no name: an indirect function, or one without a boundary. SLOT: either of them through a pointer in a
+ * variable; addr is the variable's: what it holds, only the process knows. */
 struct symbols_callee { uint64_t addr; const char *name; uint8_t kind; uint32_t sites; }; /* addr 0 and a name: in another module, by PLT or GOT */
 /* Distinct callees in the order of their first call; *ret_list is the caller's to free(). ret_indirect: calls through registers and memory that cannot be known. */
 int symbols_callees(const struct symbols *s, const struct symbols_function *f, struct symbols_callee **ret_list, uint32_t *ret_n, uint32_t *ret_indirect);
+/* Those calls: the addresses that they return to, in no order, the caller's to free(). ret_jumps: it also jumps to where only a register knows, which
+ * may be a switch, or a call at its end. */
+int symbols_pointers(const struct symbols *s, const struct symbols_function *f, uint64_t **ret_at, uint32_t *ret_n, bool *ret_jumps);
+/* Is its address taken, by an instruction or in data? Others cannot be called through a pointer (but by code that computes addresses). */
+bool symbols_taken(const struct symbols *s, const struct symbols_function *f);
 
 /* ---- arguments, from DWARF ---- */
 #define SYMBOLS_NOT_ON_STACK 255

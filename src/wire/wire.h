@@ -213,6 +213,13 @@ _Static_assert(sizeof(struct kw_where) == 16, "");
 enum kw_hook_flags {
 	KW_HOOK_ROOT = 1,        /* a request begins here: a trace of its own, whatever is open around it */
 	KW_HOOK_STRINGS = 2,     /* strings may be read */
+	KW_HOOK_WATCH = 4,       /* no site: who calls it is noted, and that is all */
+};
+/* Written by the library when a watched function is called; read by the agent, which believes only what it can check. */
+struct kw_watched {
+	uint64_t calls;          /* about: threads do not wait for each other */
+	uint64_t from;           /* the latest return address within one of the hook's ranges; or, of a tail call, the caller's entry */
+	uint64_t pad[6];         /* a cache line each */
 };
 #define KW_HOOK_ARGS 12u
 #define KW_HOOK_WHERE 8u
@@ -228,9 +235,13 @@ struct kw_hook {
 	uint8_t window, pad;
 	uint8_t orig[22];
 	struct kw_arg args[KW_HOOK_ARGS];
-	struct kw_where where[KW_HOOK_WHERE];
+	union {
+		struct kw_where where[KW_HOOK_WHERE];
+		struct { uint64_t first, bytes; } range[KW_HOOK_WHERE]; /* of a watched function: of callers that matter; no bytes: none */
+	};
+	uint64_t watch;          /* address of its struct kw_watched in the process, 0 = none; never changes again */
 };
-_Static_assert(sizeof(struct kw_hook) == 248, "the stub's code reads gate at 0");
+_Static_assert(sizeof(struct kw_hook) == 256, "the stub's code reads gate at 0");
 #define KW_STUB_BYTES 512u
 
 /* The shadow stack of a thread. The unwinder walks it too (the CFI in gate.S): top first, towards higher addresses, up to a frame of cfa 0. */

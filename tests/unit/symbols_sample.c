@@ -53,6 +53,13 @@ NOINLINE long sample_caller(int *list, size_t n, long (*indirect)(const char *))
 	return indirect("7") + (long)strlen(getenv("PATH") ? "a" : "b");
 }
 
+static int (*volatile compare)(const void *, const void *) = sample_compare; /* a pointer in a variable */
+
+NOINLINE int sample_through(const int *a)
+{
+	return compare(a, a + 1) + 1;
+}
+
 static int resolved(int a) { return a + 1; }
 static void *resolve(void) { return (void *)resolved; }
 NOINLINE int sample_ifunc(int a) __attribute__((ifunc("resolve")));

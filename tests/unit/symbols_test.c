@@ -201,6 +201,21 @@ static void test_callees(void **state)
 		assert_int_equal(symbols_callees(s, named(s, "hand_last_call"), &list, &n, &indirect), 0);
 		assert_int_equal(callee(list, n, "hand_padded")->kind, SYMBOLS_DIRECT);
 		free(list);
+		assert_int_equal(symbols_callees(s, named(s, "sample_through"), &list, &n, &indirect), 0);
+		assert_int_equal(n, 1);
+		assert_int_equal(indirect, 0);
+		assert_int_equal(list->kind, SYMBOLS_SLOT);
+		assert_null(symbols_at(s, list->addr)); /* it is the variable's */
+		free(list);
+		uint64_t *at;
+		bool jumps;
+		const struct symbols_function *f = named(s, "sample_caller");
+		assert_int_equal(symbols_pointers(s, f, &at, &n, &jumps), 0);
+		assert_int_equal(n, 1);
+		assert_ptr_equal(symbols_at(s, *at), f);
+		free(at);
+		assert_true(symbols_taken(s, named(s, "sample_compare")));
+		assert_false(symbols_taken(s, named(s, "hand_last_call")));
 		symbols_close(s);
 	}
 }
