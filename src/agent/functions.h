@@ -77,6 +77,7 @@ void hooks_find(struct process *p, struct function_module *m);              /* s
 /* For the account: spans of calls that were left by longjmp or an exception, and whose thread has been idle since, are not open. */
 void hooks_settle(struct process *p);
 
+int64_t hooks_budget(const struct process *p);    /* how long it may stand still at a time */
 /* Memory of the process that it can write; it stays until it ends. */
 int hooks_memory(struct process *p, size_t bytes, uint64_t *ret_addr, struct err *e);
 

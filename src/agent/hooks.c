@@ -42,7 +42,7 @@ static int stop(struct process *p, int64_t budget, unsigned tries, struct world 
 	return rc;
 }
 /* How long p may be stopped to be patched: the least that a toggle asks for, else what was said at the attach. */
-static int64_t budget_of(const struct process *p)
+int64_t hooks_budget(const struct process *p)
 {
 	int64_t least = 0;
 	for (uint32_t k = 0; k < p->agent->nrules; k++) {
@@ -104,7 +104,7 @@ static uint64_t gap_near(pid_t pid, uint64_t function)
 static int map_there(struct process *p, uint64_t at, size_t bytes, int prot, uint64_t *ret_addr, struct err *e)
 {
 	struct world *w;
-	int rc = stop(p, budget_of(p), TRIES, &w, e);
+	int rc = stop(p, hooks_budget(p), TRIES, &w, e);
 	if (rc < 0)
 		return rc;
 	const uint64_t args[6] = { at, bytes, (uint64_t)prot, MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED_NOREPLACE : 0), (uint64_t)-1, 0 };
@@ -334,7 +334,7 @@ static int change_all(struct process *p, struct change *c, uint32_t n, unsigned 
 {
 	struct world *w;
 	qsort(c, n, sizeof *c, by_addr);
-	int rc = stop(p, budget_of(p), tries, &w, e);
+	int rc = stop(p, hooks_budget(p), tries, &w, e);
 	if (rc < 0)
 		return rc;
 	move_threads(p, w, c, n);
@@ -628,7 +628,7 @@ int hooks_remove(struct process *p, int64_t *ret_pause_ns, struct err *e)
 	if (!any)
 		return 0;
 	struct world *w;
-	rc = stop(p, budget_of(p), TRIES_LEAVING, &w, e);
+	rc = stop(p, hooks_budget(p), TRIES_LEAVING, &w, e);
 	if (rc < 0)
 		return rc;
 	uint32_t back = return_addresses(p, p->reg.gate_thunks);

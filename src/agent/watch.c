@@ -18,6 +18,7 @@
 #define CALLERS_MAX 512u
 #define EDGES_MAX 4096u
 #define CALL_NS 15.                    /* of one that is watched, measured */
+#define STOPPED_NS 1000                /* that the process stands still for each function that is intercepted, at most, measured */
 #define SHARE_TOO_HOT 8                /* of a window's calls, where these cost too much: an eighth */
 
 struct edge { uint32_t from, to; };
@@ -35,7 +36,8 @@ struct watch {
 	uint64_t wanted;                   /* hash of the grants that the gap is for */
 	struct { uint64_t first, bytes; } range[KW_HOOK_WHERE];
 	int64_t ends, closed, next, gap;
-	double allowed_ns;
+	double allowed_ns, calls;
+	int64_t pause;                     /* to begin this window */
 	uint32_t windows, hot, watched;
 	bool found, more, failed;
 };
@@ -184,8 +186,8 @@ static void window_open(struct process *p, struct watch *w, int64_t now)
 		find_taken(p, w);
 	w->now = base_realloc(w->now, AT_ONCE * sizeof *w->now);
 	w->nnow = 0;
-	uint32_t i = 0;
-	for (; i < w->ntaken && w->nnow < AT_ONCE; i++) {
+	uint32_t i = 0, most = hooks_budget(p) / 2 / STOPPED_NS < AT_ONCE ? (uint32_t)(hooks_budget(p) / 2 / STOPPED_NS) : AT_ONCE;
+	for (; i < w->ntaken && w->nnow < most; i++) {
 		uint32_t site = w->taken[(w->hand + i) % w->ntaken];
 		if (!can_be_watched(&p->sites[site]))
 			continue;
@@ -203,6 +205,8 @@ static void window_open(struct process *p, struct watch *w, int64_t now)
 		return;
 	}
 	hooks_apply(p);
+	w->pause = p->fns->last_pause_ns;
+	w->calls = 0;
 	w->watched = w->nnow > w->watched ? w->nnow : w->watched;
 	w->found = false;
 	w->next = now + LOOK;
@@ -247,6 +251,7 @@ static bool look(struct process *p, struct watch *w)
 		if (find_caller(w, noted[i].from, &from))
 			w->found |= add_edge(w, from, w->now[i]);
 	}
+	w->calls = calls;
 	if (calls * CALL_NS <= w->allowed_ns)
 		return false;
 	for (uint32_t i = 0; i < w->nnow; i++)
@@ -260,6 +265,7 @@ static bool look(struct process *p, struct watch *w)
 static void window_close(struct process *p, struct watch *w, int64_t now)
 {
 	struct agent *a = p->agent;
+	uint32_t n = w->nnow;
 	watch_forget(p);
 	w->windows++;
 	if (w->found) {
@@ -271,6 +277,9 @@ static void window_close(struct process *p, struct watch *w, int64_t now)
 	} else {
 		hooks_apply(p);
 	}
+	log_debug("agent", "process %d: %u functions watched for %.0f ms for %u callers: %.0f calls, %s; paused for %.0f and %.0f us", p->pid, n,
+		(double)(now - w->ends + WINDOW) / 1e6, w->ncallers, w->calls, w->found ? "callees found" : "nothing new", (double)w->pause / 1e3,
+		(double)p->fns->last_pause_ns / 1e3);
 	w->gap = w->found || w->more || now < w->ends ? GAP_LEAST : 2 * w->gap < GAP_MOST ? 2 * w->gap : GAP_MOST;
 	w->wanted = hash_wanted(p);
 	w->closed = now;

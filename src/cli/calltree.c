@@ -55,6 +55,8 @@ static void draw(struct tree *t, const json_t *node, const char *service, bool r
 	} else
 		fmt_safe(t->out, jstr(node, "name"), room > 16 ? (size_t)room : 16);
 	buf_add_str(t->out, paint(t, root ? "\033[0m" : ""));
+	if (json_is_true(json_object_get(node, "observed")))
+		buf_printf(t->out, "  %s(observed)%s", paint(t, "\033[2m"), paint(t, "\033[0m"));
 	if (jnum(node, "errors") > 0)
 		buf_printf(t->out, "  %s%s error%s%s", paint(t, "\033[31m"), fmt_count(&calls, jnum(node, "errors")), cli_plural(jint(node, "errors")),
 			paint(t, "\033[0m"));

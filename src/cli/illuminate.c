@@ -33,6 +33,7 @@ struct light {
 	double held_limit, wished; /* percent of a core: what they are held under; what all of them would cost */
 	size_t callees, unseen;    /* direct ones; of these not hookable */
 	int64_t indirect;          /* places that call through a pointer */
+	json_t *observed, *observing; /* names of what is called so, as seen; how it was looked for. NULL = not known yet */
 	char note[200];
 };
 
@@ -214,6 +215,21 @@ static int lights_on(struct light *l, struct err *e)
 	return 0;
 }
 
+/* Marks the callees that no code names. */
+static void mark_observed(const struct light *l, json_t *node, unsigned depth)
+{
+	json_t *c;
+	const json_t *x;
+	size_t i, k;
+	json_array_foreach(json_object_get(node, depth ? "children" : "roots"), i, c) {
+		json_array_foreach(l->observed, k, x)
+			if (depth && !strcmp(jstr(c, "name"), json_string_value(x) ?: ""))
+				json_object_set_new(c, "observed", json_true());
+		if (depth < 64)
+			mark_observed(l, c, depth + 1);
+	}
+}
+
 static int graph(struct light *l, json_t **ret_doc, struct err *e)
 {
 	struct buf t = { 0 };
@@ -227,6 +243,8 @@ static int graph(struct light *l, json_t **ret_doc, struct err *e)
 	buf_byte(&t, 0);
 	int rc = client_json(&l->c.client, "GET", (char *)t.p, NULL, ret_doc, NULL, e);
 	buf_finish(&t);
+	if (rc >= 0)
+		mark_observed(l, *ret_doc, 0);
 	return rc;
 }
 
@@ -244,8 +262,13 @@ static int guard(struct light *l, struct err *e)
 	doc = NULL;
 	if (client_json(&l->c.client, "GET", "/api/v1/toggles", NULL, &doc, NULL, &ignored) >= 0)
 		json_array_foreach(json_object_get(doc, "toggles"), i, p)
-			if (!strcmp(jstr(p, "id"), l->id[0]))
+			if (!strcmp(jstr(p, "id"), l->id[0])) {
 				l->dropped = jint(p, "dropped");
+				json_decref(l->observed);
+				json_decref(l->observing);
+				l->observed = json_incref(json_object_get(p, "observed"));
+				l->observing = json_incref(json_object_get(p, "observing"));
+			}
 	json_decref(doc);
 	bool losing = l->lost - l->lost_last > LOST_AT_ONCE;
 	l->lost_last = l->lost;
@@ -276,20 +299,50 @@ static int guard(struct light *l, struct err *e)
 	return 0;
 }
 
+#define NAMES_SHOWN 6
+
+/* What is called through pointers: what was seen of it, and why there may be more. */
+static void through_pointers(const struct light *l, struct buf *b)
+{
+	struct fmt f, g;
+	size_t n = json_array_size(l->observed), i;
+	const json_t *x;
+	int64_t functions = jint(l->observing, "functions"), windows = jint(l->observing, "windows"), hot = jint(l->observing, "too_hot");
+	json_array_foreach(l->observed, i, x)
+		if (i < NAMES_SHOWN)
+			buf_printf(b, "%s%s", i ? ", " : ": ", json_string_value(x));
+	if (n)
+		buf_printf(b, "%s, as observed", n > NAMES_SHOWN ? " and more" : "");
+	if (!l->depth)
+		return;
+	if (!windows) {
+		buf_add_str(b, n ? "" : functions ? ": being observed" : ": not observed, so what is called there is seen only if it is on");
+		return;
+	}
+	buf_printf(b, "%s; %s function%s that could be called there were watched, %s time%s for up to 300 ms: what was not called then is missing", n ? "" : ": none seen",
+		fmt_count(&f, (double)functions), cli_plural(functions), fmt_count(&g, (double)windows), cli_plural(windows));
+	if (hot)
+		buf_printf(b, "; %lld called too often to be watched", (long long)hot);
+}
+
 /* What the function calls that will not be in the tree. */
 static void unseen(const struct light *l, struct buf *b)
 {
-	if (!l->callees && !l->indirect)
+	if (!l->callees && !l->indirect && !json_array_size(l->observed))
 		return;
 	buf_printf(b, "calls %zu function%s directly", l->callees, cli_plural((int64_t)l->callees));
 	if (l->unseen)
 		buf_printf(b, ", of which %zu cannot be seen (klieg ls says why)", l->unseen);
 	if (l->indirect)
-		buf_printf(b, "; through pointers in %lld place%s: seen only if what is called is on", (long long)l->indirect, cli_plural(l->indirect));
+		buf_printf(b, "; through pointers in %lld place%s", (long long)l->indirect, cli_plural(l->indirect));
+	else if (json_array_size(l->observed))
+		buf_add_str(b, "; through pointers"); /* at its end, or further down */
+	if (l->indirect || json_array_size(l->observed))
+		through_pointers(l, b);
 	buf_byte(b, '\n');
 }
 
-static void show(struct light *l, json_t *doc, struct str unseen_text, bool redraw)
+static void show(struct light *l, json_t *doc, bool redraw)
 {
 	struct buf b = { 0 };
 	struct fmt f, g, h;
@@ -320,7 +373,7 @@ static void show(struct light *l, json_t *doc, struct str unseen_text, bool redr
 			l->wished < 80 ? "--max-cost allows that" : "more than --max-cost can allow; look at fewer with --depth, or at fewer traces of --root", style("off"));
 	if (*jstr(l->plan, "warning"))
 		buf_printf(&b, "%swarning: %s%s\n", style("yellow"), jstr(l->plan, "warning"), style("off"));
-	buf_add(&b, unseen_text.p, unseen_text.n);
+	unseen(l, &b);
 	if (json_array_size(json_object_get(doc, "roots")))
 		calltree_text(doc, seconds, l->min_share, w.ws_col ? w.ws_col : 120, cli_ascii, cli_colour, &b);
 	else
@@ -337,6 +390,9 @@ static void print_json(struct light *l, json_t *doc)
 	json_t *out = json_pack("{s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:O, s:O?}", "function", l->func, "selector", l->sel, "depth", (json_int_t)l->depth,
 		"keep", l->keep, "cost_percent", l->cost > 0 ? l->cost : 0, "lost", (json_int_t)(l->lost - l->lost_before), "held_back",
 		(json_int_t)l->held_most, "graph", doc, "plan", l->plan);
+	json_object_set_new(out, "observed", l->observed ? json_incref(l->observed) : json_array());
+	if (l->observing)
+		json_object_set(out, "observing", l->observing);
 	output_json(out);
 	fflush(stdout);
 	json_decref(out);
@@ -346,13 +402,10 @@ static void print_json(struct light *l, json_t *doc)
 static int watch(struct light *l)
 {
 	struct err e = { 0 };
-	struct buf text = { 0 };
 	json_t *doc = NULL;
 	bool redraw = l->text && !l->once && isatty(1), interrupted = false;
 	int64_t end = l->started + (l->once && l->for_ns < l->ttl_ns ? l->for_ns : l->ttl_ns), next = l->started;
 	int rc = 0, roots = 0;
-	if (l->text)
-		unseen(l, &text);
 	if (redraw)
 		fputs("\033[?25l\033[2J", stdout);
 	while (rc >= 0 && !interrupted && !l->gone && clock_mono() < end) {
@@ -365,7 +418,7 @@ static int watch(struct light *l)
 			break;
 		roots = (int)json_array_size(json_object_get(doc, "roots"));
 		if (l->text)
-			show(l, doc, buf_str(&text), redraw);
+			show(l, doc, redraw);
 		else
 			print_json(l, doc);
 		json_decref(doc);
@@ -389,11 +442,10 @@ static int watch(struct light *l)
 			if (!l->text)
 				print_json(l, doc);
 			else if (roots)
-				show(l, doc, buf_str(&text), false);
+				show(l, doc, false);
 		}
 		json_decref(doc);
 	}
-	buf_finish(&text);
 	if (rc < 0)
 		return cli_fail(&e);
 	struct fmt f;
@@ -468,6 +520,8 @@ int cli_illuminate(int argc, char **argv)
 	} else
 		status = watch(&l);
 	json_decref(l.plan);
+	json_decref(l.observed);
+	json_decref(l.observing);
 	free(l.sel);
 	free(l.root_sel);
 	return status;

@@ -25,6 +25,7 @@ static const struct member_rule rules[] = {
 	{ "toggles", "toggles", BY_ID, "(rule)" },
 	{ "(rule)", "sites", MAX }, { "(rule)", "instances", SUM }, { "(rule)", "processes", SUM }, { "(rule)", "measured", OBJECT, "(cost)" },
 	{ "(rule)", "predicted", OBJECT, "(cost)" }, { "(rule)", "dropped", SUM }, { "(rule)", "measured_percent", MAX },
+	{ "(rule)", "observed", UNION }, { "(rule)", "observing", SUMS },
 	{ "(rule)", "predicted_percent", MAX },
 	{ "(cost)", "known", ALL }, { "(cost)", "calls_per_s", SUM }, { "(cost)", "spans_per_s", SUM }, { "(cost)", "bytes_per_s", SUM },
 	{ "(cost)", "cpu_percent", MAX },

@@ -34,7 +34,7 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "plan", "sites:i,instances:i,processes:i,services:[s],sample:[@site],predicted:@cost?,warning?:s,pause_nano?:i" },
 	{ "toggle", "id:s,selector:s,level:s,keep:n,scope:s,where:s?,owner:s,reason:s,created_unix_nano:i,expires_unix_nano:i,state:s,ended_by?:s,ended_unix_nano?:i,"
 		"sites?:i,instances?:i,processes?:i,predicted?:@cost?,measured?:@cost,hosts?:[s],share?:n,rate?:n,depth?:i,max_pause_nano?:i,"
-		"max_functions?:i,max_cost?:n,dropped?:i" },
+		"max_functions?:i,max_cost?:n,dropped?:i,observed?:[s],observing?:<i>" },
 	{ "span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"
 		"attributes:<*>" },
 	{ "full_span", "trace_id:s,span_id:s,parent_span_id:s,service:s,name:s,kind:s,start_unix_nano:i,duration_nano:i,status:s,status_message:s,adjusted_count:n?,"

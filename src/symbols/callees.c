@@ -20,7 +20,7 @@ struct search {
 	uint32_t *table, ntable;     /* index + 1 of callees, open addressing by address or name */
 	uint64_t *pointers;          /* calls that cannot be known: where they return to */
 	uint32_t npointers, pointers_cap;
-	bool jumps;                  /* it jumps where only a register knows */
+	bool jumps, added;           /* it jumps where only a register knows; the instruction before was an addition */
 	struct held held[16];
 	bool any_held;
 };
@@ -143,7 +143,9 @@ static void through(struct search *w, uint64_t addr)
 
 static void pointer(struct search *w, const struct part *self, const ZydisDecodedInstruction *in, uint64_t at)
 {
-	bool call = in->raw.modrm.reg == 2;
+	bool call = in->raw.modrm.reg == 2, memory = in->raw.modrm.mod != 3;
+	/* A switch adds the table's address to the distance that it took from there, or takes the address from a table at a fixed place. */
+	bool is_switch = memory ? in->raw.modrm.mod == 0 && in->raw.modrm.rm == 4 && in->raw.sib.base == 5 : w->added;
 	const struct held *h = in->raw.modrm.mod == 3 ? &w->held[in->raw.modrm.rm | (in->raw.rex.B ? 8u : 0)] : NULL;
 	if (in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5) {
 		through(w, at + in->length + (uint64_t)in->raw.disp.value);
@@ -152,7 +154,7 @@ static void pointer(struct search *w, const struct part *self, const ZydisDecode
 	} else if (h && h->what == ADDRESS) {
 		branch(w, self, h->addr, call);
 	} else if (!call) {
-		w->jumps = true; /* a switch, or a call at the end */
+		w->jumps |= !is_switch;
 	} else {
 		if (w->npointers == w->pointers_cap)
 			w->pointers = base_realloc(w->pointers, (w->pointers_cap = w->pointers_cap ? 2 * w->pointers_cap : 16) * sizeof *w->pointers);
@@ -214,6 +216,7 @@ static void search_part(struct search *w, const ZydisDecoder *minimal, const Zyd
 				forget(w);
 			if (pass && good)
 				look(w, part, full, p + pos, &in, part->addr + pos);
+			w->added = good && in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (in.opcode == 0x01 || in.opcode == 0x03);
 			pos += good ? in.length : 1;
 		}
 	free(joins);

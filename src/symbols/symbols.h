@@ -64,8 +64,8 @@ enum symbols_call_kind { SYMBOLS_DIRECT = 1, SYMBOLS_TAIL, SYMBOLS_PLT, SYMBOLS_
 struct symbols_callee { uint64_t addr; const char *name; uint8_t kind; uint32_t sites; }; /* addr 0 and a name: in another module, by PLT or GOT */
 /* Distinct callees in the order of their first call; *ret_list is the caller's to free(). ret_indirect: calls through registers and memory that cannot be known. */
 int symbols_callees(const struct symbols *s, const struct symbols_function *f, struct symbols_callee **ret_list, uint32_t *ret_n, uint32_t *ret_indirect);
-/* Those calls: the addresses that they return to, in no order, the caller's to free(). ret_jumps: it also jumps to where only a register knows, which
- * may be a switch, or a call at its end. */
+/* Those calls: the addresses that they return to, in no order, the caller's to free(). ret_jumps: it also jumps to where only a register knows, and
+ * that does not look like a switch: a call at its end. */
 int symbols_pointers(const struct symbols *s, const struct symbols_function *f, uint64_t **ret_at, uint32_t *ret_n, bool *ret_jumps);
 /* Is its address taken, by an instruction or in data? Others cannot be called through a pointer (but by code that computes addresses). */
 bool symbols_taken(const struct symbols *s, const struct symbols_function *f);

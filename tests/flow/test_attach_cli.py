@@ -1,6 +1,7 @@
 """klieg attach, detach, illuminate, run --attach, and ls, on, ps of functions, as people type them: what they print, where, and with which exit status."""
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -191,6 +192,70 @@ def test_illuminate(klieg_up, program):
 	assert ("handle", "send_reply") in tree(r)
 	r = up.cli("illuminate", "never", "--once", "--for", "200ms", check=False)
 	assert r.returncode == 1 and "no call of never ended" in r.stderr and up.get("/toggles")["toggles"] == []
+
+
+def shine(up, *args):
+	"""illuminates handle() for a second: its callees, and what the answer says of those that are called through pointers."""
+	doc = up.cli("illuminate", "handle", "--once", "--for", "1s", "--min-share", "0", "--max-cost", "90%", *args, json_out=True)
+	return {path[1]: node for path, node in tree(doc).items() if len(path) == 2}, doc
+
+
+def test_what_is_called_through_pointers_is_observed(klieg_up, target):
+	up, t = klieg_up, target("pointers")
+	text = text_of(t.pid)
+	up.cli("attach", str(t.pid))
+	plan = {c["name"]: c["kind"] for c in up.get(f"/processes/{t.pid}/callees?function=handle")["callees"]}
+	assert plan == {"write_log": "variable"}  # the variable says what is called; for the others nobody calls yet
+	t.ask("start 0")
+	callees, doc = shine(up)
+	# The commands of the table on the heap, the chain's filters, and what it jumps to at its end; not what others call through pointers.
+	assert {n for n, c in callees.items() if c.get("observed")} == {"get", "set", "compress", "encrypt", "done"} == set(doc["observed"]), doc
+	assert set(callees) - {"done"} == {"get", "set", "compress", "encrypt", "write_log"}
+	assert doc["observing"]["functions"] >= 8 and doc["observing"]["windows"] >= 1 and not doc["observing"]["too_hot"]
+	assert callees["compress"]["calls"] == callees["encrypt"]["calls"] == callees["get"]["calls"] + callees["set"]["calls"] > 100
+	assert not changed(text, t.pid)
+	known = up.get(f"/processes/{t.pid}/callees?function=handle")
+	assert {c["name"] for c in known["callees"] if c["kind"] == "observed"} == set(doc["observed"]) and known["indirect"] == 3
+	r = up.cli("illuminate", "handle", "--once", "--for", "1s", "--max-cost", "90%", "--min-share", "0", "--ascii")
+	assert "through pointers in 3 places: " in r.stdout and ", as observed; " in r.stdout and "what was not called then is missing" in r.stdout, r.stdout
+	assert re.search(r"- get  \(observed\)$", r.stdout, re.M) and re.search(r"- write_log$", r.stdout, re.M) and "elsewhere" not in r.stdout, r.stdout
+	assert int(t.ask("stop")[1]) > 1000
+	assert "its text is what it was before" in up.cli("detach", str(t.pid)).stdout and not changed(text, t.pid)
+
+
+def test_what_is_called_too_often_is_not_watched_for_long(klieg_up, target):
+	"""A function that is called a million times a second, by others, through pointers: watching it would cost more than allowed."""
+	up, t = klieg_up, target("pointers")
+	up.cli("attach", str(t.pid))
+	t.ask("start 500")
+	on = up.switch("pointers:handle", level="deep", max_cost=0.05)["toggle"]["id"]
+	toggle = lambda: next(x for x in up.get("/toggles")["toggles"] if x["id"] == on)
+	done = wait_for(lambda: (x := toggle()) and x["observing"]["too_hot"] and x["observed"] and x)
+	assert done["observing"]["too_hot"] < done["observing"]["functions"] and not {"often", "elsewhere"} & set(done["observed"])
+	assert int(t.ask("stop")[1]) > 0
+
+
+def test_an_agent_that_is_killed_while_it_watches_leaves_nothing(klieg_up, target):
+	up, t = klieg_up, target("pointers")
+	text = text_of(t.pid)
+	up.cli("attach", str(t.pid))
+	t.ask("start 0")
+	where = int(up.cli("ls", "pointers:elsewhere", json_out=True)["sites"][0]["address"], 16)
+	with open(f"/proc/{t.pid}/mem", "rb", buffering=0) as mem:
+		def byte():
+			mem.seek(where)
+			return mem.read(1)
+		before = byte()
+		up.switch("pointers:handle", level="deep", ttl="60s")
+		wait_for(lambda: byte() != before, every=0.001)  # it is not on: it is watched
+	up.kill()
+	assert changed(text, t.pid)
+	up.start()
+	wait_for(lambda: any(p["pid"] == t.pid for p in up.get("/processes")["processes"]))
+	up.all_off()
+	wait_for(lambda: not changed(text, t.pid))
+	assert int(t.ask("stop")[1]) > 0
+	t.go(1000)
 
 
 def test_illuminate_ends_with_control_c(klieg_up, program):
