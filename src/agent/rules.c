@@ -699,6 +699,11 @@ int rules_change(struct agent *a, const json_t *params, json_t **ret_o, struct e
 	int rc = parse_all(json_object_get(params, "set"), &set, &n, e);
 	if (rc < 0)
 		return rc;
+	/* Ends are times of the sender's clock: what counts is how far away they are there. */
+	int64_t sent = json_integer_value(json_object_get(params, "now_unix_nano")), left;
+	for (i = 0; sent && i < n; i++)
+		if (set[i]->expires_ns)
+			set[i]->ends_at = (left = set[i]->expires_ns - sent) > 0 ? clock_mono() + left : 1;
 	if (a->dirty)
 		rules_apply(a);
 	for (uint32_t k = 0; k < a->nprocs; k++)

@@ -71,6 +71,8 @@ const json_t *alerts_shed(struct server *s) { return s->alerts->shed; }
 
 /* ---- what is looked at ---------------------------------------------------------------------------------------------------- */
 
+#define CLOCK_JUMP_SHOWN (600 * SECOND)
+
 static void of_server(struct server *s, json_t *out)
 {
 	struct store_stats st;
@@ -83,6 +85,10 @@ static void of_server(struct server *s, json_t *out)
 		add(out, "store.age", "warning", "spans wait long to be written", json_integer(st.queue_age_ns), json_integer(QUEUE_AGE_NS),
 			"#/processes", "klieg doctor",
 			"the oldest has waited for %.1f s, the limit is %.0f s", (double)st.queue_age_ns / 1e9, QUEUE_AGE_NS / 1e9);
+	if (s->clock_jump && clock_mono() - s->clock_jumped_at < CLOCK_JUMP_SHOWN)
+		add(out, "clock", "warning", "the clock was set", json_real((double)s->clock_jump / 1e9), json_null(), "#/overview", "timedatectl",
+			"the clock of the server was set %s by %.1f s; toggles and rules last as long as they were to, but spans of before and after are not in order",
+			s->clock_jump > 0 ? "forward" : "back", (double)llabs(s->clock_jump) / 1e9);
 	if (s->admit.failing)
 		add(out, "store.error", "critical", "spans cannot be stored", json_null(), json_null(), "#/processes", "klieg doctor", "%s",
 			st.last_error[0] ? st.last_error :

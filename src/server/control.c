@@ -68,8 +68,22 @@ static void end(struct server *s, const char *id, const char *state, const char 
 	json_decref(t);
 }
 
+void toggles_shift(struct server *s, int64_t by)
+{
+	const char *id;
+	json_t *t;
+	json_object_foreach(s->toggles->live, id, t) {
+		json_object_set_new(t, "expires_unix_nano", json_integer(expiry(t) + by));
+		save(s, t);
+	}
+	json_t *ev = json_pack("{ss ss}", "type", "toggle", "what", "clock");
+	events_send(s, "toggle", ev);
+	json_decref(ev);
+}
+
 void toggles_tick(struct server *s)
 {
+	server_clock(s);
 	struct toggle_set *ts = s->toggles;
 	int64_t now = clock_wall();
 	const char *id;
@@ -156,6 +170,9 @@ int toggles_create(struct server *s, struct err *e)
 	json_array_foreach(all, i, t) {
 		const char *id = json_string_value(json_object_get(t, "id")), *sel = json_string_value(json_object_get(t, "selector"));
 		bool active = !strcmp(json_string_value(json_object_get(t, "state")) ?: "", "active");
+		int64_t begun = json_integer_value(json_object_get(t, "created_unix_nano"));
+		if (active && begun > now)  /* the clock was set back meanwhile: no more than it was granted */
+			json_object_set_new(t, "expires_unix_nano", json_integer(now + expiry(t) - begun));
 		struct traceql *q = NULL;
 		struct err why = { 0 };
 		if (!id)
@@ -226,6 +243,7 @@ static void list_then(struct call *c)
 			if (!strcmp(json_string_value(json_object_get(a, "id")) ?: "", id))
 				json_object_foreach(a, k, v)
 					json_object_set(row, k, v);
+		json_object_set(row, "expires_unix_nano", json_object_get(t, "expires_unix_nano"));
 		json_object_set_new(row, "state", json_string("active"));
 		json_array_append_new(out, row);
 	}

@@ -132,9 +132,29 @@ static bool expired(const json_t *rule, int64_t now)
 	return at && at <= now;
 }
 
+/* The generation stays: agents count the time by themselves. */
+void desired_shift(struct server *s, int64_t by)
+{
+	json_t *touched = json_object(), *rule;
+	const char *id;
+	char group[200];
+	json_object_foreach(s->desired->rules, id, rule) {
+		int64_t at = json_integer_value(json_object_get(rule, "expires_unix_nano"));
+		if (!at)
+			continue;
+		json_object_set_new(rule, "expires_unix_nano", json_integer(at + by));
+		group_of(id, group);
+		json_object_set_new(touched, group, json_true());
+	}
+	struct err e = { 0 };
+	saved(s, save_groups(s, touched, &e), &e);
+	json_decref(touched);
+}
+
 /* Agents let go of what has run out by themselves, so the generation stays. */
 void desired_tick(struct server *s)
 {
+	server_clock(s);
 	int64_t now = clock_wall();
 	json_t *touched = NULL, *rule;
 	const char *id;

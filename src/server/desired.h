@@ -9,6 +9,7 @@ struct server;
 struct call;
 int desired_create(struct server *s, struct err *e);                /* with what the state store has */
 void desired_destroy(struct server *s);
+void desired_shift(struct server *s, int64_t by);                    /* the clock was set: what ends by time ends as much later */
 void desired_tick(struct server *s);                                /* drops what has run out; agents have done so by themselves */
 /* merged: what the agents answered to `change`, joined; borrowed. rc < 0: no agent took it (KLIEG_E_NO_TARGET: none is connected; it is stored all the
  * same and given to agents when they come). `then` may come before this returns. Steals set (an array of rules) and remove (an array of ids); either may

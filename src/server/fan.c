@@ -269,7 +269,7 @@ void fleet_change(struct server *s, int64_t base, json_t *set, json_t *remove, f
 	struct change_wait *w = base_alloc(sizeof *w);
 	*w = (struct change_wait){ s, then, arg, now };
 	f->stats.changes++;
-	struct payload *delta = payload_create(json_pack("{sI sI so so ss}", "generation", (json_int_t)g, "base", (json_int_t)base,
+	struct payload *delta = payload_create(json_pack("{sI sI sI so so ss}", "now_unix_nano", (json_int_t)clock_wall(), "generation", (json_int_t)g, "base", (json_int_t)base,
 		"set", set, "remove", remove, "token_key", desired_token_key(s)));
 	if (!nobody(s, false, change_done, w)) {
 		unsigned n = f->n, i = 0;

@@ -242,11 +242,12 @@ struct payload *fleet_complete_set(struct server *s)
 {
 	struct fleet *f = s->fleet;
 	int64_t g = desired_generation(s);
-	if (!f->complete || f->complete_generation != g) {
+	if (!f->complete || f->complete_generation != g || clock_mono() - f->complete_at > 1000000000) { /* it says what time it is */
 		payload_unref(f->complete);
-		f->complete = payload_create(json_pack("{sI si so ss}", "generation", (json_int_t)g, "base", -1, "set", desired_all(s),
+		f->complete = payload_create(json_pack("{sI sI si so ss}", "now_unix_nano", (json_int_t)clock_wall(), "generation", (json_int_t)g, "base", -1, "set", desired_all(s),
 			"token_key", desired_token_key(s)));
 		f->complete_generation = g;
+		f->complete_at = clock_mono();
 	}
 	return f->complete;
 }

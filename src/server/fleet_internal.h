@@ -41,7 +41,7 @@ struct fleet {
 	json_int_t next_id;
 	unsigned seconds;
 	server_agent_fn fn; void *fn_arg;
-	struct payload *complete; int64_t complete_generation;
+	struct payload *complete; int64_t complete_generation, complete_at;
 	struct fleet_stats stats;
 	uint64_t strays;                     /* answers that nobody waited for */
 	json_t *former;                      /* the account of members that were forgotten */

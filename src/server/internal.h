@@ -45,6 +45,7 @@ struct server {
 	atomic_int tails;                        /* watchers that want spans */
 	uv_timer_t tick;
 	int64_t started;
+	int64_t clock_offset, clock_jump, clock_jumped_at; /* wall clock minus monotonic; the last time it was set: by how much, when (monotonic) */
 	uint64_t last_stored; double spans_per_s;
 };
 
@@ -105,7 +106,9 @@ void api_status(struct call *c), api_processes(struct call *c), api_sites(struct
 int toggles_create(struct server *s, struct err *e);   /* with what the state store has */
 void toggles_restore(struct server *s);                /* makes what is desired the same */
 void toggles_destroy(struct toggle_set *t);
+void server_clock(struct server *s);      /* walltime.c: notices that the clock was set */
 void toggles_tick(struct server *s);
+void toggles_shift(struct server *s, int64_t by);
 unsigned toggles_active(struct server *s, int64_t *ret_next_expiry);
 json_t *toggles_saved(struct server *s);               /* new: toggle, time left, ... */
 unsigned toggles_end_all(struct server *s, const char *by);  /* here only: their rules are the caller's to remove */

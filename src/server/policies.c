@@ -218,11 +218,12 @@ void policies_destroy(struct server *s)
 /* What ran out by its `for` is off; agents have let go of it by themselves. */
 void policies_tick(struct server *s)
 {
+	server_clock(s);
 	int64_t now = clock_wall();
 	for (struct policy_entry *en = s->policies; en; en = en->next) {
 		bool over = en->p && en->p->nrules && !en->rollout;
 		for (uint32_t i = 0; over && i < en->p->nrules; i++)
-			over = en->p->rules[i].for_ns && jint(en->doc, "created_unix_nano") + en->p->rules[i].for_ns <= now;
+			over = en->p->rules[i].for_ns && jint(en->doc, "created_unix_nano") + en->clock_shift + en->p->rules[i].for_ns <= now;
 		if (!over)
 			continue;
 		policy_destroy(en->p);

@@ -13,6 +13,7 @@ struct policy_entry {
 	int64_t stored;          /* the version of that document */
 	struct policy *p;        /* what is in force; NULL: nothing, or it does not parse */
 	json_t *doc;             /* its version as stored */
+	int64_t clock_shift;     /* by how much the clock was set since doc was loaded */
 	struct rollout *rollout; /* of the newest version: under way or stopped; NULL: none */
 };
 struct policy_change { const char *change, *author, *reason, *text, *state; bool in_force; json_t *rollout, *evidence; const char *why; };

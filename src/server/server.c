@@ -105,6 +105,7 @@ static int listen_besides(struct server *s, const char *address, const char *usu
 
 static void tick(uv_timer_t *t)
 {
+	server_clock(t->data);
 	events_tick(t->data);
 	fleet_tick(t->data);
 	desired_tick(t->data);

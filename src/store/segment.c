@@ -60,7 +60,7 @@ struct segment {
 	/* the writer thread's own */
 	struct wal wal;
 	uint64_t gen_spans, head_spans;
-	int64_t gen_since, last_commit, retry_at, last_retention;
+	int64_t gen_since, last_commit, retry_at, last_retention, opened_wall, opened_mono;
 	struct block_enc *enc;
 };
 
@@ -449,8 +449,8 @@ static int new_generation(struct segment *g)
 
 static void retention(struct segment *g)
 {
-	int64_t now = clock_wall();
-	g->last_retention = clock_mono();
+	int64_t mono = clock_mono(), now = g->opened_wall + (mono - g->opened_mono); /* a clock that is set forward must not delete everything */
+	g->last_retention = mono;
 	for (;;) {
 		uint64_t total = 0;
 		for (uint32_t i = 0; i < g->hours_n; i++)
@@ -1152,6 +1152,8 @@ int segment_open(const struct store_config *c, struct store **ret_s, struct err 
 	g->store.ops = &segment_ops;
 	g->dir = str_dup(str_of(c->dir));
 	g->retain_ns = c->retain_ns ? c->retain_ns : 72 * HOUR;
+	g->opened_wall = clock_wall();
+	g->opened_mono = clock_mono();
 	g->retain_bytes = c->retain_bytes ? c->retain_bytes : 10ull << 30;
 	g->commit_ns = c->commit_ns ? c->commit_ns : SEC / 20;
 	if (g->commit_ns > SEC / 10)
