@@ -1,11 +1,12 @@
-/* What illuminated functions call through pointers, as observed. Their code does not say whom they call, only where such calls return to. So functions whose
- * address is taken somewhere, and that are not on, are intercepted for a moment: nothing is recorded, the library notes the latest return address that lies
- * where an illuminated function calls through a pointer. What was so called becomes a callee like one that the code names; all others are as they were.
+/* What illuminated functions call through pointers, as observed. Their code does not say whom they call, only where such calls return to. So
+ * functions whose address is taken somewhere, and that are not on, are intercepted for a moment: nothing is recorded, the library notes the latest
+ * return address that lies where an illuminated function calls through a pointer. What was so called becomes a callee like one that the code names;
+ * all others are as they were.
  *
- * From the rules of level deep and their grants, to edges (caller, callee) of sites, which grants.c follows. Bounded in every way: so many functions at once, so
- * long at a time, rarer and rarer while nothing new comes, ended at once when it costs more than the rule allows; functions that are called too often to be
- * watched are left out from then on, and counted. What the process writes is not believed: a return address must be one that the caller's code has.
- * Agent thread; owns fns->watch. */
+ * From the rules of level deep and their grants, to edges (caller, callee) of sites, which grants.c follows. Bounded in every way: so many functions
+ * at once, so long at a time, rarer and rarer while nothing new comes, ended at once when it costs more than the rule allows; functions that are
+ * called too often to be watched are left out from then on, and counted. What the process writes is not believed: a return address must be one that
+ * the caller's code has. Agent thread; owns fns->watch. */
 #include "agent/state.h"
 #include <stdlib.h>
 #include <unistd.h>
@@ -17,7 +18,7 @@
 #define GAP_MOST (60 * SECOND)
 #define CALLERS_MAX 512u
 #define EDGES_MAX 4096u
-#define CALL_NS 15.                    /* of one that is watched, measured */
+#define CALL_NS 8.                     /* of one that is watched: 6 measured, more where threads share a line */
 #define STOPPED_NS 1000                /* that the process stands still for each function that is intercepted, at most, measured */
 #define SHARE_TOO_HOT 8                /* of a window's calls, where these cost too much: an eighth */
 

@@ -175,8 +175,8 @@ static int dial(const struct client *c, int *ret_fd, struct err *e)
 static int send_request(const struct client *c, int fd, const char *method, const char *target, const char *headers, struct str body, struct err *e)
 {
 	struct buf b = { 0 };
-	buf_printf(&b, "%s %s%s HTTP/1.1\r\nHost: %s\r\nUser-Agent: klieg-cli\r\n%s", method, *target == '/' ? "" : "/", target,
-		c->path[0] ? "localhost" : c->named + 7, headers);
+	buf_printf(&b, "%s %s%s HTTP/1.1\r\nHost: %s\r\nUser-Agent: klieg-cli\r\nKlieg-Who: %s\r\n%s", method, *target == '/' ? "" : "/", target,
+		c->path[0] ? "localhost" : c->named + 7, cli_who(), headers);
 	if (strcmp(method, "GET"))
 		buf_printf(&b, "Content-Length: %zu\r\n", body.n);
 	buf_add_str(&b, "Connection: close\r\n\r\n");

@@ -41,6 +41,19 @@ static void refuse(struct rounds *r, const json_t *target, const struct err *e)
 		err_name(e->code), "detail", e->msg, "hint", e->hint));
 }
 
+/* What was done to one process, for the audit log. That it was attached already, or would be, is no change. */
+static void noted(struct call *c, bool attach)
+{
+	char object[140];
+	if (json_is_true(json_object_get(c->result, "already")) || json_is_true(json_object_get(c->body, "check")))
+		return;
+	snprintf(object, sizeof(object), "process:%.80s/%lld", text(c->result, "host"), (long long)jint(c->result, "pid"));
+	json_t *is = json_pack("{ss ss}", "service", text(c->result, "service"), "state", "attached");
+	if (attach && json_is_array(json_object_get(c->result, "plugins")))
+		json_object_set(is, "plugins", json_object_get(c->result, "plugins"));
+	audit_call(c, attach ? "attach" : "detach", object, attach ? NULL : is, attach ? is : NULL);
+}
+
 static void next(struct call *c);
 static void answered(struct call *c)
 {
@@ -48,8 +61,10 @@ static void answered(struct call *c)
 	const json_t *target = json_array_get(r->todo, r->i++);
 	if (c->rc < 0)
 		refuse(r, target, &c->e);
-	else
+	else {
 		json_array_append(r->done, c->result);
+		noted(c, !strcmp(r->method, "attach"));
+	}
 	next(c);
 }
 static void next(struct call *c)
@@ -279,11 +294,17 @@ static json_t *at_host(struct call *c, json_t *params)
 	return params;
 }
 
+static void detached(struct call *c)
+{
+	if (c->rc >= 0)
+		noted(c, false);
+	call_pass_on(c);
+}
 void api_detach(struct call *c)
 {
 	json_int_t pid;
 	if (pid_of(c, &pid))
-		call_agent(c, "detach", at_host(c, json_pack("{sI}", "pid", pid)), call_pass_on);
+		call_agent(c, "detach", at_host(c, json_pack("{sI}", "pid", pid)), detached);
 }
 
 static void list_attached(struct call *c)
@@ -310,6 +331,8 @@ static void candidates_complete(struct call *c)
 }
 static void list_candidates(struct call *c) { with_candidates(c, candidates_complete); }
 void api_candidates(struct call *c) { call_agent(c, "candidates", NULL, list_candidates); }
+
+void api_plugins(struct call *c) { call_agent(c, "plugins", NULL, call_pass_on); }
 
 void api_callees(struct call *c)
 {

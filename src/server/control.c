@@ -623,7 +623,7 @@ static void live_again(struct server *s, json_t *back)
 		json_object_set(s->toggles->live, id, t);
 		save(s, t);
 	}
-	json_t *ev = json_pack("{ss ss}", "type", "toggle", "what", "restored");
+	json_t *ev = json_pack("{ss ss sO}", "type", "toggle", "what", "restored", "toggles", back);
 	events_send(s, "toggle", ev);
 	json_decref(ev);
 }

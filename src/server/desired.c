@@ -223,7 +223,7 @@ static void call_changed(void *arg, int rc, json_t *merged, const struct err *e)
 	c->result = rc < 0 ? NULL : json_incref(merged);
 	if (rc < 0 && e)
 		c->e = *e;
-	c->then(c);
+	call_resume(c);
 }
 void call_change(struct call *c, json_t *set, json_t *remove, void (*then)(struct call *c))
 {

@@ -38,6 +38,7 @@ static void send_text(struct watcher *w, const char *event, struct str data, uin
 
 void events_send(struct server *s, const char *event, const json_t *data)
 {
+	audit_event(s, event, data);
 	char *t = NULL;
 	for (struct watcher *w = s->watchers, *next; w; w = next) {
 		next = w->next;

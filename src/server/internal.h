@@ -1,5 +1,6 @@
 /* What the files of the server share. */
 #pragma once
+#include "server/audit.h"
 #include "server/desired.h"
 #include "net/grpc.h"
 #include "server/fleet.h"
@@ -40,6 +41,8 @@ struct server {
 	json_t *firings;                         /* newest first */
 	json_t *panic;                           /* NULL: none */
 	struct alerts *alerts;
+	struct audit *audit;
+	struct call *acting;                     /* whose request is being handled at this moment; NULL: nobody's */
 	bool state_failed;                       /* the last change could not be saved */
 	struct watcher *watchers;
 	atomic_int tails;                        /* watchers that want spans */
@@ -60,7 +63,9 @@ struct call {
 	void (*then)(struct call *c);        /* loop thread, after work or the agent's reply */
 	void (*work)(struct call *c);
 	void *data;
+	json_t *audited; bool audit_open;    /* entries of the audit log that wait for its outcome (borrowed from there, counted); some are not saved yet */
 };
+void call_resume(struct call *c);                             /* calls c->then, as part of that request; c may be gone afterwards */
 void call_json(struct call *c, int status, json_t *body);     /* steals body */
 void call_text(struct call *c, struct buf *body);              /* 200, JSON text; finishes body */
 void call_free(struct call *c);                               /* for streams only: they keep the request */
@@ -100,7 +105,7 @@ void api_status(struct call *c), api_processes(struct call *c), api_sites(struct
 	api_policy_off(struct call *c), api_policy_versions(struct call *c), api_policy_diff(struct call *c), api_policy_rollback(struct call *c),
 	api_policy_rollout(struct call *c), api_policy_rollout_change(struct call *c), api_policy_schema(struct call *c),
 	api_firings(struct call *c), api_alerts(struct call *c), api_overhead(struct call *c), api_panic(struct call *c), api_panic_undo(struct call *c),
-	api_tokens(struct call *c), api_agents(struct call *c);
+	api_tokens(struct call *c), api_audit(struct call *c), api_plugins(struct call *c), api_agents(struct call *c);
 
 /* control.c */
 int toggles_create(struct server *s, struct err *e);   /* with what the state store has */

@@ -523,7 +523,7 @@ static void applied_by(void *arg, int rc, json_t *merged, const struct err *e)
 	c->result = rc < 0 ? NULL : json_incref(merged);
 	if (rc < 0 && e)
 		c->e = *e;
-	c->then(c);
+	call_resume(c);
 }
 
 static bool same_text(struct server *s, const struct policy_entry *en, const char *text)

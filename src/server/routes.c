@@ -12,6 +12,7 @@
 #define LEVELS "off|count|span|detail|deep"
 #define REACH { "hosts", F_TEXTS, NULL, 64, 200 }, { "share", F_NUMBER, NULL, 0, 1, .about = "of processes" }, \
 	{ "rate", F_NUMBER, NULL, .001, 1e7, .nullable = true, .about = "spans per second and process" }
+#define WHY { "reason", F_TEXT, "", 0, 500 }, { "owner", F_TEXT, "", 0, 100 }    /* for the audit log */
 #define WHO { "reason", F_TEXT, "", 0, 500 }, { "author", F_TEXT, "api", 0, 100 }
 #define TEXT { "text", F_TEXT, NULL, .required = true, .about = "YAML" }, { "estimate", F_DURATION, "300ms", 0, 10e9 }
 #define TEXT_MAX (4u << 20)               /* a policy is at most 1 MiB, and escaped in JSON */
@@ -69,6 +70,8 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "firing",
 	"id:s,at_unix_nano:i,host:s,policy:s,rule:s,rule_id:s,service:s,cause:@cause,from:s,to:s,state:s,owner:s,match:s,version:i,ended_unix_nano?:i,traces:[s]" },
 	{ "alert", "id:s,severity:s,title:s,text:s,since_unix_nano:i,value:*,limit:*,link:s,cli:s" },
+	{ "audit", "id:s,number:i,at_unix_nano:i,who:s,what:s,object:s,why:s,before:<*>?,after:<*>?,outcome:s,detail?:s,code?:s,objects?:[s],"
+		"evidence?:@evidence,ack_nano?:i" },
 	{ "check", "name:s,ok:b,value:*,limit:*,what:s,next:s" },
 };
 
@@ -89,14 +92,14 @@ static const struct route routes[] = {
 		{ "depth", F_INT, NULL, 0, 16 }, MAX_PAUSE, { "max_functions", F_INT, NULL, 1, 1000000 }, { "max_cost", F_NUMBER, NULL, .001, 100 },
 		REACH,
 		{ "estimate", F_DURATION, "100ms", 0, 10e9 }), "toggle:@toggle?,plan:@plan,ack_nano:i?", api_toggle_on },
-	{ "DELETE", "/toggles", "operate", "switch off", P({ "sel", F_SELECTOR, NULL }, { "all", F_BOOL, "false" }), NULL,
+	{ "DELETE", "/toggles", "operate", "switch off", P({ "sel", F_SELECTOR, NULL }, { "all", F_BOOL, "false" }, WHY), NULL,
 		"removed:[s],sites:i,ack_nano:i?", api_toggles_off },
-	{ "POST", "/toggles/undo", "operate", "restore what the last DELETE removed", NULL, NULL, "toggles:[@toggle]", api_toggles_undo },
+	{ "POST", "/toggles/undo", "operate", "restore what the last DELETE removed", P(WHY), NULL, "toggles:[@toggle]", api_toggles_undo },
 	{ "PATCH", "/toggles/{id}", "operate", "change a toggle", NULL, P({ "ttl", F_DURATION, NULL, 1e9, 86400e9 }, { "level", F_TEXT, NULL, .choices = LEVELS },
 		{ "keep", F_NUMBER, NULL, 0, 1 }, { "selector", F_SELECTOR, NULL, .nullable = true }, { "where", F_WHERE, NULL, 0, 2000,
-		.nullable = true }, REACH), "@toggle",
+		.nullable = true }, REACH, WHY), "@toggle",
 		api_toggle_patch },
-	{ "DELETE", "/toggles/{id}", "operate", "switch off", NULL, NULL, "removed:[s],sites:i,ack_nano:i?", api_toggle_off },
+	{ "DELETE", "/toggles/{id}", "operate", "switch off", P(WHY), NULL, "removed:[s],sites:i,ack_nano:i?", api_toggle_off },
 	{ "GET", "/policies", "view", "policies, with what their rules come to", NULL, NULL, "policies:[@policy]", api_policies },
 	{ "POST", "/policies/check", "view", "what is wrong with a text", NULL, P({ "text", F_TEXT, NULL, .required = true, .about = "YAML" }),
 		"ok:b,diagnostics:[@diagnostic],policy?:@policy_doc", api_policies_check, TEXT_MAX },
@@ -152,15 +155,20 @@ static const struct route routes[] = {
 	{ "GET", "/attachments", "view", "processes that were attached to", NULL, NULL, "attachments:[@process]", api_attachments },
 	{ "POST", "/attachments", "operate", "attach to a running process", NULL, P({ "pid", F_INT, NULL, 1, 4194304 }, { "name", F_TEXT, NULL, 0, 200 }, HOST,
 		{ "all", F_BOOL, "false" }, { "check", F_BOOL, "false" }, { "libraries", F_TEXTS, NULL, 64, 200 }, { "debug_file", F_TEXT, NULL, 0, 4096 }, MAX_PAUSE,
-		{ "roots", F_TEXTS, NULL, 64, 500 }, { "plugins", F_TEXTS, NULL, 64, 500 }, { "uprobes", F_BOOL, NULL }),
+		{ "roots", F_TEXTS, NULL, 64, 500 }, { "plugins", F_TEXTS, NULL, 64, 500 }, { "uprobes", F_BOOL, NULL }, WHY),
 		"attachments:[@attachment],refused:[@refused]", api_attach },
-	{ "DELETE", "/attachments", "operate", "detach from processes by name, or from all", P({ "name", F_TEXT, NULL, 0, 200 }, { "all", F_BOOL, "false" }), NULL,
+	{ "DELETE", "/attachments", "operate", "detach from processes by name, or from all", P({ "name", F_TEXT, NULL, 0, 200 }, { "all", F_BOOL, "false" }, WHY), NULL,
 		"detached:[<*>],refused:[@refused]", api_detach_all },
-	{ "DELETE", "/attachments/{pid}", "operate", "detach", P(HOST), NULL, "pid:i,restored:i,text_identical:b,parked:b,pause_nano:i", api_detach },
+	{ "DELETE", "/attachments/{pid}", "operate", "detach", P(HOST, WHY), NULL, "pid:i,restored:i,text_identical:b,parked:b,pause_nano:i", api_detach },
 	{ "GET", "/candidates", "view", "processes that could be attached to", NULL, NULL, "candidates:[@candidate]", api_candidates },
 	{ "GET", "/processes/{pid}/callees", "view", "what a function calls", P({ "function", F_TEXT, "", 0, 500 }, HOST), NULL,
 		"callees:[@callee],indirect:i", api_callees },
 	{ "GET", "/inflight", "view", "open spans", P(SEL, { "limit", F_INT, "1000", 1, 100000 }), NULL, "spans:[@open]", api_inflight },
+	{ "GET", "/audit", "view", "what was changed, by whom and why, newest first", P({ "who", F_TEXT, "", 0, 100 }, { "what", F_TEXT, "", 0, 40 },
+		{ "object", F_TEXT, "", 0, 200, .about = "a name or a pattern: t-x1y2z3, policy:*" }, RANGE,
+		{ "before", F_INT, NULL, 1, 1e15, .about = "the number of an entry: those before it" },
+		{ "limit", F_INT, "100", 1, 1000 }), NULL, "entries:[@audit],matched:i,total:i,let_go:i,next?:i", api_audit },
+	{ "GET", "/plugins", "view", "instrumentors that attaching finds by name", NULL, NULL, "plugins:[{name:s,path:s,host?:s}]", api_plugins },
 	{ "GET", "/agents", "view", "the agents, and whether they have the rules in force", NULL, NULL,
 		"generation:i,agents:[{host:s,agent:s,local:b,generation:i,behind:b,reachable:b,seen_unix_nano:i,spans:i}]", api_agents },
 	{ "GET", "/events", "view", "changes, as server-sent events", NULL, NULL, NULL, api_events },
@@ -323,6 +331,9 @@ static int query_object(struct str q, json_t *out, struct err *e)
 
 void call_free(struct call *c)
 {
+	if (c->s->acting == c)
+		c->s->acting = NULL;
+	json_decref(c->audited);
 	json_decref(c->params);
 	json_decref(c->body);
 	json_decref(c->result);
@@ -330,6 +341,7 @@ void call_free(struct call *c)
 }
 void call_json(struct call *c, int status, json_t *body)
 {
+	audit_answered(c, status, body, NULL);
 	char *t = json_dumps(body, JSON_COMPACT);
 	http_reply(c->r, status, "application/json", str_of(t), "Cache-Control: no-store\r\n");
 	free(t);
@@ -366,6 +378,7 @@ void call_refuse(struct call *c, int status, const struct err *e, json_t *more)
 {
 	struct err copy = *e;
 	struct http_req *r = c->r;
+	audit_answered(c, status, more, &copy);
 	call_free(c);
 	problem(r, status, &copy, more);
 	json_decref(more);
@@ -373,7 +386,19 @@ void call_refuse(struct call *c, int status, const struct err *e, json_t *more)
 void call_fail(struct call *c, const struct err *e) { call_refuse(c, err_http(e->code), e, NULL); }
 
 static void work(void *arg) { struct call *c = arg; c->work(c); }
-static void then(void *arg) { struct call *c = arg; c->then(c); }
+static void run(struct call *c, void (*fn)(struct call *))
+{
+	struct server *s = c->s;
+	struct call *outer = s->acting, *mine = c->route ? c : NULL;    /* without a route: the server asks by itself */
+	s->acting = mine;
+	fn(c);
+	if (mine && s->acting == mine)
+		audit_waits(mine);
+	if (outer != c)                     /* else call_free has seen to it */
+		s->acting = outer;
+}
+void call_resume(struct call *c) { run(c, c->then); }
+static void then(void *arg) { call_resume(arg); }
 void call_work(struct call *c, void (*w)(struct call *), void (*t)(struct call *))
 {
 	c->work = w;
@@ -388,7 +413,7 @@ static void agents_answered(void *arg, int rc, json_t *result, const struct err 
 	c->result = json_incref(result);
 	if (e)
 		c->e = *e;
-	c->then(c);
+	call_resume(c);
 }
 void call_agent(struct call *c, const char *method, json_t *params, void (*t)(struct call *))
 {
@@ -463,7 +488,7 @@ void routes_dispatch(struct server *s, struct http_req *r)
 	if (rc < 0)
 		call_fail(c, &e);
 	else
-		found->handler(c);
+		run(c, found->handler);
 }
 
 static json_t *schema(const struct field *f)

@@ -109,6 +109,7 @@ static void tick(uv_timer_t *t)
 	events_tick(t->data);
 	fleet_tick(t->data);
 	desired_tick(t->data);
+	audit_tick(t->data);
 }
 
 int server_create(const struct server_config *c, struct server **ret_s, struct err *e)
@@ -134,6 +135,8 @@ int server_create(const struct server_config *c, struct server **ret_s, struct e
 		rc = policies_create(s, e);
 	if (rc == 0)
 		rc = firings_create(s, e);
+	if (rc == 0)
+		rc = audit_create(s, e);
 	if (rc == 0)
 		rc = alerts_create(s);
 	if (rc == 0)
@@ -181,6 +184,7 @@ void server_destroy(struct server *s)
 	uv_run(loop_uv(s->c.loop), UV_RUN_NOWAIT);
 	alerts_destroy(s);
 	policies_destroy(s);
+	audit_destroy(s->audit);
 	json_decref(s->firings);
 	json_decref(s->panic);
 	toggles_destroy(s->toggles);

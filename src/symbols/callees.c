@@ -180,7 +180,8 @@ static void clobber(struct search *w, const ZydisDecoder *full, const uint8_t *p
 	}
 }
 
-static void look(struct search *w, const struct part *self, const ZydisDecoder *full, const uint8_t *p, const ZydisDecodedInstruction *in, uint64_t at)
+static void look(struct search *w, const struct part *self, const ZydisDecoder *full, const uint8_t *p, const ZydisDecodedInstruction *in,
+	uint64_t at)
 {
 	uint64_t to;
 	bool plain = in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
@@ -197,7 +198,8 @@ static void look(struct search *w, const struct part *self, const ZydisDecoder *
 	if (w->any_held)
 		clobber(w, full, p, in->length);
 	if (plain && (in->opcode == 0x8d || in->opcode == 0x8b) && in->raw.rex.W && in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5) {
-		w->held[in->raw.modrm.reg | (in->raw.rex.R ? 8u : 0)] = (struct held){ in->opcode == 0x8d ? ADDRESS : CONTENT, at + in->length + (uint64_t)in->raw.disp.value };
+		w->held[in->raw.modrm.reg | (in->raw.rex.R ? 8u : 0)] =
+			(struct held){ in->opcode == 0x8d ? ADDRESS : CONTENT, at + in->length + (uint64_t)in->raw.disp.value };
 		w->any_held = true;
 	}
 }

@@ -128,7 +128,7 @@ def test_every_route_answers_as_it_is_described(klieg_up, demo):
 	assert call("POST", "/tokens", {"service": "demo", "reason": "test"})["value"].startswith("v1.3.")
 	problem(klieg_up, 400, "E200", "POST", "/api/v1/tokens", {})
 	problem(klieg_up, 400, "E203", "POST", "/api/v1/tokens", {"service": "demo", "ttl": "16m"})
-	for path in ("/policies", "/firings", "/alerts", "/overhead", "/policy.schema.json", "/agents"):
+	for path in ("/policies", "/firings", "/alerts", "/overhead", "/policy.schema.json", "/agents", "/audit", "/plugins"):
 		assert call("GET", path)
 	assert call("POST", "/panic", {"reason": "test"})["policies"] == 1 and call("POST", "/panic/undo", {})["policies"] == 1
 	assert name("DELETE", "/policies/{name}?reason=test")["state"] == "off"

@@ -172,6 +172,22 @@ def test_redis(klieg_up, redis, serve):
 	assert not re.search("crash|signal", redis.cli("info", "errorstats"))
 
 
+@needs("redis-server", "redis-benchmark")
+def test_redis_commands_that_only_a_table_knows(klieg_up, redis, serve):
+	"""call() reaches commands through pointers on the heap: those that clients send are seen, those that nobody sends are not."""
+	up = klieg_up
+	before = text_of(redis.pid)
+	background = serve([*redis.bench, "-t", "set,get", "-l", "-n", "10000"])
+	up.attach(redis.pid)
+	doc = up.cli("illuminate", "call", "--once", "--for", "3s", "--min-share", "0", "--max-cost", "90%", json_out=True)
+	callees = {c["name"]: c for c in doc["graph"]["roots"][0]["children"]}
+	assert {n for n, c in callees.items() if c.get("observed")} == {"setCommand", "getCommand"} == set(doc["observed"]), doc
+	assert callees["setCommand"]["calls"] > 100 and callees["getCommand"]["calls"] > 100 and doc["observing"]["functions"] > 500, doc["observing"]
+	assert not changed(before, redis.pid) and background.poll() is None
+	up.detach(redis.pid)
+	assert not changed(before, redis.pid)
+
+
 # ---- nginx ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +269,25 @@ def test_nginx(klieg_up, nginx, serve):
 		cycles(up, pid, "nginx", ["ngx_http_process_request", "ngx_http_finalize_request"], before[pid], lambda: load.poll() is None)
 	load.kill()
 	assert nginx.get() == page and nginx.workers() == processes[1:]
+
+
+@needs("nginx", "wrk")
+def test_nginx_phases_that_only_a_table_knows(klieg_up, nginx, serve):
+	up, page = klieg_up, nginx.get()
+	workers = nginx.workers()
+	before = {pid: text_of(pid) for pid in workers}
+	load = serve(["wrk", "-t1", "-c8", "-d60", nginx.url])
+	for pid in workers:
+		up.attach(pid)
+	doc = up.cli("illuminate", "ngx_http_core_run_phases", "--depth", "2", "--once", "--for", "3s", "--min-share", "0", "--max-cost", "90%", json_out=True)
+	phases = {c["name"]: c for c in doc["graph"]["roots"][0]["children"]}
+	# Each phase has a checker, and that calls the handlers of modules: two calls through pointers, one below the other.
+	assert {"ngx_http_core_generic_phase", "ngx_http_core_content_phase"} <= {n for n, c in phases.items() if c.get("observed")}, doc
+	assert any(c.get("observed") for c in phases["ngx_http_core_content_phase"]["children"]), doc
+	assert load.poll() is None and nginx.get() == page
+	for pid in workers:
+		up.detach(pid)
+		assert not changed(before[pid], pid)
 
 
 # ---- memcached ----------------------------------------------------------------------------------------------------------------------
