@@ -61,6 +61,22 @@ static json_t *account(struct agent *a)
 		(json_int_t)all.carried, "processes", list);
 }
 
+/* The instrumentors that know functions of it. */
+static json_t *plugins_of(const struct process *p)
+{
+	json_t *list = json_array(), *v;
+	for (uint32_t s = 0; s < p->nsites; s++) {
+		bool listed = !p->sites[s].plugin;
+		struct str name = strtab_get(&p->strs, p->sites[s].component);
+		size_t i;
+		json_array_foreach(list, i, v)
+			listed |= str_eq(name, str_of(json_string_value(v)));
+		if (!listed)
+			json_array_append_new(list, json_stringn(name.p, name.n) ?: json_string("?"));
+	}
+	return list;
+}
+
 static json_t *ps(struct agent *a)
 {
 	json_t *list = json_array();
@@ -90,6 +106,7 @@ static json_t *ps(struct agent *a)
 			json_object_set_new(o, "attached", json_boolean(p->fns->live));
 			json_object_set_new(o, "longest_pause_nano", json_integer(p->fns->longest_pause_ns));
 			json_object_set_new(o, "last_pause_nano", json_integer(p->fns->last_pause_ns));
+			json_object_set_new(o, "plugins", plugins_of(p));
 		}
 		if (o && p->abnormal)
 			json_object_set(o, "last_in_flight", p->last_in_flight);

@@ -9,7 +9,7 @@ static const struct column process_columns[] = { { "PID", "pid", COL_TEXT }, { "
 	{ "ATTACHED", "attached_text", COL_TEXT }, { "SITES", "sites", COL_COUNT }, { "ON", "on", COL_COUNT }, { "THREADS", "threads", COL_COUNT }, { "MADE", "made", COL_COUNT },
 	{ "OPEN", "open", COL_COUNT }, { "OVERHEAD", "overhead_percent", COL_PERCENT }, { "DROPPED", "dropped", COL_DROPS },
 	{ "RINGS", "rings", COL_COUNT, true }, { "MODULES", "modules", COL_COUNT, true }, { "PATCH", "patch", COL_TEXT, true }, { "LEASE", "lease", COL_BOOL, true },
-	{ "USER", "user", COL_TEXT, true }, { "EXE", "exe", COL_TEXT, true }, { 0 } };
+	{ "PLUGINS", "plugins", COL_LIST, true }, { "USER", "user", COL_TEXT, true }, { "EXE", "exe", COL_TEXT, true }, { 0 } };
 static const struct column site_columns[] = { { "SERVICE", "service", COL_TEXT, .max = 30 }, { "NAME", "name", COL_TEXT, .max = 50 }, { "KIND", "kind", COL_TEXT },
 	{ "LEVEL", "level", COL_TEXT }, { "PLACES", "instances", COL_COUNT }, { "FUNCTION", "function", COL_TEXT, .max = 40 }, { "FILE", "file", COL_TEXT, .max = 40 },
 	{ "LINE", "line", COL_COUNT }, { "ID", "id", COL_TEXT, true }, { "COMPONENT", "component", COL_TEXT, true }, { "MODULE", "module", COL_TEXT, true },
@@ -301,19 +301,17 @@ int cli_off(int argc, char **argv)
 	json_t *doc = NULL;
 	struct buf t = { 0 };
 	const char *what = c.args.npos ? c.args.pos[0] : "";
-	if (undo)
-		rc = client_json(&c.client, "POST", "/api/v1/toggles/undo", NULL, &doc, NULL, &e);
-	else if (all)
-		rc = client_json(&c.client, "DELETE", "/api/v1/toggles?all=true", NULL, &doc, NULL, &e);
-	else if (!strncmp(what, "t-", 2) && strspn(what + 2, "0123456789abcdefghijklmnopqrstuvwxyz") == strlen(what + 2))
-		rc = cli_toggle_off(&c.client, what, &doc, &e);
-	else {
-		buf_add_str(&t, "/api/v1/toggles");
+	bool id = !strncmp(what, "t-", 2) && strspn(what + 2, "0123456789abcdefghijklmnopqrstuvwxyz") == strlen(what + 2);
+	buf_printf(&t, "/api/v1/toggles%s%s", undo ? "/undo" : id ? "/" : "", id ? what : "");
+	if (all)
+		client_query(&t, "all", "true");
+	else if (!undo && !id)
 		client_query(&t, "sel", what);
-		buf_byte(&t, 0);
-		rc = client_json(&c.client, "DELETE", (char *)t.p, NULL, &doc, NULL, &e);
-		buf_finish(&t);
-	}
+	if (cli_opt(&c.args, "reason"))
+		client_query(&t, "reason", cli_opt(&c.args, "reason"));
+	buf_byte(&t, 0);
+	rc = client_json(&c.client, undo ? "POST" : "DELETE", (char *)t.p, NULL, &doc, NULL, &e);
+	buf_finish(&t);
 	if (rc < 0)
 		return cli_fail(&e);
 	size_t n = json_array_size(json_object_get(doc, undo && json_object_get(doc, "toggles") ? "toggles" : undo ? "restored" : "removed"));

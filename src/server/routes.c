@@ -25,7 +25,7 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "account", "made:i,stored:i,open:i,queued:i,dropped:<i>,balanced:b" },
 	{ "store", "spans:i,bytes:i,files:i,wal_bytes:i,queue_bytes:i,queue_age_nano:i,recovered:i,expired:i,last_error:s" },
 	{ "process", "pid:i,service:s,exe:s,cmdline:s,user:s,started_unix_nano:i,attached_unix_nano:i,state:s,threads:i,rings:i,modules:i,sites:i,on:i,made:i,passed:i,"
-		"open:i,dropped:<i>,overhead_percent:n,lease:b,patch:s,resource:<*>,last_in_flight?:[@open]" },
+		"open:i,dropped:<i>,overhead_percent:n,lease:b,patch:s,resource:<*>,last_in_flight?:[@open],plugins?:[s]" },
 	{ "open", "pid:i,service:s,tid:i,trace_id:s,span_id:s,parent_span_id:s,name:s,start_unix_nano:i,elapsed_nano:i,depth:i" },
 	{ "site", "id:s,name:s,component:s,kind:s,span_kind:s,service:s,pids:[i],module:s,file:s,line:i,function:s,"
 		"attributes:[{key:s,type:s,sensitive:b}],level:s,instances:i,hookable?:b,why?:s,address?:*,size?:i,source?:s" },

@@ -66,6 +66,13 @@ def test_every_change_of_a_toggle_is_one_entry_with_before_and_after(up):
 	assert entries[2]["before"]["level"] == "count" and entries[2]["after"]["level"] == "span"
 	assert ".tenant" in entries[2]["before"]["selector"] and entries[3]["before"] == entries[2]["after"] and entries[3]["after"] is None
 	assert len(log(up)) == 6
+	rows = up.cli("audit", t["id"]).stdout
+	assert "level count -> span" in rows and "was: selector" in rows and "found" in rows
+	assert up.cli("audit", "--who", "ben", json_out=True)["entries"] == [entries[2]]
+	assert up.cli("audit", "--who", "nobody", check=False).returncode == 1
+	switch(up, "demo:outer", ttl="1m")
+	up.cli("off", "--all", "--reason", "enough")
+	assert told(log(up)[0]) == ("off", who, "enough", "done")
 
 
 def test_what_ends_by_itself_says_so_and_the_log_outlives_a_crash(up):
