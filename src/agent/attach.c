@@ -372,8 +372,12 @@ static int finish(struct attach_job *j, json_t **ret_o, struct err *e)
 	json_t *plugins = json_array(), *notes = json_array();
 	if (j->second) {
 		rc = functions_add(p, j->files, j->nfiles, e);
+		if (rc >= 0)
+			plugins_recover(p, j->plugins, j->nplugins, plugins, notes);
 		for (uint32_t i = 0; rc >= 0 && i < j->nplugins; i++)
 			json_array_append_new(plugins, plugin_apply(p, &j->plugins[i], notes));
+	} else {
+		plugins_recover(p, NULL, 0, plugins, notes);
 	}
 	if (rc < 0) {
 		json_decref(plugins);

@@ -92,6 +92,7 @@ static void file_free(struct agent *a, struct function_file *f)
 	symbols_return(a, f->symbols);
 	free(f->path);
 	free(f->base);
+	free(f->soname);
 }
 
 void functions_files_free(struct agent *a, struct function_file *f, uint32_t n)
@@ -170,9 +171,7 @@ int functions_files(struct agent *a, pid_t pid, const json_t *globs, const char 
 			*deleted = 0;
 		bool is_exe = ino == exe_st.st_ino && !strcmp(last_part(file), last_part(exe[0] ? exe : file));
 		is_exe |= ino == exe_st.st_ino && deleted;
-		if (notes ? !in_notes(notes, from) : !is_exe && !wanted(last_part(file), globs))
-			continue;
-		if (!strncmp(file, "/memfd:", 7))
+		if (!strncmp(file, "/memfd:", 7) || (notes ? !in_notes(notes, from) : !is_exe && !json_array_size(globs)))
 			continue;
 		bool have = false;
 		for (uint32_t i = 0; i < n; i++)
@@ -184,6 +183,14 @@ int functions_files(struct agent *a, pid_t pid, const json_t *globs, const char 
 		if (fd < 0) {
 			snprintf(path, sizeof path, "/proc/%d/root%.600s", pid, file);
 			fd = open(path, O_RDONLY | O_CLOEXEC);
+		}
+		char soname[256] = "";
+		if (fd >= 0 && !is_exe)
+			symbols_soname(fd, soname, sizeof soname);
+		if (!notes && !is_exe && !wanted(last_part(file), globs) && !wanted(soname, globs)) {
+			if (fd >= 0)
+				close(fd);
+			continue;
 		}
 		struct function_file f = { .start = from, .exe = is_exe };
 		struct err mine = { 0 };
@@ -204,6 +211,7 @@ int functions_files(struct agent *a, pid_t pid, const json_t *globs, const char 
 		}
 		f.path = str_dup(str_of(file));
 		f.base = is_exe ? program_name(pid, last_part(file)) : str_dup(str_of(last_part(file)));
+		f.soname = str_dup(str_of(soname));
 		list = base_realloc(list, (n + 1) * sizeof *list);
 		list[n++] = f;
 	}
@@ -398,6 +406,7 @@ static bool relatives_files(struct process *p, struct function_file **ret_f, uin
 			f[i] = o->fns->mods[i].file;
 			f[i].path = str_dup(str_of(f[i].path));
 			f[i].base = str_dup(str_of(f[i].base));
+			f[i].soname = str_dup(str_of(f[i].soname));
 			symbols_share(p->agent, f[i].symbols);
 		}
 		free(p->exe);
@@ -436,6 +445,11 @@ static void from_notes(struct process *p)
 	bool live = p->control->attached_live != 0;
 	if (functions_add(p, mine, k, &e) < 0)
 		log_warn("agent", "process %d: %s", p->pid, e.msg);
+	json_t *plugins = json_array(), *said = json_array(); /* people were told when they were loaded */
+	if (p->fns)
+		plugins_recover(p, NULL, 0, plugins, said);
+	json_decref(plugins);
+	json_decref(said);
 	for (uint32_t i = 0; p->fns && i < p->fns->nmods; i++) {
 		hooks_find(p, &p->fns->mods[i]);
 		p->fns->mods[i].text_hash = functions_text_hash(p, &p->fns->mods[i]); /* now that it is known what is ours */

@@ -4,6 +4,7 @@
 /* One file of a process, open for reading, with its functions. Made on any thread, then owned by the process's struct functions. */
 struct function_file {
 	char *path, *base;        /* as the process sees it; its last part */
+	char *soname;             /* of a library, "" = none */
 	uint64_t start;           /* its first executable mapping in the process */
 	uint64_t bias;            /* run-time address - address in the file */
 	struct symbols *symbols;  /* shared: symbols_borrow() / symbols_return() */

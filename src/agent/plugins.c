@@ -140,11 +140,26 @@ static void option(const char *spec, const char *key, char *ret, size_t size)
 		}
 }
 
+/* Is the process's program one of those that the plugin is for? By its file, or by what it was started as (redis-server is a link). */
+static bool is_program(pid_t pid, const char *glob, char ret_name[64])
+{
+	char path[64], exe[512];
+	snprintf(path, sizeof path, "/proc/%d/exe", pid);
+	ssize_t n = readlink(path, exe, sizeof exe - 1);
+	exe[n > 0 ? n : 0] = 0;
+	const char *base = strrchr(exe, '/') ? strrchr(exe, '/') + 1 : exe;
+	char *name = program_name(pid, base);
+	bool is = !*glob || !fnmatch(glob, base, 0) || !fnmatch(glob, name, 0);
+	snprintf(ret_name, 64, "%s", name);
+	free(name);
+	return is;
+}
+
 /* What the plugin exports, from the memory of the process. */
-static int describe(int mem, const char *spec, uint64_t at, struct plugin *pl, struct err *e)
+static int describe(pid_t pid, int mem, const char *spec, uint64_t at, struct plugin *pl, struct err *e)
 {
 	struct klieg_plugin d = { 0 };
-	char unfit[200];
+	char unfit[200], program[100], name[64];
 	if (!read_at(mem, at, &d, sizeof d))
 		return err_set(e, KLIEG_E_BAD_DATA, "plugin %s: its description cannot be read", pl->name);
 	if (d.abi != KLIEG_PLUGIN_ABI || d.size < sizeof d || d.hook_size < sizeof(struct klieg_plugin_hook) || d.nhooks > HOOKS_MAX)
@@ -152,6 +167,9 @@ static int describe(int mem, const char *spec, uint64_t at, struct plugin *pl, s
 	text_at(mem, (uint64_t)(uintptr_t)d.version, pl->version, sizeof pl->version);
 	text_at(mem, (uint64_t)(uintptr_t)d.fits, pl->fits, sizeof pl->fits);
 	text_at(mem, (uint64_t)(uintptr_t)d.unfit, unfit, sizeof unfit);
+	text_at(mem, (uint64_t)(uintptr_t)d.program, program, sizeof program);
+	if (!*unfit && !is_program(pid, program, name))
+		snprintf(unfit, sizeof unfit, "it is for programs called %s, and this is %s", program, name);
 	if (*unfit) {
 		snprintf(pl->note, sizeof pl->note, "%s: %s", pl->name, unfit);
 		return 0;
@@ -183,6 +201,22 @@ static int describe(int mem, const char *spec, uint64_t at, struct plugin *pl, s
 	return 0;
 }
 
+/* For the next time, in the process: it outlives us. */
+static void remember(int mem, uint64_t host, const char *spec, const struct plugin *pl, uint64_t at)
+{
+	struct kw_plugin_loaded all[KW_PLUGINS], mine = { .at = at };
+	const char *colon = strchr(spec, ':');
+	uint64_t where = host + KW_PLUGIN_AREA + offsetof(struct kw_plugin_area, loaded);
+	if (snprintf(mine.spec, sizeof mine.spec, "%s%s", pl->name, colon ? colon : "") >= (int)sizeof mine.spec || !read_at(mem, where, all, sizeof all))
+		return;
+	uint32_t i = 0;
+	size_t n = strlen(pl->name);
+	while (i < KW_PLUGINS && all[i].at && (strncmp(all[i].spec, pl->name, n) || (all[i].spec[n] && all[i].spec[n] != ':')))
+		i++;
+	if (i < KW_PLUGINS && pwrite(mem, &mine, sizeof mine, (off_t)(where + i * sizeof mine)) != sizeof mine)
+		log_warn("agent", "plugin %s: the process cannot be told that it has it: %s", pl->name, strerror(errno));
+}
+
 int plugin_load(pid_t pid, uint64_t host, const char *spec, struct plugin *ret_p, struct inject_report *ret_r, struct err *e)
 {
 	struct plugin pl = { 0 };
@@ -211,7 +245,9 @@ int plugin_load(pid_t pid, uint64_t host, const char *spec, struct plugin *ret_p
 	if (rc >= 0 && !ret_r->value)
 		rc = err_set(e, KLIEG_E_UNSUPPORTED, "plugin %s cannot work with the libklieg in process %d", pl.name, pid);
 	if (rc >= 0)
-		rc = describe(mem, spec, ret_r->value, &pl, e);
+		rc = describe(pid, mem, spec, ret_r->value, &pl, e);
+	if (rc >= 0)
+		remember(mem, host, spec, &pl, ret_r->value);
 	close(mem);
 	if (rc < 0) {
 		free(pl.hooks);
@@ -233,10 +269,21 @@ json_t *plugin_libraries(const struct plugin *pl, uint32_t n)
 	return globs;
 }
 
-/* The site becomes the plugin's. */
-static void take(struct process *p, uint32_t i, const struct plugin *pl, const struct plugin_hook *h)
+/* The site becomes the plugin's. One function runs the handlers of one plugin: whose it was until now is said. */
+static void take(struct process *p, uint32_t i, const struct plugin *pl, const struct plugin_hook *h, json_t *notes)
 {
 	struct site *s = &p->sites[i];
+	if (s->plugin && s->plugin != h->address) {
+		struct str had = strtab_get(&p->strs, s->component), site = strtab_get(&p->strs, s->name);
+		char text[400];
+		if (!str_eq(had, str_of(pl->name)))
+			snprintf(text, sizeof text, "%s and %.*s both name %s, which can have one of them: it is %s now, and the site %.*s of %.*s is gone; attach with %.*s alone, or last",
+				pl->name, (int)had.n, had.p, h->function, pl->name, (int)site.n, site.p, (int)had.n, had.p, (int)had.n, had.p);
+		else
+			snprintf(text, sizeof text, "%s names %s twice: it is %s, not %.*s", pl->name, h->function, h->site, (int)site.n, site.p);
+		if (!str_eq(had, str_of(pl->name)) || !str_eq(site, str_of(h->site)))
+			json_array_append_new(notes, json_string(text));
+	}
 	s->plugin = h->address;
 	s->min_ns = h->min_ns;
 	s->flags = (uint8_t)h->kind;
@@ -260,7 +307,7 @@ json_t *plugin_apply(struct process *p, const struct plugin *pl, json_t *notes)
 		bool found = false, file = false;
 		for (uint32_t m = 0; m < p->fns->nmods; m++) {
 			const struct function_module *mod = &p->fns->mods[m];
-			if (*h->library ? fnmatch(h->library, mod->file.base, 0) != 0 : !mod->file.exe)
+			if (*h->library ? fnmatch(h->library, mod->file.base, 0) && fnmatch(h->library, mod->file.soname, 0) : !mod->file.exe)
 				continue;
 			file = true;
 			const struct symbols_function *f = symbols_named(mod->file.symbols, h->function);
@@ -271,7 +318,7 @@ json_t *plugin_apply(struct process *p, const struct plugin *pl, json_t *notes)
 				why = f->refusal;
 				continue;
 			}
-			take(p, mod->first + (uint32_t)(f - symbols_functions(mod->file.symbols, &n)), pl, h);
+			take(p, mod->first + (uint32_t)(f - symbols_functions(mod->file.symbols, &n)), pl, h, notes);
 			found = true;
 		}
 		sites += found;
@@ -294,6 +341,43 @@ json_t *plugin_apply(struct process *p, const struct plugin *pl, json_t *notes)
 		}
 	free(area);
 	return json_pack("{s:s,s:s,s:s,s:i}", "name", pl->name, "version", pl->version, "fits", pl->fits, "sites", (int)sites);
+}
+
+/* How many sites of p are this plugin's already. */
+static uint32_t has(const struct process *p, const struct plugin *pl)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < p->nsites; i++)
+		for (uint32_t k = 0; p->sites[i].plugin && k < pl->nhooks; k++)
+			n += p->sites[i].plugin == pl->hooks[k].address;
+	return n;
+}
+
+void plugins_recover(struct process *p, const struct plugin *named, uint32_t nnamed, json_t *plugins, json_t *notes)
+{
+	struct kw_plugin_loaded all[KW_PLUGINS];
+	if (p->uprobe || !p->reg.plugin_host || !read_at(p->mem, p->reg.plugin_host + KW_PLUGIN_AREA + offsetof(struct kw_plugin_area, loaded), all, sizeof all))
+		return;
+	for (uint32_t i = 0; i < KW_PLUGINS && all[i].at; i++) {
+		struct plugin pl = { 0 };
+		struct err e = { 0 };
+		bool again = false;
+		all[i].spec[sizeof all[i].spec - 1] = 0;
+		if (!str_utf8_valid(str_of(all[i].spec)) || !name_of(all[i].spec, pl.name, sizeof pl.name))
+			continue;
+		for (uint32_t k = 0; k < nnamed; k++)
+			again |= !strcmp(named[k].name, pl.name);
+		if (again)
+			continue;
+		uint32_t sites = 0;
+		if (describe(p->pid, p->mem, all[i].spec, all[i].at, &pl, &e) < 0)
+			log_warn("agent", "process %d: %s", p->pid, e.msg);
+		else if ((sites = has(p, &pl)))
+			json_array_append_new(plugins, json_pack("{s:s,s:s,s:s,s:i}", "name", pl.name, "version", pl.version, "fits", pl.fits, "sites", (int)sites));
+		else
+			json_array_append_new(plugins, plugin_apply(p, &pl, notes));
+		plugin_free(&pl);
+	}
 }
 
 void plugins_inherit(struct process *p, const struct process *from)

@@ -27,6 +27,8 @@ json_t *plugin_libraries(const struct plugin *pl, uint32_t n); /* globs of the f
 
 /* Agent thread. Says in notes what does not fit; returns the plugin's line for people. */
 json_t *plugin_apply(struct process *p, const struct plugin *pl, json_t *notes);
+/* The plugins that are in the process already are applied again, but for those that have just been loaded; lines about them are added to plugins. */
+void plugins_recover(struct process *p, const struct plugin *named, uint32_t nnamed, json_t *plugins, json_t *notes);
 void plugins_inherit(struct process *p, const struct process *from);
 
 json_t *plugins_available(void); /* [{"name","path"}] of those that are found by name; any thread */

@@ -228,6 +228,41 @@ void relatives_each(struct symbols *s, void (*fn)(void *arg, uint64_t addr), voi
 	}
 }
 
+#define DYNAMIC_MAX (64u << 10) /* bytes; real ones have some hundred */
+
+void symbols_soname(int fd, char *ret_name, size_t size)
+{
+	struct image im;
+	struct err e;
+	uint64_t strings = 0, bytes = 0, soname = 0;
+	ret_name[0] = 0;
+	if (image_open(fd, false, &im, &e) < 0)
+		return;
+	for (uint32_t i = 0; i < im.nph; i++) {
+		const uint8_t *p = im.ph[i].p_type == PT_DYNAMIC && im.ph[i].p_filesz <= DYNAMIC_MAX ? image_bytes(&im, im.ph[i].p_offset, im.ph[i].p_filesz) : NULL;
+		for (uint64_t k = 0; p && k + sizeof(Elf64_Dyn) <= im.ph[i].p_filesz; k += sizeof(Elf64_Dyn)) {
+			Elf64_Dyn d;
+			memcpy(&d, p + k, sizeof d);
+			strings = d.d_tag == DT_STRTAB ? d.d_un.d_ptr : strings;
+			bytes = d.d_tag == DT_STRSZ ? d.d_un.d_val : bytes;
+			soname = d.d_tag == DT_SONAME ? d.d_un.d_val : soname;
+			if (d.d_tag == DT_NULL)
+				break;
+		}
+	}
+	for (uint32_t i = 0; i < im.nph && soname && soname < bytes; i++) {
+		const Elf64_Phdr *ph = &im.ph[i];
+		if (ph->p_type != PT_LOAD || strings < ph->p_vaddr || strings - ph->p_vaddr >= ph->p_filesz || bytes - soname > ph->p_filesz - (strings - ph->p_vaddr))
+			continue;
+		uint64_t most = bytes - soname < size ? bytes - soname : size;
+		const uint8_t *p = image_bytes(&im, ph->p_offset + (strings - ph->p_vaddr) + soname, most);
+		if (p && memchr(p, 0, most))
+			memcpy(ret_name, p, strlen((const char *)p) + 1);
+		break;
+	}
+	image_finish(&im);
+}
+
 bool has_packed_relocations(const struct image *im)
 {
 	const int64_t relr = 36; /* DT_RELR, younger than this system's elf.h */

@@ -30,6 +30,8 @@ struct symbols_function {
  * and their resolvers. Aliases of one address are one function: the global, shortest name wins. Takes about 30 ms a megabyte of text. */
 int symbols_open(int fd, const char *debug_file, struct symbols **ret_s, struct err *e);
 void symbols_close(struct symbols *s);
+/* The name that a shared library has for the dynamic linker, "" = none; without opening all of it. */
+void symbols_soname(int fd, char *ret_name, size_t size);
 
 /* Sorted by address. Owned by s. */
 const struct symbols_function *symbols_functions(const struct symbols *s, uint32_t *ret_n);

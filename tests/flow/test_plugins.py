@@ -106,6 +106,77 @@ def pack(data, level, room):
 	assert not changed(before, p.pid) and p("pack(b'a' * 10000, 9, 1000)") == plain
 
 
+GREETER = r"""
+#include <klieg/plugin.h>
+static const struct klieg_plugin_hook hooks[] = { { .library = "libgreet.so.1*", .function = "greet", .site = "SITE" } };
+static const struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "NAME", "1.0", "libgreet 1", PROGRAM, KLIEG_PLUGIN_HOOKS(hooks), NULL };
+const struct klieg_plugin *klieg_plugin(const struct klieg_host *host) { return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL; }
+"""
+
+
+@pytest.fixture
+def greeter(tmp_path, spawn):
+	"""A program with a library whose file is called something else than the library; greeter.plugin(name, site, program) builds a plugin for it."""
+	(tmp_path / "greet.c").write_text("__attribute__((noinline)) int greet(int n) { volatile int x = n; for (int i = 0; i < 3; i++) x += i; return x; }")
+	lib = tmp_path / "vendored-greetings.so"
+	run("cc", "-O1", "-shared", "-fPIC", "-Wl,-soname,libgreet.so.1", str(tmp_path / "greet.c"), "-o", str(lib))
+
+	class Greeter(Python):
+		@staticmethod
+		def plugin(name, site, program="NULL"):
+			(tmp_path / f"{name}.c").write_text(GREETER.replace("NAME", name).replace("SITE", site).replace("PROGRAM", program))
+			run("cc", "-Wall", "-Werror", "-shared", "-fPIC", f"-I{TOP}/include", str(tmp_path / f"{name}.c"), "-o", str(tmp_path / f"{name}.so"))
+			return str(tmp_path / f"{name}.so")
+	return Greeter(spawn, f"import ctypes\nlib = ctypes.CDLL({str(lib)!r})")
+
+
+def sites_of(up, plugin):
+	return {s["name"] for s in up.cli("ls", f"{plugin}.*", json_out=True, check=False)["sites"] if s["component"] == plugin}
+
+
+def test_two_plugins_that_name_one_function(klieg_up, greeter):
+	one, two = greeter.plugin("one", "one.greet"), greeter.plugin("two", "two.greet")
+	a = klieg_up.attach(greeter.pid, "--plugin", one, "--plugin", two)
+	assert [n for n in a["notes"] if "two and one both name greet" in n and "it is two now" in n], a["notes"]
+	assert "vendored-greetings.so" in json.dumps(a["modules"]), a  # found by its soname
+	klieg_up.switch("*greet", level="span")
+	assert greeter("[lib.greet(i) for i in range(3)]") == [3, 4, 5]
+	assert len(found(klieg_up, '{ name = "two.greet" }', 3)) == 3 and not spans(klieg_up, '{ name = "one.greet" }')
+	a = klieg_up.attach(greeter.pid)  # again: nothing changes
+	assert {p["name"]: p["sites"] for p in a["plugins"]}["two"] == 1 and sites_of(klieg_up, "two") == {"two.greet"}, a
+
+
+def test_plugins_stay_when_the_agent_does_not(klieg_up, greeter):
+	up, before = klieg_up, text_of(greeter.pid)
+	up.attach(greeter.pid, "--plugin", greeter.plugin("one", "one.greet"))
+	up.switch("one.greet", level="span")
+	greeter("lib.greet(1)")
+	found(up, '{ name = "one.greet" }', 1)
+	up.kill()
+	up.start()
+	wait_for(lambda: sites_of(up, "one"))  # it is attached to still, and the plugin's site is the plugin's
+	a = up.attach(greeter.pid)
+	assert [(p["name"], p["version"], p["sites"]) for p in a["plugins"]] == [("one", "1.0", 1)], a
+	up.all_off()
+	up.switch("one.greet", level="span")
+	greeter("lib.greet(2)")
+	found(up, '{ name = "one.greet" }', 2)
+	up.detach(greeter.pid)
+	assert not changed(before, greeter.pid)
+	a = up.attach(greeter.pid)  # and after a detach
+	assert [(p["name"], p["sites"]) for p in a["plugins"]] == [("one", 1)], a
+	up.all_off()
+	up.switch("one.greet", level="span")
+	assert greeter("lib.greet(3)") == 6
+	found(up, '{ name = "one.greet" }', 3)
+
+
+def test_a_plugin_for_other_programs(klieg_up, greeter):
+	a = klieg_up.attach(greeter.pid, "--plugin", greeter.plugin("fits", "fits.greet", '"pyth*"'), "--plugin", greeter.plugin("other", "other.greet", '"greeterd*"'))
+	assert {p["name"]: p["sites"] for p in a["plugins"]} == {"fits": 1, "other": 0}, a
+	assert [n for n in a["notes"] if n.startswith("other: it is for programs called greeterd*, and this is python")], a["notes"]
+
+
 # ---- libraries -----------------------------------------------------------------------------------------------------------------
 
 
