@@ -173,6 +173,12 @@ struct klieg_host {
 	void (*note)(const char *plugin, const char *text);
 	/* In klieg_plugin(): does a seccomp filter watch this program? Handlers then make no system calls: it may be killed for them. */
 	int (*filtered)(void);
+
+	/* In enter, and where filtered() says no: this call is about to read from the connected TCP socket fd. What is there already has been waiting since it
+	 * came (tcp(7): TCP_INFO's tcpi_last_data_recv, in steps of the kernel's tick, 1 to 10 ms); the next request that begins on this thread (KLIEG_HOOK_ROOT,
+	 * or open() in such a hook) says how long by then, at DETAIL, as klieg.queue_nano. When nothing is there yet, nothing waits. Two system calls. 1, or 0: nothing waits
+	 * there, or fd is no such socket. */
+	int (*reading)(struct klieg_call *call, int fd);
 };
 
 /* The one symbol that a plugin exports: it may look at the process (dlsym, options), called once on a thread of Klieg's own.

@@ -61,6 +61,14 @@ static void int_leave(struct klieg_call *c)
 		failed(c);
 }
 
+/* For requests whose server is not known here: how long what is read has waited. */
+static int reads(struct klieg_call *c)
+{
+	if (!filtered && c->host->size >= sizeof *c->host)
+		c->host->reading(c, klieg_arg_int(c, 0));
+	return KLIEG_TRACE;
+}
+
 static void connect_begin(struct klieg_call *c)
 {
 	c->host->address(c, "network.peer", klieg_arg(c, 1), (size_t)klieg_arg_int(c, 2));
@@ -81,6 +89,8 @@ static void openat_begin(struct klieg_call *c) { klieg_set_text(c, "file.path", 
 #define LIBC "libc.so.6"
 #define BYTES(name) { .library = LIBC, .function = name, .site = "io." name, .level = KLIEG_LEVEL_SPAN, .begin = fd_begin, \
 	.leave = bytes_leave }
+#define READS(name) { .library = LIBC, .function = name, .site = "io." name, .level = KLIEG_LEVEL_SPAN, .enter = reads, .begin = fd_begin, \
+	.leave = bytes_leave }
 #define INT(name, start) { .library = LIBC, .function = name, .site = "io." name, .level = KLIEG_LEVEL_SPAN, .begin = start, \
 	.leave = int_leave }
 static const struct klieg_plugin_hook hooks[] = {
@@ -88,8 +98,8 @@ static const struct klieg_plugin_hook hooks[] = {
 		.begin = connect_begin, .leave = int_leave },
 	{ .library = LIBC, .function = "accept", .site = "io.accept", .level = KLIEG_LEVEL_SPAN, .leave = accept_leave },
 	{ .library = LIBC, .function = "accept4", .site = "io.accept", .level = KLIEG_LEVEL_SPAN, .leave = accept_leave },
-	BYTES("send"), BYTES("sendto"), BYTES("sendmsg"), BYTES("recv"), BYTES("recvfrom"), BYTES("recvmsg"), BYTES("sendfile"),
-	BYTES("read"), BYTES("write"), BYTES("readv"), BYTES("writev"), BYTES("pread"), BYTES("pwrite"),
+	BYTES("send"), BYTES("sendto"), BYTES("sendmsg"), READS("recv"), READS("recvfrom"), READS("recvmsg"), BYTES("sendfile"),
+	READS("read"), BYTES("write"), READS("readv"), BYTES("writev"), BYTES("pread"), BYTES("pwrite"),
 	INT("fsync", fd_begin), INT("fdatasync", fd_begin), INT("open", open_begin), INT("openat", openat_begin),
 };
 

@@ -45,6 +45,8 @@ static int read_enter(struct klieg_call *c)
 {
 	c->user[0] = c->args[0];
 	c->user[1] = c->args[1];
+	if (!filtered && c->host->size >= sizeof *c->host)
+		c->host->reading(c, klieg_arg_int(c, 0));
 	return (unsigned)klieg_arg_int(c, 0) < CONNECTIONS ? KLIEG_TRACE : KLIEG_PASS;
 }
 

@@ -144,9 +144,18 @@ static int end_enter(struct klieg_call *c)
 
 static int resume_enter(struct klieg_call *c) { return c->host->resume(c, klieg_arg(c, 0)) ? KLIEG_TRACE : KLIEG_PASS; }
 
+static int reads(struct klieg_call *c)
+{
+	struct { void *data, *read, *write; int fd; } connection; /* the beginning of ngx_connection_t, since nginx 0.1 */
+	if (!filtered && c->host->size >= sizeof *c->host && c->host->read(&connection, klieg_arg(c, 0), sizeof connection) == sizeof connection)
+		c->host->reading(c, connection.fd);
+	return KLIEG_PASS;
+}
+
 #define STEP(fn, name) { .function = fn, .site = name, .flags = KLIEG_HOOK_ROOT | KLIEG_HOOK_OPTIONAL, .level = KLIEG_LEVEL_COUNT, \
 	.enter = resume_enter }
 static const struct klieg_plugin_hook hooks[] = {
+	{ .function = "ngx_unix_recv", .site = "nginx.read", .flags = KLIEG_HOOK_OPTIONAL, .level = KLIEG_LEVEL_SPAN, .enter = reads },
 	{ .function = "ngx_http_process_request", .site = "nginx.request", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT,
 		.level = KLIEG_LEVEL_COUNT, .enter = begin_enter },
 	{ .function = "ngx_http_free_request", .site = "nginx.request", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT,

@@ -83,9 +83,20 @@ static int abort_enter(struct klieg_call *c)
 
 static int step_enter(struct klieg_call *c) { return c->host->resume(c, query) ? KLIEG_TRACE : KLIEG_PASS; }
 
+static int silent; /* no system calls of ours: seccomp watches, or Klieg is too old to be asked */
+
+static int reads(struct klieg_call *c)
+{
+	int fd; /* a Port begins with it */
+	if (!silent && c->host->read(&fd, klieg_arg(c, 0), sizeof fd) == sizeof fd)
+		c->host->reading(c, fd);
+	return KLIEG_PASS;
+}
+
 #define STEP(fn, name) { .function = fn, .site = name, .flags = KLIEG_HOOK_ROOT | KLIEG_HOOK_OPTIONAL, .level = KLIEG_LEVEL_COUNT, \
 	.enter = step_enter }
 static const struct klieg_plugin_hook hooks[] = {
+	{ .function = "secure_raw_read", .site = "postgres.read", .flags = KLIEG_HOOK_OPTIONAL, .level = KLIEG_LEVEL_SPAN, .enter = reads },
 	{ .function = "pgstat_report_activity", .site = "postgres.query", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT,
 		.level = KLIEG_LEVEL_COUNT, .enter = activity_enter },
 	{ .function = "AbortCurrentTransaction", .site = "postgres.query", .kind = KLIEG_KIND_SERVER, .level = KLIEG_LEVEL_COUNT,
@@ -106,5 +117,8 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {
 	if (!(*(void **)&config_option = dlsym(RTLD_DEFAULT, "GetConfigOption")))
 		plugin.unfit = "this is no PostgreSQL server: it exports no GetConfigOption";
-	return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL;
+	if (host->abi != KLIEG_PLUGIN_ABI)
+		return NULL;
+	silent = host->size < sizeof *host || host->filtered();
+	return &plugin;
 }

@@ -55,7 +55,23 @@ static void begin(struct klieg_call *c)
 	klieg_set_int(c, "db.redis.arguments", argc - 1);
 }
 
+static int silent; /* no system calls of ours: seccomp watches, or Klieg is too old to be asked */
+
+/* A command is about to be read. Of a connection its descriptor is wanted: Redis 5 gives it as an argument, later it is in a structure that grew. */
+static int reads(struct klieg_call *c)
+{
+	static const unsigned offsets[] = { 56 /* 6.0 to 7.0 */, 16 /* since 7.2 */ };
+	int fd;
+	for (unsigned i = 0; !silent && i < sizeof offsets / sizeof *offsets; i++)
+		if (c->host->read(&fd, (const char *)klieg_arg(c, 0) + offsets[i], sizeof fd) == sizeof fd && fd > 2 && c->host->reading(c, fd))
+			return KLIEG_PASS;
+	if (!silent && (fd = klieg_arg_int(c, 1)) > 2 && fd < 1 << 20)
+		c->host->reading(c, fd);
+	return KLIEG_PASS;
+}
+
 static const struct klieg_plugin_hook hooks[] = {
+	{ .function = "readQueryFromClient", .site = "redis.read", .flags = KLIEG_HOOK_OPTIONAL, .level = KLIEG_LEVEL_SPAN, .enter = reads },
 	{ .function = "processCommand", .site = "redis.command", .kind = KLIEG_KIND_SERVER, .flags = KLIEG_HOOK_ROOT,
 		.begin = begin },
 	{ .function = "call", .site = "redis.call", .begin = begin },
@@ -73,5 +89,8 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {
 	if (!dlsym(RTLD_DEFAULT, "processCommand"))
 		plugin.unfit = "this is no redis-server, or one that exports no symbols";
-	return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL;
+	if (host->abi != KLIEG_PLUGIN_ABI)
+		return NULL;
+	silent = host->size < sizeof *host || host->filtered();
+	return &plugin;
 }

@@ -42,6 +42,7 @@ struct klieg__thread {
 	volatile bool busy;      /* inside a probe: a signal handler's probe must keep out */
 	volatile bool in_plugin; /* inside a plugin's handler: the functions it calls are not the program's calls */
 	bool failed;             /* no slot could be had; tried again after the epoch changes */
+	uint64_t waited_ns, waited_at; /* what was read last on this thread had waited so long by then (monotonic); at 0: nothing */
 	struct kw_gate *gate;    /* our shadow stack, NULL = none yet; outlives the slot, and a fork */
 	uint64_t random[2];
 	/* other vendors' members of the tracestate that came with this trace; small, since a dlopened libklieg lives in what is left of static TLS */

@@ -74,7 +74,7 @@ static inline void prepare_run(struct klieg__run *r, const struct kw_hook *h, ui
 	r->span = r->own = s;
 	r->drop = false;
 	r->ctx = NULL;
-	r->has_parent = false;
+	r->has_parent = r->begins = false;
 	r->n = r->used = 0;
 }
 
@@ -97,8 +97,10 @@ static uint64_t run_saved(void *arg)
 	int saved = errno;
 	if (r->enter)
 		rc = r->enter(&r->call) != KLIEG_PASS;
-	else
+	else if (r->handler)
 		r->handler(&r->call);
+	if (r->begins)
+		klieg__run_waited(r);
 	if (r->n)
 		klieg__run_flush(r);
 	if (r->enter && rc)
@@ -146,6 +148,7 @@ static __attribute__((noinline)) void begin_heavy(const struct kw_hook *h, const
 	take_arguments(&r.call, r.args, regs, ra_slot);
 	r.enter = NULL;
 	r.handler = hook_of(h)->begin;
+	r.begins = hook_of(h)->flags & KLIEG_HOOK_ROOT && level >= KLIEG_LEVEL_DETAIL;
 	klieg__call_kept(run_saved, &r);
 	give_arguments(r.args, regs);
 }
@@ -157,7 +160,7 @@ void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *regs
 	klieg_span *s)
 {
 	const struct klieg_plugin_hook *k = hook_of(h);
-	if (!k || !k->begin)
+	if (!k || (!k->begin && !(k->flags & KLIEG_HOOK_ROOT && klieg__thread.waited_at)))
 		return;
 	unsigned level = level_now(s);
 	if (level >= from_level(k))

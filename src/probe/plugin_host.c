@@ -5,8 +5,12 @@
 #include "wire/plugin_area.h"
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -301,6 +305,33 @@ static void host_note(const char *plugin, const char *text)
 
 static int host_filtered(void) { return prctl(PR_GET_SECCOMP) == 2; /* the loader's thread is let off its filter, not its mode */ }
 
+/* ---- before a request begins ---------------------------------------------------------------------------------------------- */
+
+static int host_reading(struct klieg_call *call, int fd)
+{
+	struct klieg__thread *me = &klieg__thread;
+	struct tcp_info info;
+	socklen_t n = sizeof info;
+	int there = 0;
+	me->waited_at = 0;
+	if (ioctl(fd, FIONREAD, &there) || there <= 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) ||
+		n < offsetof(struct tcp_info, tcpi_last_data_recv) + sizeof info.tcpi_last_data_recv)
+		return 0;
+	me->waited_ns = info.tcpi_last_data_recv * 1000000ull;
+	me->waited_at = host_now_ns();
+	return 1;
+}
+
+/* Once for each read: of requests that come together only the first is known to have begun to wait then. */
+void klieg__run_waited(struct klieg__run *r)
+{
+	struct klieg__thread *me = &klieg__thread;
+	if (!me->waited_at)
+		return;
+	host_number(&r->call, "klieg.queue_nano", KLIEG_TYPE_INT, me->waited_ns + (host_now_ns() - me->waited_at));
+	me->waited_at = 0;
+}
+
 void klieg__run_requests_lost(void) { __atomic_fetch_add(&shared.area.requests_lost, 1, __ATOMIC_RELAXED); }
 
 const struct klieg_host *const klieg__host = &shared.host;
@@ -309,7 +340,7 @@ static struct shared shared = {
 	.host = { sizeof(struct klieg_host), KLIEG_PLUGIN_ABI, "0.1.0", host_text, host_number, host_address, host_query, host_status,
 		host_read, host_read_text,
 		host_parent, host_headers, host_drop, klieg__request_open, klieg__request_find, klieg__request_resume,
-			klieg__request_close, host_now_ns, host_option, host_note, host_filtered },
+			klieg__request_close, host_now_ns, host_option, host_note, host_filtered, host_reading },
 };
 
 void *klieg__plugin_host(void) { return &shared.host; }

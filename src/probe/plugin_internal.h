@@ -30,6 +30,7 @@ struct klieg__run {
 	bool drop;
 	const struct klieg_ctx *ctx; /* of that request; NULL: the thread's current one is meant */
 	bool has_parent;
+	bool begins;                 /* a request, perhaps one that has waited */
 	struct klieg_ctx parent;
 	int (*enter)(struct klieg_call *);
 	void (*handler)(struct klieg_call *);
@@ -44,6 +45,7 @@ extern const struct klieg_host *const klieg__host;
 
 /* plugin_host.c */
 void klieg__run_flush(struct klieg__run *r);  /* the attributes collected so far go to the span */
+void klieg__run_waited(struct klieg__run *r); /* a request begins: how long has it waited? */
 void klieg__run_requests_lost(void);
 /* plugin_request.c */
 int klieg__request_open(struct klieg_call *call, const void *key);

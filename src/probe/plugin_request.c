@@ -99,6 +99,8 @@ int klieg__request_open(struct klieg_call *call, const void *key)
 	klieg_restore(&before);
 	klieg__store(&q->key, k, RELEASE);
 	use(r, q);
+	if (call->hook->flags & KLIEG_HOOK_ROOT)
+		klieg__run_waited(r);
 	return 1;
 }
 

@@ -1,0 +1,85 @@
+"""A request that waits before anybody reads it is slow for its client and quick in every span: the wait is on the first one."""
+import os
+import re
+import signal
+import socket
+import time
+
+from conftest import wait_for
+from test_attach_servers import free_port, needs, nginx, serve  # noqa: F401
+
+WAIT = 0.3
+TICK = 0.02  # seconds; what the kernel's count of milliseconds may be off by, generously
+
+
+class Client:
+	"""One connection; it measures what it had to wait."""
+
+	def __init__(self, port):
+		self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+
+	def ask(self, request):
+		self.socket.sendall(request)
+		assert self.socket.recv(65536)
+
+	def ask_while_nobody_reads(self, request, *pids):
+		"""The server stands still for a while after the request has come. Returns what the client waited, in seconds."""
+		mine = self.socket.getsockname()[1]
+
+		def come():
+			with open("/proc/net/tcp") as f:  # bytes of ours that the server has not read
+				return [x for x in (line.split() for line in f) if x[2].endswith(f":{mine:04X}") and int(x[4].split(":")[1], 16) > 0]
+		for pid in pids:
+			os.kill(pid, signal.SIGSTOP)
+		try:
+			start = time.monotonic()
+			self.socket.sendall(request)
+			wait_for(lambda: come() and time.monotonic() - start > WAIT)
+		finally:
+			for pid in pids:
+				os.kill(pid, signal.SIGCONT)
+		assert self.socket.recv(65536)
+		return time.monotonic() - start
+
+
+def waits(up, name):
+	"""Of the spans of that name, in order: what they say they waited, in seconds."""
+	rows = up.get(f"/spans?since=5m&limit=100&q=%7B%20name%20%3D%20%22{name}%22%20%7D")["spans"]
+	found = [s["attributes"].get("klieg.queue_nano") for s in sorted(rows, key=lambda s: s["start_unix_nano"])]
+	return [int(x) / 1e9 if x is not None else None for x in found]
+
+
+def watch(up, service, pids, plugin, request, client, payload):
+	for pid in pids:
+		up.attach(pid, "--plugin", plugin)
+	up.switch(f"{service}:{plugin.split('-')[0]}.*", level="detail")
+	client.ask(payload)
+	took = client.ask_while_nobody_reads(payload, *pids)
+	client.ask(payload)
+	wait_for(lambda: len(waits(up, request)) == 3)
+	first, stalled, last = waits(up, request)
+	assert WAIT - TICK <= stalled <= took + TICK
+	# Who was read at once did not wait; or the thread was there before the request, and nothing is said.
+	assert all(x is None or x < WAIT - TICK for x in (first, last))
+	up.all_off()
+	for pid in pids:
+		up.detach(pid)
+
+
+@needs("redis-server")
+def test_a_command_that_redis_comes_to_late_says_how_late(klieg_up, serve, tmp_path):  # noqa: F811
+	port = free_port()
+	p = serve(["redis-server", "--port", str(port), "--save", "", "--dir", str(tmp_path)])
+
+	def there():
+		try:
+			return Client(port)
+		except OSError:
+			return None
+	watch(klieg_up, "redis-server", [p.pid], "redis-server", "redis.command", wait_for(there), b"PING\r\n")
+
+
+@needs("nginx")
+def test_a_request_that_nginx_comes_to_late_says_how_late(klieg_up, nginx):  # noqa: F811
+	client = Client(int(re.search(r":(\d+)/", nginx.url)[1]))
+	watch(klieg_up, "nginx", nginx.workers(), "nginx", "nginx.request", client, b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
