@@ -39,7 +39,7 @@ struct watch {
 	int64_t ends, closed, next, gap;
 	double allowed_ns, calls;
 	int64_t pause;                     /* to begin this window */
-	uint32_t windows, hot, watched;
+	uint32_t windows, hot, watched, blind; /* blind: whose address is taken, but that cannot be intercepted */
 	bool found, more, failed;
 };
 
@@ -152,14 +152,18 @@ static void make_ranges(struct watch *w)
 static void find_taken(const struct process *p, struct watch *w)
 {
 	w->nmods = p->fns->nmods;
-	w->ntaken = w->hand = 0;
+	w->ntaken = w->hand = w->blind = 0;
 	for (uint32_t k = 0; k < p->fns->nmods; k++) {
 		const struct function_module *m = &p->fns->mods[k];
 		uint32_t n;
 		const struct symbols_function *f = symbols_functions(m->file.symbols, &n);
 		w->taken = base_realloc(w->taken, (w->ntaken + n + 1) * sizeof *w->taken);
 		for (uint32_t i = 0; i < n && i < m->n; i++)
-			if (!f[i].refusal && symbols_taken(m->file.symbols, &f[i]))
+			if (!symbols_taken(m->file.symbols, &f[i]))
+				continue;
+			else if (f[i].refusal)
+				w->blind++;
+			else
 				w->taken[w->ntaken++] = m->first + i;
 	}
 }
@@ -319,8 +323,11 @@ bool watch_follow(struct agent *a)
 	bool ended = false, deep = any_deep(a);
 	for (uint32_t i = 0; !deep && i < a->nprocs; i++) {
 		struct process *p = a->procs[i];
-		ended |= p->fns && p->fns->watch && p->fns->watch->nnow;
+		struct watch *w = p->fns ? p->fns->watch : NULL;
+		ended |= w && w->nnow;
 		watch_forget(p);
+		if (w) /* whoever asks next wants to see what is called then */
+			w->next = w->gap = w->windows = 0;
 	}
 	return ended;
 }
@@ -343,7 +350,7 @@ void watch_tick(struct agent *a)
 				window_close(p, w, now);
 			continue;
 		}
-		if (w && now < w->next && (now - w->closed < GAP_LEAST || w->wanted == hash_wanted(p)))
+		if (w && (now - w->closed < GAP_LEAST || (now < w->next && w->wanted == hash_wanted(p))))
 			continue;
 		if (!w)
 			w = p->fns->watch = base_calloc(1, sizeof *w);
@@ -378,7 +385,7 @@ bool watch_edge(const struct process *p, uint32_t i, uint32_t site, uint32_t *re
 json_t *watch_json(const struct agent *a, const struct rule *r)
 {
 	json_t *names = json_array();
-	int watched = 0, hot = 0, windows = 0;
+	int watched = 0, hot = 0, windows = 0, blind = 0;
 	for (uint32_t i = 0; i < a->nprocs; i++) {
 		const struct process *p = a->procs[i];
 		const struct watch *w = p->map && p->fns && p->fns->live ? p->fns->watch : NULL;
@@ -397,7 +404,8 @@ json_t *watch_json(const struct agent *a, const struct rule *r)
 			}
 		watched += mine ? (int)w->watched : 0;
 		hot += mine ? (int)w->hot : 0;
+		blind += mine ? (int)w->blind : 0;
 		windows += mine ? (int)w->windows : 0;
 	}
-	return json_pack("{s:o,s:{s:i,s:i,s:i}}", "observed", names, "observing", "functions", watched, "too_hot", hot, "windows", windows);
+	return json_pack("{s:o,s:{s:i,s:i,s:i,s:i}}", "observed", names, "observing", "functions", watched, "too_hot", hot, "not_hookable", blind, "windows", windows);
 }

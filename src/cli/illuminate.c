@@ -307,7 +307,8 @@ static void through_pointers(const struct light *l, struct buf *b)
 	struct fmt f, g;
 	size_t n = json_array_size(l->observed), i;
 	const json_t *x;
-	int64_t functions = jint(l->observing, "functions"), windows = jint(l->observing, "windows"), hot = jint(l->observing, "too_hot");
+	int64_t functions = jint(l->observing, "functions"), windows = jint(l->observing, "windows"), hot = jint(l->observing, "too_hot"),
+		blind = jint(l->observing, "not_hookable");
 	json_array_foreach(l->observed, i, x)
 		if (i < NAMES_SHOWN)
 			buf_printf(b, "%s%s", i ? ", " : ": ", json_string_value(x));
@@ -319,10 +320,13 @@ static void through_pointers(const struct light *l, struct buf *b)
 		buf_add_str(b, n ? "" : functions ? ": being observed" : ": not observed, so what is called there is seen only if it is on");
 		return;
 	}
-	buf_printf(b, "%s; %s function%s that could be called there were watched, %s time%s for up to 300 ms: what was not called then is missing", n ? "" : ": none seen",
+	buf_printf(b, "%s; %s function%s of the attached files that could be called there were watched, %s time%s for up to 300 ms: what was not called then is missing",
+		n ? "" : ": none seen",
 		fmt_count(&f, (double)functions), cli_plural(functions), fmt_count(&g, (double)windows), cli_plural(windows));
 	if (hot)
 		buf_printf(b, "; %lld called too often to be watched", (long long)hot);
+	if (blind)
+		buf_printf(b, "; %lld that cannot be intercepted", (long long)blind);
 }
 
 /* What the function calls that will not be in the tree. */

@@ -42,7 +42,6 @@ struct klieg__thread {
 	volatile bool busy;      /* inside a probe: a signal handler's probe must keep out */
 	volatile bool in_plugin; /* inside a plugin's handler: the functions it calls are not the program's calls */
 	bool failed;             /* no slot could be had; tried again after the epoch changes */
-	uint64_t waited_ns, waited_at; /* what was read last on this thread had waited so long by then (monotonic); at 0: nothing */
 	struct kw_gate *gate;    /* our shadow stack, NULL = none yet; outlives the slot, and a fork */
 	uint64_t random[2];
 	/* other vendors' members of the tracestate that came with this trace; small, since a dlopened libklieg lives in what is left of static TLS */
@@ -51,6 +50,7 @@ struct klieg__thread {
 	uint16_t foreign_len;
 	bool foreign_ot;         /* an ot member is among them: it has the randomness that samplers downstream decide by */
 	char foreign[256];
+	uint64_t waited_ns, waited_at; /* what was read last on this thread had waited so long by then (monotonic); at 0: nothing */
 };
 extern __thread struct klieg__thread klieg__thread __attribute__((tls_model("initial-exec")));
 
