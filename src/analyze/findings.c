@@ -316,6 +316,28 @@ static void find_queue(struct hot_view *v, uint32_t op)
 			100 * total / of_parents);
 }
 
+/* Requests that nobody looks at when they come: on average a millisecond in which nothing was done for them, and longer than what is then done. The server is busy with
+ * others, or has too few workers; the cause is what else ran, not this operation. */
+static void find_late(struct hot_view *v, uint32_t op)
+{
+	const struct hot_op *o = v->ops + op;
+	double before = 0, total = 0, weight = 0, longest = 0;
+	uint32_t n = 0;
+	for (uint32_t k = 0; k < o->n; k++) {
+		const struct hot_span *s = v->spans + v->by_op[o->first + k];
+		if (s->before_ns == HOT_UNKNOWN)
+			continue;
+		n++;
+		weight += s->weight;
+		before += (double)s->before_ns * s->weight;
+		total += (double)s->duration_ns * s->weight;
+		longest = (double)s->before_ns > longest ? (double)s->before_ns : longest;
+	}
+	if (n >= 5 && before >= 1e6 * weight && before >= total)
+		add(v, op, "queue", "requests wait %s on average, %s at most, before %s begins: longer than it takes (%s); what else ran then?",
+			time_text(before / weight).p, time_text(longest).p, op_name(v, op).p, time_text(total / weight).p);
+}
+
 void hot_find(struct hot_view *v)
 {
 	uint32_t most = 1;
@@ -333,6 +355,7 @@ void hot_find(struct hot_view *v)
 		find_waits(v, i);
 		find_outlier(v, i, picks);
 		find_queue(v, i);
+		find_late(v, i);
 	}
 	free(picks);
 }

@@ -110,6 +110,8 @@ static void add_attr(struct hot *h, struct hot_span *r, const struct batch *b, c
 			r->cpu_ns = a->i;
 		if (a->type == ATTR_INT && a->i >= 0 && str_is(key, "klieg.off_cpu_nano"))
 			r->off_cpu_ns = a->i;
+		if (a->type == ATTR_INT && a->i >= 0 && str_is(key, "klieg.queue_nano"))
+			r->before_ns = a->i;
 		return;
 	}
 	if (starts(key, "thread.lock") || str_is(key, "lock.name") || str_is(key, "lock"))
@@ -212,7 +214,7 @@ int hot_visit(void *arg, const struct batch *b, uint32_t i)
 		h->spans = base_realloc(h->spans, h->cap * sizeof *h->spans);
 	}
 	struct hot_span r = { .trace_hi = s->trace_hi, .trace_lo = s->trace_lo, .span_id = s->span_id, .parent_id = s->parent_id,
-		.start_ns = s->start_ns, .duration_ns = duration, .cpu_ns = HOT_UNKNOWN, .off_cpu_ns = HOT_UNKNOWN, .weight = span_adjusted_count(s),
+		.start_ns = s->start_ns, .duration_ns = duration, .cpu_ns = HOT_UNKNOWN, .off_cpu_ns = HOT_UNKNOWN, .before_ns = HOT_UNKNOWN, .weight = span_adjusted_count(s),
 		.queue_depth = -1, .attrs_off = h->attrs_n, .kind = s->kind, .error = s->status == STATUS_ERROR, .selected = 1,
 		.parent = HOT_NONE, .child = HOT_NONE, .sibling = HOT_NONE };
 	r.weight = r.weight > 0 ? r.weight : 1;

@@ -12,6 +12,7 @@ struct hot_span {
 	int64_t self_ns;                   /* set by hot_finish */
 	int64_t cpu_ns, off_cpu_ns;        /* of the whole span; HOT_UNKNOWN */
 	double weight, queue_depth;        /* queue_depth < 0: none */
+	int64_t before_ns;                 /* waited before it began, or HOT_UNKNOWN */
 	uint32_t op;
 	uint32_t parent, child, sibling;   /* indices into spans, children by start; HOT_NONE */
 	uint32_t attrs_off;

@@ -8,7 +8,7 @@ import time
 from conftest import wait_for
 from test_attach_servers import free_port, needs, nginx, serve  # noqa: F401
 
-WAIT = 0.3
+WAIT = 0.2
 TICK = 0.02  # seconds; what the kernel's count of milliseconds may be off by, generously
 
 
@@ -76,7 +76,16 @@ def test_a_command_that_redis_comes_to_late_says_how_late(klieg_up, serve, tmp_p
 			return Client(port)
 		except OSError:
 			return None
-	watch(klieg_up, "redis-server", [p.pid], "redis-server", "redis.command", wait_for(there), b"PING\r\n")
+	client = wait_for(there)
+	watch(klieg_up, "redis-server", [p.pid], "redis-server", "redis.command", client, b"PING\r\n")
+	# And when it goes on like that, it is what is wrong.
+	klieg_up.attach(p.pid, "--plugin", "redis-server")
+	klieg_up.switch("redis-server:redis.*", level="detail")
+	for _ in range(6):
+		client.ask_while_nobody_reads(b"PING\r\n", p.pid)
+	wait_for(lambda: len(waits(klieg_up, "redis.command")) == 9)
+	row = [x for x in klieg_up.get("/hot?since=5m")["rows"] if x["name"] == "redis.command"][0]
+	assert [f for f in row["findings"] if f["kind"] == "queue" and "before redis.command begins" in f["text"]], row
 
 
 @needs("nginx")
