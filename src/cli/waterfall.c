@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define WAIT_SHOWN 1e6 /* ns before the first span; the kernel counts it in milliseconds */
+
 struct node { const json_t *s; int64_t start, end, self; int first, last, next, parent; bool seen; };
 struct fall { struct node *n; size_t count; int64_t t0, t1; int columns, name_width; bool verbose, ascii, colour; struct buf *out; };
 
@@ -29,6 +31,16 @@ static void add_attributes(struct fall *f, const json_t *o, const char *lead, in
 		buf_byte(f->out, '\n');
 		free(x);
 	}
+}
+
+/* What no bar shows: it was there already, and nobody looked. */
+static void add_wait(struct fall *f, const json_t *span, int indent)
+{
+	const json_t *v = json_object_get(json_object_get(span, "attributes"), "klieg.queue_nano");
+	double ns = json_is_string(v) ? strtod(json_string_value(v), NULL) : json_number_value(v);
+	struct fmt d;
+	if (ns >= WAIT_SHOWN)
+		buf_printf(f->out, "%*s%swaited %s before it was read%s\n", indent, "", f->colour ? "\033[33m" : "", fmt_duration(&d, ns), f->colour ? "\033[0m" : "");
 }
 
 static void draw(struct fall *f, int at, struct buf *prefix, bool last, bool root)
@@ -66,8 +78,9 @@ static void draw(struct fall *f, int at, struct buf *prefix, bool last, bool roo
 	buf_printf(f->out, "%s%*s%s %8s %8s\n", f->colour ? "\033[0m" : "", bar - z, "", f->ascii ? "|" : "▏", fmt_duration(&dur, n->end - n->start), fmt_duration(&self, n->self));
 	buf_finish(&left);
 	buf_finish(&name);
+	int indent = (int)fmt_width((char *)prefix->p, prefix->n) + 4;
+	add_wait(f, n->s, indent);
 	if (f->verbose) {
-		int indent = (int)fmt_width((char *)prefix->p, prefix->n) + 4;
 		size_t i;
 		json_t *x;
 		buf_printf(f->out, "%*sspan %s%s%s\n", indent, "", jstr(n->s, "span_id"), *jstr(n->s, "status_message") ? ", " : "", jstr(n->s, "status_message"));

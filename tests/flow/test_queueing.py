@@ -59,6 +59,9 @@ def watch(up, service, pids, plugin, request, client, payload):
 	wait_for(lambda: len(waits(up, request)) == 3)
 	first, stalled, last = waits(up, request)
 	assert WAIT - TICK <= stalled <= took + TICK
+	spans = up.get(f"/spans?since=5m&limit=100&q=%7B%20name%20%3D%20%22{request}%22%20%7D")["spans"]
+	late = max(spans, key=lambda s: int(s["attributes"].get("klieg.queue_nano", 0)))
+	assert re.search(r"waited [\d.]+ms before it was read", up.cli("trace", late["trace_id"]).stdout)
 	# Who was read at once did not wait; or the thread was there before the request, and nothing is said.
 	assert all(x is None or x < WAIT - TICK for x in (first, last))
 	up.all_off()
