@@ -76,6 +76,7 @@ export interface InFlight {
 }
 export interface Process {
   pid: number;
+  host?: string;
   service: string;
   exe: string;
   state: string;
@@ -97,6 +98,7 @@ export interface Process {
   last_in_flight?: InFlight[];
   attached?: boolean; // false: was attached to, libklieg is parked
   longest_pause_nano?: number;
+  plugins?: string[]; // the instrumentors that know functions of it
 }
 export interface Attachment {
   pid: number;
@@ -107,6 +109,7 @@ export interface Attachment {
   modules: { path: string; functions: number; hookable: number; source: string }[];
   pause_nano: number;
   notes: string[];
+  plugins?: { name: string; version: string; fits: string; sites: number }[];
 }
 export interface Detached {
   pid: number;
@@ -386,6 +389,24 @@ export interface Alert {
   link: string;
   cli: string;
 }
+/** One change: docs/api.md says what there is. */
+export interface AuditEntry {
+  id: string;
+  number: number;
+  at_unix_nano: Instant;
+  who: string;
+  what: string;
+  object: string;
+  why: string;
+  before: Record<string, unknown> | null;
+  after: Record<string, unknown> | null;
+  outcome: string;
+  detail?: string;
+  code?: string;
+  evidence?: Evidence;
+  measured_percent?: number;
+  limit_percent?: number;
+}
 export interface Shed {
   site: string;
   name: string;
@@ -439,7 +460,7 @@ async function call<T>(
     r = await fetch(`/api/v1${path}${q.size ? '?' + q : ''}`, {
       method,
       signal,
-      headers: body ? { 'Content-Type': 'application/json' } : undefined,
+      headers: { 'Klieg-Who': 'dashboard', ...(body ? { 'Content-Type': 'application/json' } : {}) },
       body: body ? JSON.stringify(body) : undefined,
     });
   } catch (e) {
@@ -489,6 +510,9 @@ export const api = {
   steer: (name: string, action: string) => call<unknown>('POST', `${of(name)}/rollout`, {}, { ...WHO('author'), action }),
   schema: () => call<Record<string, any>>('GET', '/policy.schema.json'),
   firings: (since: string) => call<{ firings: Firing[] }>('GET', '/firings', { since }),
+  audit: (query: Record<string, string>) =>
+    call<{ entries: AuditEntry[]; matched: number; total: number; let_go: number; next?: number }>('GET', '/audit', query),
+  plugins: () => call<{ plugins: { name: string; path: string; host?: string }[] }>('GET', '/plugins'),
   alerts: () => call<{ alerts: Alert[] }>('GET', '/alerts'),
   overhead: () => call<Overhead>('GET', '/overhead'),
   spans: (query: Record<string, string | number>, signal?: AbortSignal) =>

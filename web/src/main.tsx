@@ -13,6 +13,7 @@ import { Graph } from './pages/graph';
 import { Explore } from './pages/explore';
 import { TracePage } from './pages/trace';
 import { Toggles } from './pages/toggles';
+import { Audit } from './pages/audit';
 import { Processes } from './pages/processes';
 
 const pages: Record<string, () => preact.JSX.Element> = {
@@ -23,6 +24,7 @@ const pages: Record<string, () => preact.JSX.Element> = {
   trace: TracePage,
   toggles: Toggles,
   policies: Policies,
+  audit: Audit,
   processes: Processes,
 };
 

@@ -7,17 +7,11 @@ import { bytes, dur, num, pct, shell } from '../format';
 import { fail, notice, now, steering } from '../live';
 import { lineDiff, merge, type Line } from '../merge';
 import { usePolled } from '../poll';
-import { clock, instant, toMs, type Instant } from '../time';
+import { clock, instant, toMs } from '../time';
 import { go, link, param, set } from '../url';
-import { Copy, Empty, Trouble } from '../parts/bits';
+import { Copy, Empty, Trouble, When } from '../parts/bits';
 import { Modal, useTitle } from '../parts/chrome';
 
-const day = (t: Instant) => new Date(toMs(t)).toISOString().slice(0, 10);
-const When = ({ t }: { t: Instant }) => (
-  <span class="t" title={new Date(toMs(t)).toISOString()}>
-    {day(t) === new Date(now.value).toISOString().slice(0, 10) ? clock(t).slice(0, 8) : `${day(t)} ${clock(t).slice(0, 5)}`}
-  </span>
-);
 const State = ({ of }: { of: string }) => (
   <span class={`pstate ${of}`}>
     {{ active: '● ', rolling_out: '◔ ', rolled_back: '↶ ', stopped: '‖ ', off: '○ ', suspended: '⚠ ' }[of] ?? ''}

@@ -5,7 +5,7 @@ import { changes, drops, reasons } from '../live';
 import { usePolled } from '../poll';
 import { go } from '../url';
 import { Copy, Dot, Empty, Trouble } from '../parts/bits';
-import { detach, openAttach } from '../parts/attach';
+import { detach, instrument, openAttach } from '../parts/attach';
 import { useTitle } from '../parts/chrome';
 
 interface Account {
@@ -26,6 +26,7 @@ export function Processes() {
   useTitle('Processes');
   const look = async () => ({ procs: (await api.processes()).processes, flight: (await api.inflight()).spans });
   const { data, problem } = usePolled(look, String(changes.value), 1000);
+  const { data: installed } = usePolled(() => api.plugins(), '', 30000);
   const { data: doctor } = usePolled<Doctor>(() => api.doctor(), '', 3000);
   const procs = data?.procs,
     flight = data?.flight ?? [];
@@ -52,7 +53,7 @@ export function Processes() {
           action={{ label: 'Attach…', run: () => openAttach() }}
         />
       ) : (
-        procs && <ProcessTable procs={procs} />
+        procs && <ProcessTable procs={procs} plugins={installed?.plugins ?? []} />
       )}
       {crashed.length > 0 && <Crashes of={crashed} />}
       <h2>In flight now</h2>
@@ -85,7 +86,42 @@ function Switching({ p }: { p: Process }) {
   );
 }
 
-const ProcessTable = ({ procs }: { procs: Process[] }) => (
+type Plugins = { name: string; host?: string }[];
+
+/** Those it has, and what else could be loaded into it. */
+function Instrumentors({ p, plugins }: { p: Process; plugins: Plugins }) {
+  const has = p.plugins ?? [];
+  const more = plugins.filter((x) => (!x.host || !p.host || x.host === p.host) && !has.includes(x.name)).map((x) => x.name);
+  return (
+    <div class="plugs">
+      {has.map((name) => (
+        <span class="level count" key={name}>
+          {name}
+        </span>
+      ))}
+      {p.attached && p.state === 'live' && more.length > 0 && (
+        <select
+          aria-label={`Add an instrumentor to ${p.service} ${p.pid}`}
+          value=""
+          onChange={(e) => {
+            const name = e.currentTarget.value;
+            e.currentTarget.value = '';
+            if (name) instrument(p, name);
+          }}
+        >
+          <option value="">add…</option>
+          {[...new Set(more)].sort().map((name) => (
+            <option key={name} value={name}>
+              {name}
+            </option>
+          ))}
+        </select>
+      )}
+    </div>
+  );
+}
+
+const ProcessTable = ({ procs, plugins }: { procs: Process[]; plugins: Plugins }) => (
   <div class="scroll" tabIndex={0} role="region" aria-label="Traced processes">
     <table class="data">
       <thead>
@@ -102,6 +138,7 @@ const ProcessTable = ({ procs }: { procs: Process[] }) => (
           <th class="n">dropped</th>
           <th class="n">overhead</th>
           <th>attached</th>
+          <th>instrumentors</th>
           <th>
             <span class="sr">actions</span>
           </th>
@@ -140,6 +177,9 @@ const ProcessTable = ({ procs }: { procs: Process[] }) => (
               <td class="n">{pct(p.overhead_percent)}</td>
               <td title={p.longest_pause_nano ? `longest pause ${dur(p.longest_pause_nano)}` : undefined}>
                 {p.attached ? <span class="good">✓ functions</span> : p.attached === false ? 'parked' : ''}
+              </td>
+              <td>
+                <Instrumentors p={p} plugins={plugins} />
               </td>
               <td class="act">
                 {p.state === 'live' &&

@@ -15,6 +15,7 @@ interface Draft {
   plugins: string;
 }
 const draft = signal<Draft | null>(null);
+const available = signal<string[]>([]);
 const list = signal<{ rows: Candidate[]; problem?: Problem } | null>(null);
 const state = signal<{ busy: boolean; problem?: Problem }>({ busy: false });
 
@@ -69,6 +70,23 @@ export async function detach(p: Process) {
   }
 }
 
+/** Loads an instrumentor into a process that is attached to already. */
+export async function instrument(p: Process, plugin: string) {
+  try {
+    const { attachments } = await api.attach({ pid: p.pid, ...(p.host ? { host: p.host } : {}), plugins: [plugin] });
+    changes.value++;
+    const a = attachments[0],
+      got = (a.plugins ?? []).find((x) => x.name === plugin || plugin.endsWith(`/${x.name}.so`));
+    notice.value = {
+      text: got?.sites ? `${got.name} knows ${num(got.sites)} function${got.sites === 1 ? '' : 's'} of ${p.service} (${p.pid}).` : `${plugin} found nothing to do in ${p.service} (${p.pid}).`,
+      hint: (a.notes ?? []).join('; ') || undefined,
+      action: got?.sites ? { label: 'Show them', run: () => go('toggles', { sel: `{ resource.service.name = "${p.service}" && instrumentation:name = "${got.name}" }` }) } : undefined,
+    };
+  } catch (e) {
+    fail(e as Problem);
+  }
+}
+
 async function attach(what: Record<string, unknown>) {
   const { attachments: all, refused } = await api.attach(what);
   changes.value++;
@@ -88,6 +106,10 @@ export function AttachSheet() {
   useEffect(() => {
     if (!d || list.value) return;
     let gone = false;
+    api.plugins().then(
+      (r) => gone || (available.value = [...new Set(r.plugins.map((p) => p.name))].sort()),
+      () => {},
+    );
     api.candidates().then(
       (r) => gone || (list.value = { rows: r.candidates }),
       (problem) => gone || (list.value = { rows: [], problem }),
@@ -191,6 +213,27 @@ export function AttachSheet() {
             <input spellcheck={false} placeholder="redis-server io" {...field('plugins')} />
           </label>
         </div>
+        {available.value.length > 0 && (
+          <div class="plugs" role="group" aria-label="Instrumentors that are installed">
+            <span class="dim">Instrumentors:</span>
+            {available.value.map((name) => {
+              const on = words(d.plugins).includes(name);
+              return (
+                <button
+                  key={name}
+                  type="button"
+                  aria-pressed={on}
+                  onClick={() => {
+                    const rest = words(d.plugins).filter((x) => x !== name);
+                    draft.value = { ...d, plugins: (on ? rest : [...rest, name]).join(' ') };
+                  }}
+                >
+                  {name}
+                </button>
+              );
+            })}
+          </div>
+        )}
         <p>
           <small>
             The program is paused for a moment while libklieg is loaded. Its functions become sites, all off; nothing of it is changed

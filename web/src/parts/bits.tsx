@@ -1,8 +1,10 @@
 // Small things several pages use: copying a command, empty states, a list that draws only what is visible.
 import { Component, type ComponentChildren, type FunctionComponent, type RefObject } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { notice } from '../live';
+import { notice, now } from '../live';
 import { colour } from '../format';
+import { clock, toMs, type Instant } from '../time';
+import { go, link, type Params } from '../url';
 import type { Problem } from '../api';
 
 export function Copy({ command }: { command: string }) {
@@ -52,6 +54,27 @@ export const Trouble = ({ e }: { e: Problem }) => (
     {e.line ? ` (line ${e.line}, column ${e.column})` : ''}
     {e.hint && <small>hint: {e.hint}</small>}
   </div>
+);
+
+const day = (t: Instant) => new Date(toMs(t)).toISOString().slice(0, 10);
+/** Today the time of day, else the day too. */
+export const When = ({ t }: { t: Instant }) => (
+  <span class="t" title={new Date(toMs(t)).toISOString()}>
+    {day(t) === new Date(now.value).toISOString().slice(0, 10) ? clock(t).slice(0, 8) : `${day(t)} ${clock(t).slice(0, 5)}`}
+  </span>
+);
+
+/** A link to a place in the dashboard, which a click goes to without loading the page again. */
+export const Link = ({ page, params, children }: { page: string; params?: Params; children: ComponentChildren }) => (
+  <a
+    href={link(page, params)}
+    onClick={(e) => {
+      e.preventDefault();
+      go(page, params);
+    }}
+  >
+    {children}
+  </a>
 );
 
 /** A dot in the service's colour; the name beside it carries the meaning. */

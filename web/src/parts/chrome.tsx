@@ -20,6 +20,7 @@ const nav: [string, string, string][] = [
   ['trace', 'Trace', 'g t'],
   ['toggles', 'Toggles', 'g o'],
   ['policies', 'Policies', 'g l'],
+  ['audit', 'Audit', 'g a'],
   ['processes', 'Processes', 'g p'],
 ];
 const dialog = signal<'' | 'palette' | 'keys' | 'off' | 'overhead'>('');
@@ -73,6 +74,7 @@ export function Header() {
   const over = s && s.overhead_percent > s.budget_percent;
   return (
     <header>
+      <div class="top">
       <a
         class="brand"
         href={href('overview')}
@@ -151,7 +153,7 @@ export function Header() {
         title="Active toggles, and when the next one lapses"
       >
         <b>{toggles.value.length}</b> on{' '}
-        {next !== null ? <small>next off in {dur(left).replace(/\.\d+/, '').replace(/(\d\d m) \d+ s/, '$1')}</small> : <small>all quiet</small>}
+        {next !== null ? <small>off in {dur(left).replace(/\.\d+/, '').replace(/(\d\d m) \d+ s/, '$1')}</small> : <small>all quiet</small>}
       </a>
       <a
         class={`meter ${lost ? 'warn' : ''}`}
@@ -196,6 +198,7 @@ export function Header() {
         All off
       </button>
       </span>
+      </div>
       {s?.panic && (
         <div class="banner" role="alert">
           Everything is off since {clock(instant(String(s.panic.at)) ?? 0).slice(0, 8)}, by {s.panic.owner}
@@ -250,7 +253,7 @@ export function Modal({
 
 const help: [string, string][] = [
   ['Ctrl+K', 'go anywhere'],
-  ['g v / h / g / e / t / o / l / p', 'Overview, Hot, Graph, Explore, Trace, Toggles, Policies, Processes'],
+  ['g v / h / g / e / t / o / l / a / p', 'Overview, Hot, Graph, Explore, Trace, Toggles, Policies, Audit, Processes'],
   ['t', 'switch something on'],
   ['a', 'attach to a running program'],
   ['Space', 'pause or go on'],
@@ -544,7 +547,7 @@ export function keys() {
     )
       return;
     if (g && Date.now() - g < 1500) {
-      const page = { v: 'overview', l: 'policies', h: 'hot', g: 'graph', e: 'explore', t: 'trace', o: 'toggles', p: 'processes' }[e.key];
+      const page = { v: 'overview', l: 'policies', h: 'hot', g: 'graph', e: 'explore', t: 'trace', o: 'toggles', a: 'audit', p: 'processes' }[e.key];
       g = 0;
       if (page) {
         go(page);
