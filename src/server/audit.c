@@ -99,7 +99,8 @@ static json_t *policy_now(struct server *s, const char *name)
 	if (!en)
 		return NULL;
 	json_t *o = json_pack("{sI sI ss}", "version", jint(en->head, "version"), "in_force", jint(en->head, "in_force"), "state", jtext(en->head, "state"));
-	const json_t *r = en->rollout ? json_object_get(en->head, "rollout") : NULL;
+	bool under_way = !strcmp(jtext(en->head, "state"), "rolling_out") || !strcmp(jtext(en->head, "state"), "stopped");
+	const json_t *r = en->rollout && under_way ? json_object_get(en->head, "rollout") : NULL;
 	if (r)
 		json_object_set_new(o, "step", json_integer(jint(r, "step") + 1)), json_object_set_new(o, "steps",
 			json_integer((json_int_t)json_array_size(json_object_get(r, "steps"))));

@@ -43,6 +43,26 @@ int main(int argc, char **argv)
 }
 """
 
+# Slow where it is traced, as if that did harm.
+HARMED = r"""
+#define KLIEG_COMPONENT "work"
+#include <klieg/klieg.h>
+#include <poll.h>
+static int harmed(void)
+{
+	KLIEG_SPAN_AS(s, "step");
+	return s.open != 0;
+}
+int main(void)
+{
+	klieg_init(&(struct klieg_options){ .size = sizeof(struct klieg_options), .service = "harm" });
+	for (;;) {
+		KLIEG_SERVER_SPAN_AS(r, "request");
+		poll(NULL, 0, harmed() ? 20 : 1);
+	}
+}
+"""
+
 # Knows nothing of Klieg.
 PLAIN = r"""
 #include <poll.h>
@@ -98,6 +118,8 @@ def test_dashboard(klieg_up, spawn, cc, spec, request):
 	wait_for(lambda: [x for x in klieg_up.get("/processes")["processes"] if x["pid"] == p.pid and x["state"] == "live"])
 	if spec == "toggles.spec.mjs":
 		spawn([cc(PROGRAM), "busy"], env=klieg_up.env, stdout=subprocess.DEVNULL)
+	for _ in range(2 if spec == "policies.spec.mjs" else 0):
+		spawn([cc(HARMED)], env=klieg_up.env, stdout=subprocess.DEVNULL)
 	env = dict(os.environ, KLIEG_HTTP=klieg_up.http, KLIEG_OTLP=klieg_up.otlp, KLIEG_PID=str(p.pid))
 	if spec == "attach.spec.mjs":
 		env["KLIEG_TARGET"] = str(request.getfixturevalue("plain"))

@@ -26,6 +26,7 @@ const pages = {
   trace: ['/trace?v=1', 'table.data tbody tr', /POST \/checkout/],
   waterfall: [`/trace?v=1&trace=${traceId(0)}&span=${spanId(1)}`, 'aside', /POST \/checkout.*charge.*card refused/s],
   toggles: ['/toggles?v=1', '.tree .vrow', /demo.*inner.*outer/s],
+  audit: ['/audit?v=1&object=toggle:*', '[data-entry]', /api.*on.*demo:outer/s],
   processes: ['/processes?v=1', '.checks li', /demo.*live.*✓ yes.*Doctor/s],
 };
 test('every page shows what is there, in both themes', async (t) => {

@@ -160,6 +160,36 @@ test('who saves later sees who changed what, loses nothing, and merges', async (
   await p.context().close();
 });
 
+test('a rollout that does harm goes back by itself; the page and the audit log say why', { timeout: 90000 }, async () => {
+  await waitFor(async () => (await call('GET', '/processes')).processes.filter((x) => x.service === 'harm' && x.state === 'live').length === 2);
+  const harm = (level) => text('harm', level).replace('service.name = "demo"', 'service.name = "harm" && name = "step"');
+  const base = text('harm').replace('"demo"', '"harm" && name = "request"');
+  await put('harm', { text: base, expected_version: 0 });
+  const p = await b.page('/policies?name=harm');
+  await content(p).waitFor();
+  await until(p, () => /harm/.test(document.querySelector('.code').shadowRoot.textContent));
+  await write(p, harm('span').trimEnd() + '\n    rollout: [1 process, 100%]\n');
+  await until(p, () => !document.querySelector('.below .primary').disabled);
+  await p.getByRole('button', { name: 'Apply…' }).click();
+  await p.getByLabel('Watch each step for').fill('10m');
+  await p.getByRole('dialog').getByRole('button', { name: 'Apply', exact: true }).click();
+  await p.locator('.steps li[aria-current]').waitFor();
+  await p.locator('[data-rollout="rolled_back"]').waitFor({ timeout: 60000 });
+  const { versions } = await call('GET', '/policies/harm/versions');
+  assert.equal(versions[0].change, 'auto_rollback');
+  assert.ok(versions[0].evidence.some((x) => x.verdict === 'breach'));
+  assert.equal((await call('GET', '/policies/harm')).text, base);
+  await p.getByRole('link', { name: 'History' }).click();
+  await p.getByRole('table', { name: 'Versions' }).getByText('auto rollback').waitFor();
+  await p.goto(new URL('/audit?object=policy%3Aharm', p.url()).href);
+  const row = p.getByRole('table', { name: 'Changes' }).locator('tbody tr', { hasText: 'system:guardrail' });
+  await row.waitFor();
+  assert.match(await row.textContent(), /auto rollback.*policy harm.*p99.*done/s);
+  await row.locator('[data-evidence]').waitFor();
+  await accessible(p, 'audit');
+  await p.context().close();
+});
+
 test('a rollout goes by steps, is seen live, and can be taken back', async () => {
   await put('slow', { text: text('slow'), expected_version: 0 });
   const stepped = text('slow', 'span').trimEnd() + '\n    rollout: [50%, 100%]\n';

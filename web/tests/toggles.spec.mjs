@@ -21,7 +21,10 @@ test('by mouse: from the tree to spans, with a prediction before and a countdown
   await predicted(p);
   assert.match(await p.textContent('.plan'), /1 site in 1 process of demo.*Predicted/);
   await p.getByLabel('Reason').fill('spec');
+  const inner = '/spans?limit=1&q=' + encodeURIComponent('{ name = "inner" }');
+  const before = (await call('GET', inner)).matched;
   await submit(p).click();
+  await waitFor(async () => (await call('GET', inner)).matched > before, 2000); // set in the browser, seen within 2 s
   await p.getByText(/On: 1 site in 1 process, acknowledged in/).waitFor();
   const row = p.getByRole('table', { name: 'Active toggles' }).locator('tbody tr');
   assert.match(await row.textContent(), /demo:inner.*span.*dashboard, spec/);
@@ -29,10 +32,14 @@ test('by mouse: from the tree to spans, with a prediction before and a countdown
   assert.match(left, /^(5 m 0|4 m \d+) s$/);
   await until(p, (t) => document.querySelector('[data-left]').textContent !== t, left);
   await p.waitForSelector('.tree .level.span');
-  await waitFor(async () => (await call('GET', '/spans?limit=1&q=' + encodeURIComponent('{ name = "inner" }'))).matched > 0);
   await row.getByRole('button', { name: 'Off' }).click();
   await until(p, () => !document.querySelector('[data-left]'));
   assert.deepEqual(await active(), []);
+  await p.goto(new URL('/audit?who=dashboard', p.url()).href);
+  const entries = p.getByRole('table', { name: 'Changes' }).locator('tbody tr');
+  await waitFor(async () => (await entries.count()) === 2);
+  assert.match(await entries.first().textContent(), /dashboard.*off.*toggle t-.*demo:inner.*done/s);
+  assert.match(await entries.last().textContent(), /dashboard.*on.*demo:inner.*level.*span.*spec.*done/s);
   await p.context().close();
 });
 
@@ -63,6 +70,8 @@ test('by keyboard alone: t, a selector, a time of 2 s, Enter; and it ends by its
   assert.deepEqual(await active(), []);
   const ended = (await call('GET', '/toggles?all=true')).toggles;
   assert.ok(ended.some((t) => t.state === 'expired'));
+  await p.goto(new URL('/audit?who=system%3Attl', p.url()).href);
+  await p.getByRole('table', { name: 'Changes' }).getByText('expire', { exact: true }).first().waitFor();
   await p.context().close();
 });
 
@@ -94,6 +103,9 @@ test('what turns out too dear is held back by the guard, and the row says what w
   await p.getByRole('list', { name: 'Shed sites' }).getByText('spin').waitFor();
   await accessible(p, 'overhead');
   await p.keyboard.press('Escape');
+  await p.goto(new URL('/audit?who=system%3Agovernor', p.url()).href);
+  await p.locator('[data-measured]').first().waitFor();
+  assert.match(await p.locator('[data-measured]').first().textContent(), /measured .* % of CPU, limit .* %/);
   await p.context().close();
 });
 

@@ -81,9 +81,11 @@ function Row({ e }: { e: AuditEntry }) {
       <td>{all('what', e.what)}</td>
       <td>
         <Thing of={e.object} />{' '}
-        <button class="icon" aria-label={`Only ${e.object}`} title="Only this" onClick={() => set({ object: e.object, before: '' })}>
-          ⌖
-        </button>
+        {param('object') !== e.object && (
+          <button class="copy" aria-label={`Only ${e.object}`} onClick={() => set({ object: e.object, before: '' })}>
+            only
+          </button>
+        )}
       </td>
       <td class="wrap">
         <Change e={e} />
