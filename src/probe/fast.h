@@ -1,4 +1,5 @@
-/* The way nearly every span goes: no call, no lock, no register to save. For span.c, and for hook.c, which has one call less to make with it. */
+/* The way nearly every span goes: no call, no lock, no register to save. For span.c, and for hook.c, which has one call less to make with it. What
+ * gate.S does by hand is the same, for the span of an intercepted function: whoever changes one changes the other. */
 #pragma once
 #include "probe/internal.h"
 
@@ -61,7 +62,7 @@ static inline __attribute__((always_inline)) bool not_for_us(const struct klieg_
 	return (low & 0xffff00) == KW_STATE_GATED << 8 && !(me->ctx_flags & 7u << KW_CTX_LEVEL_SHIFT);
 }
 
-/* The common case of begin(), and nothing else: no call, so no register to save. In two halves, so that hook.c has its own work between them; whoever
+/* The common case of begin(), and nothing else: no call, so no register to save. In two halves; whoever
  * goes on to the second marked the thread as busy, and says leave() whatever comes of it. The thread is at ease, and there is such a site. What follows
  * is ordered by how few values are needed at a time. Returns the level; 0, with nothing done, when anything is unusual: then the long way it is. */
 static inline __attribute__((always_inline)) unsigned may_begin(const struct klieg__thread *me, const struct kw_thread *t, uint32_t site, const klieg_span *s)
@@ -147,7 +148,7 @@ static inline __attribute__((always_inline)) bool end_held(struct klieg__thread 
 			leave(me);
 			return false;
 		}
-		struct kw_rec_span *r = (struct kw_rec_span *)(me->ring + (head & (klieg__process.ring_bytes - 1)));
+		struct kw_rec_span *r = (struct kw_rec_span *)(me->here + head);
 		klieg__opaque(r);
 		soon_written((char *)r + 256);
 		uint32_t parent_seq = o->parent_seq, seq = o->seq;

@@ -5,6 +5,7 @@
  * leave frames behind or come between. A call that cannot be followed to its end is let through and counted. Nothing here allocates, waits or
  * touches a vector register; what may (a thread's first record, reading strings, plugins) runs inside klieg__call_saved() or klieg__call_kept(). */
 #include "probe/fast.h"
+#include "probe/gate_offsets.h"
 #include "probe/hook_internal.h"
 #include "probe/plugin_internal.h"
 #include <pthread.h>
@@ -16,6 +17,31 @@
 enum { FRAME_ROOT = 1, FRAME_TAIL = 2, FRAME_PLUGIN = 4, FRAME_MORE = 8 /* at the exit: a result to record, a least duration */ };
 #define FREE UINT64_MAX
 #define TEXT_MAX 256 /* of a string argument */
+
+/* What gate.S does by hand, it does to these. */
+#define IS(value, name) _Static_assert((value) == (name), #name " in gate_offsets.h")
+#define AT(type, field, name) IS(offsetof(struct type, field), name)
+AT(klieg__thread, t, ME_T); AT(klieg__thread, here, ME_HERE); AT(klieg__thread, head, ME_HEAD); AT(klieg__thread, limit, ME_LIMIT);
+AT(klieg__thread, trace_hi, ME_TRACE_HI); AT(klieg__thread, trace_lo, ME_TRACE_LO); AT(klieg__thread, ctx_flags, ME_CTX_FLAGS);
+AT(klieg__thread, seq, ME_SEQ); AT(klieg__thread, root_depth, ME_ROOT_DEPTH); AT(klieg__thread, generation, ME_GENERATION);
+AT(klieg__thread, ctx_dirty, ME_CTX_DIRTY); AT(klieg__thread, busy, ME_BUSY); AT(klieg__thread, gate, ME_GATE);
+AT(klieg__thread, ready, ME_READY); AT(klieg__process, control, PROCESS_CONTROL); AT(klieg__process, sites, PROCESS_SITES);
+AT(klieg__process, epoch, PROCESS_EPOCH); AT(kw_control, lease_tsc, CONTROL_LEASE); AT(kw_gate, top, GATE_TOP);
+AT(kw_gate, thunk, GATE_THUNK); AT(kw_gate, stack_low, GATE_STACK_LOW); AT(kw_gate, stack_bytes, GATE_STACK_BYTES);
+AT(kw_gate, frame, FRAME_BYTES); AT(kw_frame, cfa, FRAME_CFA); AT(kw_frame, ra, FRAME_RA); AT(kw_frame, hook, FRAME_HOOK);
+AT(kw_frame, flags, FRAME_FLAGS); AT(kw_frame, span, FRAME_SPAN); AT(kw_hook, target, HOOK_TARGET); AT(kw_hook, site1, HOOK_SITE1);
+AT(kw_hook, flags, HOOK_FLAGS); AT(kw_hook, data, HOOK_DATA); AT(kw_hook, min_ticks, HOOK_MIN_TICKS); AT(kw_site_state, level, SITE_LEVEL);
+AT(kw_thread, head, T_HEAD); AT(kw_thread, depth, T_DEPTH); AT(kw_thread, seq, T_SEQ); AT(kw_thread, open, T_OPEN);
+AT(kw_thread, generation, T_GENERATION); AT(kw_open, start_tsc, OPEN_START); AT(kw_open, cookie, OPEN_COOKIE); AT(kw_open, site, OPEN_SITE);
+AT(kw_open, seq, OPEN_SEQ); AT(kw_open, parent_seq, OPEN_PARENT); AT(kw_open, flags, OPEN_FLAGS); AT(kw_rec_span, r.site, REC_SITE);
+AT(kw_rec_span, r.type, REC_WHAT); AT(kw_rec_span, start_tsc, REC_START); AT(kw_rec_span, ticks, REC_TICKS); AT(kw_rec_span, seq, REC_SEQ);
+AT(kw_rec_span, parent_seq, REC_PARENT); IS(KW_HOOK_STRINGS, HOOK_STRINGS); IS(KW_CTX_SAMPLED, CTX_KEPT); IS(CTX_UNDECIDED, CTX_NOT_YET);
+IS(KW_COUNT, LEVEL_COUNT); IS(KW_SPAN, LEVEL_SPAN); IS(KW_MAX_SITES, MAX_SITES); IS(KW_OPEN_MAX, OPEN_MAX);
+IS(sizeof(struct kw_open), OPEN_BYTES); IS(sizeof(struct kw_open), 1 << OPEN_SHIFT); IS(sizeof(struct kw_site_state), 1 << SITE_SHIFT);
+IS(OPEN_ENDED, OPEN_IS_ENDED); IS(OPEN_COUNT, 1u << OPEN_COUNT_BIT); IS(sizeof(struct kw_rec_span), REC_BYTES);
+IS(KW_REC_SPAN | sizeof(struct kw_rec_span) / KW_UNIT << 8, REC_IS_SPAN); IS(sizeof(struct kw_frame), FRAME_BYTES);
+IS(KW_STATE_GATED << 8, SITE_GATED); IS(7u << KW_CTX_LEVEL_SHIFT, CTX_LEVEL);
+_Static_assert(offsetof(klieg_span, open) == 0 && offsetof(klieg_span, seq) == 4, "as FRAME_SPAN says");
 
 _Static_assert(sizeof(klieg_span) <= sizeof ((struct kw_frame *)0)->span, "the handle has its place in the frame");
 
@@ -82,7 +108,7 @@ static inline bool own_stack(uint64_t at)
 	return block[0] && at - block[0] < block[1]; /* the first thread's block is { 0, the end of its stack }: anything would be within */
 }
 
-/* The same for the quick way: the bounds of the calling thread's stack, once. Not known: none, and own_stack() is asked at every call. */
+/* The same for the quick way (gate.S): the bounds of the calling thread's stack, once. Not known: none, and own_stack() is asked at every call. */
 static void learn_own_stack(struct kw_gate *g)
 {
 	const uint64_t *block = (const uint64_t *)(thread_pointer() + stack_at);
@@ -108,7 +134,7 @@ static uint64_t claim(void *arg)
 			continue;
 		klieg__store(&hand, i + 1, RELAXED);
 		for (uint32_t f = 0; f < KW_FRAMES; f++)
-			g->frame[f].cfa = FREE;
+			g->frame[f].cfa = FREE, g->frame[f].flags = 0;
 		sentinel(g)->cfa = sentinel(g)->ra = 0;
 		learn_own_stack(g);
 		g->thunk = thunk_of(g);
@@ -141,7 +167,7 @@ static void pop(struct kw_gate *g, struct kw_frame *f)
 {
 	klieg__store(&g->top, (uint64_t)(uintptr_t)(f + 1), RELAXED);
 	atomic_signal_fence(memory_order_seq_cst);
-	f->cfa = FREE; /* a signal handler that looks at the place before it is filled again takes it for nobody's */
+	f->flags = 0; /* as every place that is free has it */
 }
 
 /* The context that a root interrupted comes back. */
@@ -270,59 +296,6 @@ static uint64_t capture_saved(void *arg)
 
 /* ---- entry and exit -------------------------------------------------------------------------------------------------- */
 
-/* The way nearly every call goes: these two call nothing, so they have no register to save; what is unusual in any way is left, untouched, to
- * klieg__hook_enter() and klieg__hook_leave(). All of a frame's work is done with the thread marked busy: what a signal's handler calls meanwhile
- * is let through, and counted. */
-uint64_t klieg__hook_enter_fast(const struct kw_hook *h, uint64_t *slot)
-{
-	struct klieg__thread *me = &klieg__thread;
-	struct kw_gate *g = me->gate;
-	struct kw_thread *t = me->t;
-	uint32_t rare;
-	memcpy(&rare, &h->flags, sizeof rare); /* flags, nargs, nwhere */
-	if (klieg__unlikely(!g) || klieg__unlikely(!at_ease(me)) || klieg__unlikely(me->in_plugin) || klieg__unlikely(h->site1 - 1 >= KW_MAX_SITES) ||
-		klieg__unlikely(rare & ~(uint32_t)KW_HOOK_STRINGS) || klieg__unlikely(h->data | h->min_ticks))
-		return 0;
-	struct kw_frame *f = top_of(g) - 1;
-	uint64_t cfa = (uint64_t)(uintptr_t)(slot + 1);
-	if (klieg__unlikely(cfa - g->stack_low >= g->stack_bytes) || klieg__unlikely(f[1].cfa - 1 < cfa) /* or 0, the sentinel's */ ||
-		klieg__unlikely(f + 1 == g->frame) || klieg__unlikely(is_thunk(*slot)))
-		return 0;
-	unsigned level = may_begin(me, t, h->site1 - 1, span_of(f));
-	if (klieg__unlikely(!level))
-		return 0;
-	klieg__opaque(slot);
-	klieg__opaque(f);
-	hold(me);
-	slot[-2] = h->target;
-	f->ra = *slot;
-	f->hook = (uint64_t)(uintptr_t)h;
-	f->flags = 0;
-	uint64_t thunk = 0;
-	if (klieg__likely(begin_held(me, t, h->site1 - 1, span_of(f), level))) {
-		f->cfa = (uint64_t)(uintptr_t)(slot + 1);
-		klieg__store(&g->top, (uint64_t)(uintptr_t)f, RELEASE); /* the unwinder, in a handler, sees it whole */
-		thunk = g->thunk;
-	}
-	leave(me);
-	return thunk;
-}
-
-/* false, with nothing done: not this way. */
-bool klieg__hook_leave_fast(uint64_t *slot)
-{
-	struct klieg__thread *me = &klieg__thread;
-	struct kw_gate *g = me->gate;
-	struct kw_frame *f = top_of(g);
-	if (klieg__unlikely(f->cfa != (uint64_t)(uintptr_t)(slot + 1)) || klieg__unlikely(f->flags) || klieg__unlikely(!at_ease(me)) ||
-		klieg__unlikely(!end_held(me, me->t, span_of(f))))
-		return false;
-	*slot = f->ra;
-	pop(g, f);
-	leave(me);
-	return true;
-}
-
 /* Nothing is on here: the agent wants to know whether certain functions call this one. */
 static __attribute__((noinline)) void watch(const struct kw_hook *h, const uint64_t *slot)
 {
@@ -358,10 +331,11 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 		return 0;
 	const struct kw_site_state *st = klieg__process.sites + (h->site1 - 1);
 	unsigned level = klieg__load(&st->level, RELAXED);
-	if (!level)
+	if (!level || (!h->data && not_for_us(me, h->site1 - 1))) /* a plugin knows more about who asks */
 		return 0;
 	if (klieg__unlikely(!klieg__slot_now(me) || !me->gate) && !prepare(me))
 		return nowhere(h);
+	me->ready = me->epoch;
 	if (klieg__unlikely(h->nwhere) && !condition(h, regs, slot))
 		return 0;
 	struct kw_gate *g = me->gate;
@@ -381,6 +355,8 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 		return 0;
 	}
 	struct kw_frame *f = top - 1;
+	f->cfa = FREE; /* a signal handler that looks at the place before it is filled takes it for nobody's */
+	atomic_signal_fence(memory_order_seq_cst);
 	klieg__store(&g->top, (uint64_t)(uintptr_t)f, RELAXED); /* ours from here on; of cfa FREE until it is whole */
 	atomic_signal_fence(memory_order_seq_cst);
 	f->ra = tail ? top->ra : *slot;

@@ -10,8 +10,6 @@ extern char klieg__gate_enter[], klieg__gate_text[], klieg__gate_text_end[], kli
 extern struct kw_gate klieg__gate_data[KW_GATES];
 
 /* gate.S calls these: the quick ones, and when they return 0, the others. enter returns the thunk to call through, 0 = let it run untraced; it puts the address of what to run below the slot. */
-uint64_t klieg__hook_enter_fast(const struct kw_hook *h, uint64_t *slot);
-bool klieg__hook_leave_fast(uint64_t *slot);
 uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct klieg__regs *regs);
 void klieg__hook_leave(uint64_t *slot, uint64_t rax);
 #pragma GCC visibility pop

@@ -27,6 +27,7 @@ extern struct klieg__process klieg__process;
 struct klieg__thread {
 	struct kw_thread *t;     /* our slot, NULL = none yet */
 	uint8_t *ring;
+	uint8_t *here;           /* here + head is where head is in the ring, as long as head is below the limit */
 	uint64_t epoch;          /* of the process region that t belongs to */
 	uint64_t head, limit;    /* head: ours; limit: where the slow path must look at the consumer again */
 	struct kw_cell *cells;
@@ -43,6 +44,7 @@ struct klieg__thread {
 	volatile bool in_plugin; /* inside a plugin's handler: the functions it calls are not the program's calls */
 	bool failed;             /* no slot could be had; tried again after the epoch changes */
 	struct kw_gate *gate;    /* our shadow stack, NULL = none yet; outlives the slot, and a fork */
+	uint64_t ready;          /* the epoch for which there are a slot and a shadow stack, and no plugin's handler runs; NOT_READY: ask */
 	uint64_t random[2];
 	/* other vendors' members of the tracestate that came with this trace; small, since a dlopened libklieg lives in what is left of static TLS */
 	uint32_t th24[KW_OPEN_MAX]; /* of the contexts that open spans were left in: kw_thread.origin has no room for it */
@@ -53,6 +55,8 @@ struct klieg__thread {
 	uint64_t waited_ns, waited_at; /* what was read last on this thread had waited so long by then (monotonic); at 0: nothing */
 };
 extern __thread struct klieg__thread klieg__thread __attribute__((tls_model("initial-exec")));
+
+#define NOT_READY UINT64_MAX
 
 enum { CTX_LOCAL_ROOT = 1u << 16, CTX_UNDECIDED = 1u << 17 }; /* beside KW_CTX_*, never in a record */
 enum { OPEN_CLASSIFY = 1u << 8, /* its attributes decide whether the request carries a level */ OPEN_MARKED = 1u << 9, /* they did, until it ends */

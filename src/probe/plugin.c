@@ -91,7 +91,8 @@ static uint64_t run_saved(void *arg)
 {
 	struct klieg__run *r = arg;
 	struct klieg__thread *me = &klieg__thread;
-	uint64_t rc = KLIEG_TRACE;
+	uint64_t rc = KLIEG_TRACE, ready = me->ready;
+	me->ready = NOT_READY;
 	me->in_plugin = true;
 	atomic_signal_fence(memory_order_seq_cst);
 	int saved = errno;
@@ -108,6 +109,7 @@ static uint64_t run_saved(void *arg)
 	errno = saved;
 	atomic_signal_fence(memory_order_seq_cst);
 	me->in_plugin = false;
+	me->ready = ready;
 	return rc;
 }
 

@@ -39,13 +39,15 @@ static __attribute__((noinline)) uint8_t *reserve_slow(struct klieg__thread *me,
 	me->limit = quarter < full ? quarter : full;
 	if (me->head + bytes > me->limit)
 		me->limit = me->head + bytes; /* known to fit */
-	return me->ring + (me->head & (size - 1));
+	uint8_t *at = me->ring + (me->head & (size - 1));
+	me->here = at - me->head;
+	return at;
 }
 
 static inline uint8_t *reserve(struct klieg__thread *me, uint64_t bytes)
 {
 	if (klieg__likely(me->head + bytes <= me->limit)) /* quarters divide the ring, so a record below the limit never wraps */
-		return me->ring + (me->head & (klieg__process.ring_bytes - 1));
+		return me->here + me->head;
 	return reserve_slow(me, bytes);
 }
 

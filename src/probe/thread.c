@@ -5,7 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-__thread struct klieg__thread klieg__thread __attribute__((tls_model("initial-exec")));
+__thread struct klieg__thread klieg__thread __attribute__((tls_model("initial-exec"))) = { .ready = NOT_READY };
 
 static pthread_key_t exit_key;
 static bool exit_key_made;
@@ -14,6 +14,7 @@ static void on_thread_exit(void *slot)
 {
 	struct klieg__thread *me = &klieg__thread;
 	struct kw_thread *t = me->t;
+	me->ready = NOT_READY;
 	klieg__hook_thread_exit(me);
 	if (t != slot || !t || klieg__load(klieg__process.epoch, RELAXED) != me->epoch)
 		return; /* a forked child's copy of its parent's thread */
@@ -48,6 +49,7 @@ bool klieg__thread_attach(struct klieg__thread *me)
 		me->random[0] = klieg__ticks();
 		me->random[1] = (uint64_t)(uintptr_t)me ^ tid;
 	}
+	me->ready = NOT_READY;
 	me->epoch = epoch;
 	me->t = NULL;
 	uint32_t n = r->max_threads;

@@ -1,6 +1,7 @@
 // The call gate, driven as the agent drives it: stubs built by hand for functions that begin with five bytes of padding. Exceptions, backtraces, longjmp, tail
 // calls, recursion, arguments, conditions, roots, a thread's end, fork. What needs a foreign process is in tests/flow/test_attach.py.
 #define _Static_assert static_assert
+#include "klieg/klieg.h"
 #include "probe_harness.h"
 #include <dlfcn.h>
 #include <execinfo.h>
@@ -294,6 +295,61 @@ static void both_sides_of_a_fork_return(void **)
 	skip_records(me());
 }
 
+// On for requests that carry a level: the others pass, and leave nothing; deep inside one as at its outermost function.
+HOOKED int inner_part(int x) { return x + 1; }
+HOOKED int outer_part(int x) { int r = inner_part(x) + 1; __asm__ volatile("" : "+r"(r)); return r; }
+static void for_some_requests_only(void **)
+{
+	uint32_t inner = hook((void *)inner_part, KW_SPAN), outer = hook((void *)outer_part, KW_SPAN);
+	for (int gated = 1; gated <= 2; gated++) { // the inner one, then both
+		H.states[gated == 1 ? inner : outer].flags = KW_STATE_GATED;
+		for (int i = 0; i < 10; i++) {
+			assert_int_equal(outer_part(40), 42);
+			std::vector<struct kw_rec_span> v = spans();
+			assert_int_equal(v.size(), 2 - gated);
+			assert_true(gated == 2 || v[0].r.site == outer);
+			struct klieg_ctx ask = {}, was;
+			ask.trace_hi = ask.trace_lo = (uint64_t)i + 7;
+			ask.flags = KW_CTX_SAMPLED | KW_SPAN << KW_CTX_LEVEL_SHIFT;
+			klieg_set_current(&ask, &was);
+			assert_int_equal(outer_part(40), 42);
+			assert_int_equal(outer_part(40), 42);
+			klieg_restore(&was);
+			v = spans();
+			assert_int_equal(v.size(), 4);
+			for (int k = 0; k < 4; k++)
+				assert_int_equal(v[k].r.site, k & 1 ? outer : inner);
+			assert_true(v[2].parent_seq == v[3].seq && v[0].parent_seq == v[1].seq);
+		}
+	}
+	assert_int_equal(me()->depth, 0);
+}
+
+// Levels change while calls are under way: what was begun ends, what was not does not.
+static uint32_t turned;
+HOOKED int turns(int level) { __atomic_store_n(&H.states[turned].level, (uint8_t)level, __ATOMIC_RELAXED); return level; }
+HOOKED int around(int level) { int r = turns(level); __asm__ volatile("" : "+r"(r)); return r; }
+static void levels_change_under_way(void **)
+{
+	turned = hook((void *)turns, KW_SPAN);
+	uint32_t outer = hook((void *)around, KW_SPAN);
+	int want = KW_SPAN, n = 0;
+	spans();
+	for (int i = 0; i < 60; i++) {
+		int next = i % 5 == 3 ? KW_OFF : i % 4 == 1 ? KW_COUNT : i % 3 == 0 ? KW_DETAIL : KW_SPAN;
+		n += want >= KW_SPAN;
+		assert_int_equal(around(next), next);
+		want = next;
+	}
+	std::vector<struct kw_rec_span> v = spans();
+	int mine = 0;
+	for (auto &r : v)
+		mine += r.r.site == turned, assert_true(r.r.site == turned || r.r.site == outer);
+	assert_int_equal(mine, n);
+	assert_int_equal(v.size(), n + 60);
+	assert_int_equal(me()->depth, 0);
+}
+
 int main()
 {
 	if (klieg__attach("/nowhere") != 0)
@@ -302,7 +358,8 @@ int main()
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(exceptions_pass_through), cmocka_unit_test(a_backtrace_sees_every_caller), cmocka_unit_test(longjmp_out_of_hooked_frames),
 		cmocka_unit_test(results_are_what_they_were), cmocka_unit_test(arguments_results_and_conditions), cmocka_unit_test(a_wild_pointer_is_a_number),
-		cmocka_unit_test(each_root_is_a_trace_of_its_own), cmocka_unit_test(threads_come_and_go), cmocka_unit_test(both_sides_of_a_fork_return),
+		cmocka_unit_test(each_root_is_a_trace_of_its_own), cmocka_unit_test(for_some_requests_only), cmocka_unit_test(levels_change_under_way),
+		cmocka_unit_test(threads_come_and_go), cmocka_unit_test(both_sides_of_a_fork_return),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
