@@ -235,6 +235,27 @@ def test_what_is_called_too_often_is_not_watched_for_long(klieg_up, target):
 	assert int(t.ask("stop")[1]) > 0
 
 
+def test_children_that_are_forked_while_functions_are_watched(klieg_up, target):
+	up, t = klieg_up, target("pointers")
+	text = text_of(t.pid)
+	up.cli("attach", str(t.pid))
+	where = int(up.cli("ls", "pointers:elsewhere", json_out=True)["sites"][0]["address"], 16)
+	with open(f"/proc/{t.pid}/mem", "rb", buffering=0) as mem:
+		def watched():
+			mem.seek(where)
+			return mem.read(1) == b"\xe9"
+		up.switch("pointers:handle", level="deep", ttl="60s")
+		wait_for(watched, every=0.001)
+		forks = 0
+		while watched():  # for at most 300 ms
+			assert t.ask("fork") == ["forked"]
+			forks += 1
+	assert forks
+	assert t.go(1000)
+	up.all_off()
+	assert not changed(text, t.pid)
+
+
 def test_an_agent_that_is_killed_while_it_watches_leaves_nothing(klieg_up, target):
 	up, t = klieg_up, target("pointers")
 	text = text_of(t.pid)

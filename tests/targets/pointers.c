@@ -1,9 +1,10 @@
 /* Calls through pointers. Each request goes to a command by its table on the heap, through a chain of filters, a function in a variable, and ends with a jump to where
  * a pointer says. `go N`: N requests. `start OFTEN`: requests one after another until `stop`, some ten thousand a second; beside each of them, OFTEN calls through
- * pointers that are none of handle()'s; `stop` answers with how many requests there were. Each result is checked here. */
+ * pointers that are none of handle()'s; `stop` answers with how many requests there were. `fork`: a child does a thousand and ends. Each result is checked here. */
 #include "target.h"
 #include <pthread.h>
 #include <stdbool.h>
+#include <sys/wait.h>
 #include <time.h>
 
 typedef uint64_t function(uint64_t);
@@ -86,6 +87,15 @@ static int other(const char *line)
 		__atomic_store_n(&running, 0, __ATOMIC_RELAXED);
 		pthread_join(thread, &n);
 		printf("stopped %lu\n", (unsigned long)(uintptr_t)n);
+	} else if (!strcmp(line, "fork\n")) {
+		int status;
+		pid_t child = fork();
+		if (!child) {
+			go(1000);
+			_exit(0);
+		}
+		CHECK(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && !WEXITSTATUS(status));
+		printf("forked\n");
 	} else {
 		return 0;
 	}
