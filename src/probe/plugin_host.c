@@ -307,6 +307,8 @@ static int host_filtered(void) { return prctl(PR_GET_SECCOMP) == 2; /* the loade
 
 /* ---- before a request begins ---------------------------------------------------------------------------------------------- */
 
+#define SOON_NS 100000000u
+
 static int host_reading(struct klieg_call *call, int fd)
 {
 	struct klieg__thread *me = &klieg__thread;
@@ -322,13 +324,16 @@ static int host_reading(struct klieg_call *call, int fd)
 	return 1;
 }
 
-/* Once for each read: of requests that come together only the first is known to have begun to wait then. */
+/* Once for each read: of requests that come together only the first is known to have begun to wait then. What was read long ago was for
+ * something else: a request begins soon after its bytes were read. */
 void klieg__run_waited(struct klieg__run *r)
 {
 	struct klieg__thread *me = &klieg__thread;
 	if (!me->waited_at)
 		return;
-	host_number(&r->call, "klieg.queue_nano", KLIEG_TYPE_INT, me->waited_ns + (host_now_ns() - me->waited_at));
+	uint64_t since = host_now_ns() - me->waited_at;
+	if (since < SOON_NS)
+		host_number(&r->call, "klieg.queue_nano", KLIEG_TYPE_INT, me->waited_ns + since);
 	me->waited_at = 0;
 }
 
