@@ -15,9 +15,9 @@ char *str_dup(struct str s);                        /* NUL-terminated copy; free
 bool str_utf8_valid(struct str s);
 /* Glob with * and ? over the whole text; linear time. */
 bool str_glob(struct str pattern, struct str text);
-/* Levenshtein distance, for "did you mean"; at most 64 bytes of each are looked at. */
 /* The colon of service:name in a selector; those of ns::function are none. Its index, or sel.n. */
 size_t str_service_colon(struct str sel);
+/* Levenshtein distance, for "did you mean"; at most 64 bytes of each are looked at. */
 unsigned str_distance(struct str a, struct str b);
 
 struct buf { uint8_t *p; size_t n, cap; };          /* {0} is an empty buffer */

@@ -171,8 +171,11 @@ int toggles_create(struct server *s, struct err *e)
 		const char *id = json_string_value(json_object_get(t, "id")), *sel = json_string_value(json_object_get(t, "selector"));
 		bool active = !strcmp(json_string_value(json_object_get(t, "state")) ?: "", "active");
 		int64_t begun = json_integer_value(json_object_get(t, "created_unix_nano"));
-		if (active && begun > now)  /* the clock was set back meanwhile: no more than it was granted */
+		if (active && begun > now) {  /* the clock was set back meanwhile: no more than it was granted */
 			json_object_set_new(t, "expires_unix_nano", json_integer(now + expiry(t) - begun));
+			json_object_set_new(t, "created_unix_nano", json_integer(now));
+			save(s, t);
+		}
 		struct traceql *q = NULL;
 		struct err why = { 0 };
 		if (!id)
@@ -215,7 +218,7 @@ void toggles_restore(struct server *s)
 	const char *id;
 	toggles_tick(s);
 	json_object_foreach(s->toggles->live, id, t)
-		if (!json_object_get(desired_rules(s), id))
+		if (expiry(json_object_get(desired_rules(s), id)) != expiry(t))  /* not there, or with another end */
 			json_array_append_new(set, wire(t));
 	json_object_foreach(desired_rules(s), id, t)
 		if (!strncmp(id, "t-", 2) && !json_object_get(s->toggles->live, id))

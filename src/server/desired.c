@@ -154,7 +154,6 @@ void desired_shift(struct server *s, int64_t by)
 /* Agents let go of what has run out by themselves, so the generation stays. */
 void desired_tick(struct server *s)
 {
-	server_clock(s);
 	int64_t now = clock_wall();
 	json_t *touched = NULL, *rule;
 	const char *id;
@@ -176,6 +175,7 @@ void desired_tick(struct server *s)
 
 json_t *desired_all(struct server *s)
 {
+	server_clock(s); /* an agent may ask in the very second in which the clock was set */
 	json_t *list = json_array(), *rule;
 	int64_t now = clock_wall();
 	const char *id;

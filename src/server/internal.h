@@ -124,6 +124,7 @@ int policies_create(struct server *s, struct err *e);
 void policies_restore(struct server *s);
 void policies_destroy(struct server *s);
 void policies_tick(struct server *s);
+void policies_shift(struct server *s, int64_t by);
 unsigned policies_in_force(struct server *s);
 int64_t policies_next_expiry(struct server *s);        /* 0: none */
 void rollout_tick(struct server *s);

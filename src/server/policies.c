@@ -215,6 +215,20 @@ void policies_destroy(struct server *s)
 	}
 }
 
+/* A rule's `for` begins when its version was made; the stored version stays as it is. */
+static void shift(json_t *doc, int64_t by)
+{
+	if (doc)
+		json_object_set_new(doc, "created_unix_nano", json_integer(jint(doc, "created_unix_nano") + by));
+}
+void policies_shift(struct server *s, int64_t by)
+{
+	for (struct policy_entry *en = s->policies; en; en = en->next) {
+		shift(en->doc, by);
+		shift(rollout_next_doc(en), by);
+	}
+}
+
 /* What ran out by its `for` is off; agents have let go of it by themselves. */
 void policies_tick(struct server *s)
 {
@@ -223,7 +237,7 @@ void policies_tick(struct server *s)
 	for (struct policy_entry *en = s->policies; en; en = en->next) {
 		bool over = en->p && en->p->nrules && !en->rollout;
 		for (uint32_t i = 0; over && i < en->p->nrules; i++)
-			over = en->p->rules[i].for_ns && jint(en->doc, "created_unix_nano") + en->clock_shift + en->p->rules[i].for_ns <= now;
+			over = en->p->rules[i].for_ns && jint(en->doc, "created_unix_nano") + en->p->rules[i].for_ns <= now;
 		if (!over)
 			continue;
 		policy_destroy(en->p);

@@ -13,7 +13,6 @@ struct policy_entry {
 	int64_t stored;          /* the version of that document */
 	struct policy *p;        /* what is in force; NULL: nothing, or it does not parse */
 	json_t *doc;             /* its version as stored */
-	int64_t clock_shift;     /* by how much the clock was set since doc was loaded */
 	struct rollout *rollout; /* of the newest version: under way or stopped; NULL: none */
 };
 struct policy_change { const char *change, *author, *reason, *text, *state; bool in_force; json_t *rollout, *evidence; const char *why; };
@@ -56,6 +55,7 @@ bool rollout_wanted(const struct policy *p);                     /* a rule says 
 json_t *rollout_make(const struct policy *p, int64_t soak_ns);   /* as it is stored in the head */
 void rollout_begin(struct server *s, struct policy_entry *en);   /* of the head's newest version */
 void rollout_resume(struct server *s, struct policy_entry *en);  /* after a restart; the head says where it was */
+json_t *rollout_next_doc(const struct policy_entry *en);            /* the version that is being rolled out, borrowed; NULL: none */
 void rollout_free(struct policy_entry *en);                      /* it is over; desired is the caller's */
 const struct policy *rollout_next(const struct policy_entry *en);
 json_t *rollout_json(const struct policy_entry *en, size_t evidence);

@@ -144,6 +144,7 @@ void rollout_resume(struct server *s, struct policy_entry *en)
 	if (!strcmp(jtext(r->doc, "state"), "running"))
 		note(s, en, NULL, NULL, "resumed", "the server was restarted: the step begins again");
 }
+json_t *rollout_next_doc(const struct policy_entry *en) { return en->rollout ? en->rollout->next_doc : NULL; }
 void rollout_free(struct policy_entry *en)
 {
 	struct rollout *r = en->rollout;

@@ -2,8 +2,7 @@
  * lasts as long as it was to; agents count by the clock that nobody sets. Looked at every second and before anything is compared with the clock. Loop thread. */
 #include "base/clock.h"
 #include "base/log.h"
-#include "server/desired.h"
-#include "server/policies.h"
+#include "server/internal.h"
 #include <stdlib.h>
 
 #define JUMP_NS 1000000000ll  /* less is the clock being corrected, and nobody's minutes depend on it */
@@ -21,6 +20,5 @@ void server_clock(struct server *s)
 	log_warn("server", "the clock was set %s by %.1f s; what ends by time lasts as long as it was to", by > 0 ? "forward" : "back", (double)llabs(by) / 1e9);
 	toggles_shift(s, by);
 	desired_shift(s, by);
-	for (struct policy_entry *en = s->policies; en; en = en->next)
-		en->clock_shift += by;
+	policies_shift(s, by);
 }

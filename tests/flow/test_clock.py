@@ -8,6 +8,7 @@ import urllib.parse
 import pytest
 
 from conftest import Up, wait_for
+from test_policies import put
 
 SHIM = r"""
 #define _GNU_SOURCE
@@ -137,8 +138,36 @@ def test_a_clock_set_back_while_klieg_is_down_grants_no_more_time(up, spawn, cc)
 	assert p.stdout.readline() == b"up\n"
 	wait_for(lambda: [x for x in up.get("/processes")["processes"] if x["pid"] == p.pid and x["state"] == "live"])
 	ident = up.switch("tick", ttl="10m")["toggle"]["id"]
+	short = up.switch("tick", ttl="4s")["toggle"]["id"]
 	up.kill()
 	up.set_clock(-HOUR)
 	up.start()
 	wait_for(lambda: on(up, p.pid))
 	assert 9 < minutes_left(up, ident) <= 10
+	up.kill()
+	up.start()
+	assert 9 < minutes_left(up, ident) <= 10  # and not once more at each start
+	up.request("DELETE", f"/api/v1/toggles/{ident}")
+	wait_for(lambda: minutes_left(up, short) is None and not on(up, p.pid))  # the agent holds to it, too
+
+
+POLICY = 'policy: ticks\nrules:\n  - name: all\n    match: \'{ name = "tick" }\'\n    level: span\n    for: 10m\n'
+
+
+def test_a_policy_is_in_force_for_as_long_as_it_says(up, spawn, cc):
+	p = spawn([cc(PROGRAM)], env=up.env, stdout=subprocess.PIPE)
+	assert p.stdout.readline() == b"up\n"
+	wait_for(lambda: [x for x in up.get("/processes")["processes"] if x["pid"] == p.pid and x["state"] == "live"])
+
+	def in_force():
+		return [x["state"] for x in up.get("/policies")["policies"]] == ["active"] and on(up, p.pid)
+	assert put(up, POLICY, 0, "ticks")[0] == 200
+	wait_for(in_force)
+	for by in (HOUR, -HOUR):
+		up.set_clock(by)
+		wait_for(lambda: [a for a in up.get("/alerts")["alerts"] if a["id"] == "clock" and (a["value"] > 0) == (by > 0)])
+		assert in_force()
+		assert put(up, POLICY + "# again\n" * (1 + (by < 0)), 1 + (by < 0), "ticks")[0] == 200  # what is applied now begins now
+		wait_for(in_force)
+		up.get("/status")  # looks for what has run out
+		assert in_force()
