@@ -181,11 +181,13 @@ static void window_open(struct process *p, struct watch *w, int64_t now)
 		w->next = now + GAP_MOST;
 		return;
 	}
+	w->table = p->control->watch_table;
 	if (!w->table && hooks_memory(p, AT_ONCE * sizeof(struct kw_watched), &w->table, &e) < 0) {
 		log_warn("agent", "process %d: calls through pointers cannot be observed: %s", p->pid, e.msg);
 		w->failed = true;
 		return;
 	}
+	p->control->watch_table = w->table;
 	make_ranges(w);
 	if (w->nmods != p->fns->nmods)
 		find_taken(p, w);

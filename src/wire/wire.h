@@ -110,7 +110,8 @@ struct kw_control {
 	uint32_t requests_seq;   /* seqlock over kw_requests: odd while the agent writes */
 	uint32_t token_on;       /* 0: no capture token is accepted */
 	uint8_t token_key[16];   /* of this service (docs/probes.md) */
-	uint64_t pad1[4];
+	uint64_t pad1[3];
+	uint64_t watch_table;    /* agent: where it has struct kw_watched in the process, 0 = nowhere; for the agent after it */
 	/* The agent's notes on what it did to this process, for the agent after it: whose functions are sites, and where the stubs are. */
 	struct { uint64_t base; uint32_t first, n; } attached[KW_ATTACHED]; /* base: where the file is mapped; n 0 = no entry */
 	struct { uint64_t addr; uint32_t bytes, used; } pool[KW_POOLS];

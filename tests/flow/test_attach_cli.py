@@ -269,10 +269,19 @@ def test_an_agent_that_is_killed_while_it_watches_leaves_nothing(klieg_up, targe
 		before = byte()
 		up.switch("pointers:handle", level="deep", ttl="60s")
 		wait_for(lambda: byte() != before, every=0.001)  # it is not on: it is watched
-	up.kill()
-	assert changed(text, t.pid)
-	up.start()
-	wait_for(lambda: any(p["pid"] == t.pid for p in up.get("/processes")["processes"]))
+		def data():
+			with open(f"/proc/{t.pid}/status") as f:
+				return int(re.search(r"VmData:\s+(\d+) kB", f.read())[1])
+		had = data()
+		up.kill()
+		assert changed(text, t.pid)
+		up.start()
+		wait_for(lambda: any(p["pid"] == t.pid for p in up.get("/processes")["processes"]))
+		up.all_off()
+		wait_for(lambda: byte() == before)
+		up.switch("pointers:handle", level="deep", ttl="60s")
+		wait_for(lambda: byte() != before, every=0.001)  # the next agent watches, and with what the one before left there
+		assert data() - had < 128
 	up.all_off()
 	wait_for(lambda: not changed(text, t.pid))
 	assert int(t.ask("stop")[1]) > 0
