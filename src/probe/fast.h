@@ -1,4 +1,4 @@
-/* The way nearly every span goes: no call, no lock, no register to save. For span.c, and for hook.c, which has one call less to make with it. What
+/* The way nearly every span goes: no call, no lock, no register to save. For span.c, and for what the gate leaves to hook.c. What
  * gate.S does by hand is the same, for the span of an intercepted function: whoever changes one changes the other. */
 #pragma once
 #include "probe/internal.h"
@@ -62,62 +62,52 @@ static inline __attribute__((always_inline)) bool not_for_us(const struct klieg_
 	return (low & 0xffff00) == KW_STATE_GATED << 8 && !(me->ctx_flags & 7u << KW_CTX_LEVEL_SHIFT);
 }
 
-/* The common case of begin(), and nothing else: no call, so no register to save. In two halves; whoever
- * goes on to the second marked the thread as busy, and says leave() whatever comes of it. The thread is at ease, and there is such a site. What follows
- * is ordered by how few values are needed at a time. Returns the level; 0, with nothing done, when anything is unusual: then the long way it is. */
-static inline __attribute__((always_inline)) unsigned may_begin(const struct klieg__thread *me, const struct kw_thread *t, uint32_t site, const klieg_span *s)
+/* The common case of begin(), and nothing else: no call, so no register to save. What follows is ordered by how few values are needed at a time. Returns
+ * the level; 0, with nothing done, when anything is unusual: then the long way it is. */
+static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread *me, uint32_t site, klieg_span *s)
 {
+	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!at_ease(me)))
+		return 0;
+	struct kw_thread *t = me->t;
 	const struct kw_site_state *st = klieg__process.sites + site;
 	unsigned level = klieg__load(&st->level, RELAXED);
-	uint32_t depth = t->depth;
-	const struct kw_open *o = &t->open[depth];
+	uint32_t depth = t->depth, seq = 0;
+	struct kw_open *o = &t->open[depth];
 	if (klieg__unlikely(level == 0) || klieg__unlikely(klieg__load(&st->flags, RELAXED) & (KW_STATE_GATED | KW_STATE_CLASSIFIES)) ||
 		klieg__unlikely(depth - 1 >= KW_OPEN_MAX - 1) /* none open, or no place left */ ||
 		klieg__unlikely(o[-1].cookie == (uint64_t)(uintptr_t)s) || klieg__unlikely(klieg__load(&o[-1].flags, ACQUIRE) & OPEN_ENDED))
 		return 0;
 	if (level != KW_COUNT && klieg__unlikely((me->ctx_flags & (KW_CTX_SAMPLED | CTX_UNDECIDED)) != KW_CTX_SAMPLED || !(me->trace_hi | me->trace_lo)))
 		return 0;
-	return level;
-}
-
-static inline __attribute__((always_inline)) bool begin_held(struct klieg__thread *me, struct kw_thread *t, uint32_t site, klieg_span *s, unsigned level)
-{
-	uint32_t depth = t->depth, seq = 0;
-	struct kw_open *o = &t->open[depth];
+	hold(me);
 	klieg__opaque(o);
 	klieg__store(&o->cookie, (uint64_t)(uintptr_t)s, RELAXED);
 	put_pair(&o->parent_seq, me->seq, level == KW_COUNT ? OPEN_COUNT : level >= KW_DETAIL ? OPEN_DETAIL : 0u); /* and flags */
 	t->generation[depth] = me->generation;
 	uint64_t now = klieg__ticks();
-	if (klieg__unlikely(lease_over(now)))
-		return false;
-	klieg__store(&o->start_tsc, now, RELAXED);
-	if (level != KW_COUNT) {
-		seq = t->seq + 1;
-		klieg__store(&t->seq, seq, RELAXED);
-		me->seq = seq;
+	bool over = lease_over(now);
+	if (klieg__likely(!over)) {
+		klieg__store(&o->start_tsc, now, RELAXED);
+		if (level != KW_COUNT) {
+			seq = t->seq + 1;
+			klieg__store(&t->seq, seq, RELAXED);
+			me->seq = seq;
+		}
+		put_pair(&o->site, site, seq);
+		put_pair(&s->open, depth + 1, seq);
+		klieg__store(&t->depth, depth + 1, RELEASE);
 	}
-	put_pair(&o->site, site, seq);
-	put_pair(&s->open, depth + 1, seq);
-	klieg__store(&t->depth, depth + 1, RELEASE);
-	return true;
-}
-
-static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread *me, uint32_t site, klieg_span *s)
-{
-	unsigned level;
-	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!at_ease(me)) || klieg__unlikely(!(level = may_begin(me, me->t, site, s))))
-		return 0;
-	hold(me);
-	bool ok = begin_held(me, me->t, site, s, level);
 	leave(me);
-	return ok ? (int)level : 0;
+	return over ? 0 : (int)level;
 }
 
 /* The common case of an end: the innermost open span of this thread, in the context it was begun in, with room in the ring (or a cell).
- * false, with nothing done: anything else. Else the thread stays busy: the caller says leave(). */
-static inline __attribute__((always_inline)) bool end_held(struct klieg__thread *me, struct kw_thread *t, klieg_span *s)
+ * false, with nothing done: anything else. */
+static inline __attribute__((always_inline)) bool end_fast(struct klieg__thread *me, klieg_span *s)
 {
+	if (klieg__unlikely(!at_ease(me)))
+		return false;
+	struct kw_thread *t = me->t;
 	uint32_t i = s->open - 1;
 	if (klieg__unlikely(i + 1 != t->depth) || klieg__unlikely(i - 1 >= KW_OPEN_MAX - 1))
 		return false;
@@ -163,13 +153,6 @@ static inline __attribute__((always_inline)) bool end_held(struct klieg__thread 
 		commit(me, sizeof *r);
 	}
 	klieg__store(&t->depth, s->open - 1, RELEASE);
-	return true;
-}
-
-static inline __attribute__((always_inline)) bool end_fast(struct klieg__thread *me, klieg_span *s)
-{
-	if (klieg__unlikely(!at_ease(me)) || klieg__unlikely(!end_held(me, me->t, s)))
-		return false;
 	s->open = 0;
 	leave(me);
 	return true;

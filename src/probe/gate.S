@@ -66,6 +66,15 @@ klieg__gate_text:
 	cmpb $0, %fs:ME_BUSY(%rcx)
 	jne \to
 	.endm
+	.macro go_on up, cfa, to /* with what was saved, to where it says below the stack pointer */
+	saved -24
+	mov (%rsp), %r11
+	.cfi_remember_state
+	lea \up(%rsp), %rsp
+	.cfi_def_cfa_offset \cfa
+	jmp *\to(%rsp)
+	.cfi_restore_state
+	.endm
 	.macro ticks
 	rdtsc
 	shl $32, %rdx
@@ -132,14 +141,7 @@ klieg__gate_text:
 	mov %rdx, -16(%rsp)
 	mov %rdi, GATE_TOP(%rax)                /* the unwinder, in a handler, sees it whole */
 	movb $0, %fs:ME_BUSY(%rcx)
-	saved -24
-	mov (%rsp), %r11
-	.cfi_remember_state
-	lea 16(%rsp), %rsp
-	.cfi_def_cfa_offset 0
-	jmp *-32(%rsp)
-	.cfi_restore_state
-
+	go_on up=16, cfa=0, to=-32
 	.endm
 
 klieg__gate_enter: /* %rsp is R-8 */
@@ -195,13 +197,7 @@ klieg__gate_enter: /* %rsp is R-8 */
 	jne 8f
 	mov HOOK_TARGET(%r11), %rax
 	mov %rax, -8(%rsp)
-	saved -24
-	mov (%rsp), %r11
-	.cfi_remember_state
-	lea 8(%rsp), %rsp
-	.cfi_def_cfa_offset 8
-	jmp *-16(%rsp)
-	.cfi_restore_state
+	go_on up=8, cfa=8, to=-16
 
 7:	movb $0, %fs:ME_BUSY(%rcx)
 8:	saved -24
