@@ -13,8 +13,6 @@ static const struct column raw_columns[] = { { "AT", "at_unix_nano", COL_TEXT },
 	{ "ID", "id", COL_TEXT }, { 0 } };
 static const struct column plugin_columns[] = { { "NAME", "name", COL_TEXT }, { "HOST", "host", COL_TEXT }, { "PATH", "path", COL_TEXT }, { 0 } };
 
-static bool for_people(const struct cli *c) { return c->out == OUT_TABLE || c->out == OUT_WIDE; }
-
 static void moment(int64_t unix_ns, char *s, size_t n)
 {
 	time_t t = (time_t)(unix_ns / 1000000000);

@@ -129,6 +129,7 @@ struct cli {
 	struct client client;
 	enum output out;
 };
+static inline bool for_people(const struct cli *c) { return c->out == OUT_TABLE || c->out == OUT_WIDE; }
 bool cli_open(int argc, char **argv, struct cli *ret_c, int *ret_status);
 /* GET; on failure prints the error and returns the exit status > 0 through *ret_status, with NULL. */
 json_t *cli_get(struct cli *c, const char *target, int *ret_status);

@@ -288,10 +288,11 @@ static int guard(struct light *l, struct err *e)
 			buf_byte(&t, 0);
 			body = json_pack("{s:f}", "keep", l->keep);
 			doc = NULL;
+			char why[100] = "spans were lost";
+			if (!losing)
+				snprintf(why, sizeof(why), "cost %s, over %s", fmt_percent(&f, l->cost), fmt_percent(&g, l->max_cost));
 			if (client_json(&l->c.client, "PATCH", (char *)t.p, body, &doc, NULL, &ignored) >= 0)
-				snprintf(l->note, sizeof(l->note), "%s%s%s%s: only %.3g %% of the traces are kept from now on, and stand for the others",
-					losing ? "spans were lost" : "cost ", losing ? "" : fmt_percent(&f, l->cost), losing ? "" : ", over ",
-					losing ? "" : fmt_percent(&g, l->max_cost), l->keep * 100);
+				snprintf(l->note, sizeof(l->note), "%s: only %.3g %% of the traces are kept from now on, and stand for the others", why, l->keep * 100);
 			json_decref(doc);
 			json_decref(body);
 			buf_finish(&t);

@@ -150,8 +150,6 @@ void policy_output_json(json_t *doc)
 	output_json(doc);
 }
 
-static bool for_people(const struct cli *c) { return c->out == OUT_TABLE || c->out == OUT_WIDE; }
-
 static bool said_no(const json_t *doc)
 {
 	size_t i;

@@ -24,8 +24,6 @@ static const struct column site_cost_columns[] = { { "SERVICE", "service", COL_T
 static const struct column rule_cost_columns[] = { { "RULE", "id", COL_TEXT }, { "MEASURED", "measured_percent", COL_PERCENT },
 	{ "PREDICTED", "predicted_percent", COL_PERCENT }, { 0 } };
 
-static bool for_people(const struct cli *c) { return c->out == OUT_TABLE || c->out == OUT_WIDE; }
-
 /* ---- whom a toggle reaches ------------------------------------------------------------------------------------ */
 
 char *cli_selector(const struct cli_args *a, const char *sel)

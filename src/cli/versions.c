@@ -12,7 +12,6 @@ static const struct column policy_columns[] = { { "POLICY", "name", COL_TEXT, .m
 static const struct column version_columns[] = { { "VERSION", "version", COL_TEXT }, { "CHANGE", "change", COL_TEXT }, { "AUTHOR", "author", COL_TEXT, .max = 24 },
 	{ "WHEN", "when", COL_TEXT }, { "REASON", "reason", COL_TEXT, .max = 100 }, { 0 } };
 
-static bool for_people(const struct cli *c) { return c->out == OUT_TABLE || c->out == OUT_WIDE; }
 const char *policy_name_arg(struct cli *c) { return c->args.pos[0]; }
 
 static void number_text(json_t *row, const char *key)  /* an ordinal, not a quantity */
