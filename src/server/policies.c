@@ -83,6 +83,14 @@ const char *policy_state(struct server *s, const struct policy_entry *en)
 	return s->panic && (jint(en->head, "in_force") || en->rollout) ? "suspended" : jtext(en->head, "state");
 }
 
+/* Versions are in order whatever the clock says, so one that was made after the clock had been set back has a time that is
+ * yet to come. A rule's `for` begins when it was made; the stored version stays as it is. */
+static void begun_by_now(json_t *doc)
+{
+	if (jint(doc, "created_unix_nano") > clock_wall())
+		json_object_set_new(doc, "created_unix_nano", json_integer(clock_wall()));
+}
+
 struct policy *policy_of_version(struct server *s, const char *name, int64_t version, json_t **ret_doc)
 {
 	struct err e = { 0 };
@@ -92,6 +100,8 @@ struct policy *policy_of_version(struct server *s, const char *name, int64_t ver
 	if (doc)
 		policy_parse(str_of(jtext(doc, "text")), &p, &d);
 	policy_diags_finish(&d);
+	if (doc)
+		begun_by_now(doc);
 	if (ret_doc)
 		*ret_doc = doc;
 	else
@@ -215,7 +225,6 @@ void policies_destroy(struct server *s)
 	}
 }
 
-/* A rule's `for` begins when its version was made; the stored version stays as it is. */
 static void shift(json_t *doc, int64_t by)
 {
 	if (doc)
@@ -341,6 +350,7 @@ int policy_commit(struct server *s, const char *name, const struct policy_change
 		policy_destroy(en->p);
 		json_decref(en->doc);
 		en->p = ch->in_force ? policy_of_version(s, name, version, NULL) : NULL;
+		begun_by_now(doc);
 		en->doc = json_incref(doc);
 	}
 	json_decref(doc);

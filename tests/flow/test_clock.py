@@ -161,14 +161,18 @@ def test_a_policy_is_in_force_for_as_long_as_it_says(up, spawn, cc):
 
 	def in_force():
 		return [x["state"] for x in up.get("/policies")["policies"]] == ["active"] and on(up, p.pid)
+
+	def left():
+		return (up.get("/status")["next_expiry_unix_nano"] - time.time_ns() - up.by) / 6e10
 	assert put(up, POLICY, 0, "ticks")[0] == 200
 	wait_for(in_force)
 	for by in (HOUR, -HOUR):
 		up.set_clock(by)
 		wait_for(lambda: [a for a in up.get("/alerts")["alerts"] if a["id"] == "clock" and (a["value"] > 0) == (by > 0)])
-		assert in_force()
+		assert in_force() and 9 < left() <= 10
 		assert put(up, POLICY + "# again\n" * (1 + (by < 0)), 1 + (by < 0), "ticks")[0] == 200  # what is applied now begins now
 		wait_for(in_force)
+		assert 9 < left() <= 10
 		looked = time.monotonic() + 2.5  # the server looks for what has run out every second
 
 		def still():
