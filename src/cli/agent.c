@@ -175,6 +175,8 @@ int cli_agent(int argc, char **argv)
 	double budget = 1;
 	if (cli_opt(&a, "budget") && cli_parse_budget(cli_opt(&a, "budget"), &budget, &e) < 0)
 		return cli_fail(&e);
+	if (cli_background(&a, &e) < 0)
+		return cli_fail(&e);
 	gethostname(host, sizeof(host) - 1);
 	if ((name = cli_opt(&a, "host")))
 		snprintf(host, sizeof(host), "%s", name);

@@ -33,6 +33,8 @@ const struct cli_option cli_common_options[] = {
 	{ 0, "jaeger-grpc", "HOST:PORT", "the same by gRPC, or off (default: 127.0.0.1:5779 if it is free)" }, \
 	{ 0, "sampling-default", "SHARE", "what SDKs are told of services that no rule is about (default: 0)" },
 
+#define O_NICE { 0, "nice", "N", "run after others: nice value, never taking the CPU from a running thread; 0 = as everybody (default: 10)" },
+
 const struct cli_command cli_commands[] = {
 	{ "up", "", "run server and agent in one process", cli_up,
 		"Serves the dashboard, the API and OTLP, and switches and drains the traced processes of this host. Prints one line when it serves: "
@@ -43,12 +45,14 @@ const struct cli_command cli_commands[] = {
 			O_LISTENERS
 			{ 0, "retain", "DURATION", "delete spans older than this (default: 3d)" },
 			{ 0, "max-bytes", "SIZE", "delete the oldest spans beyond this much disk (default: 10G)" },
-			{ 0, "budget", "PERCENT", "of a process's CPU time that its probes may cost; the dearest are shed above it; 0 = no governor (default: 1%)" },),
+			{ 0, "budget", "PERCENT", "of a process's CPU time that its probes may cost; the dearest are shed above it; 0 = no governor (default: 1%)" },
+			O_NICE),
 		EXAMPLES("klieg up", "klieg up --dir /tmp/k --http 127.0.0.1:0 --otlp-http 127.0.0.1:0  # on free ports"), 0, 0 },
 	{ "agent", "", "run the agent alone", cli_agent, "Drains and switches the processes of this host for a server elsewhere: takes its requests by long polling, "
 		"ships spans to it by OTLP/HTTP. While the server is away spans wait in bounded memory; what does not fit is counted.",
 		OPTS({ 0, "dir", "DIR", "where its socket is" }, { 0, "host", "NAME", "what this host is called there (default: its host name)" },
-			{ 0, "budget", "PERCENT", "of a process's CPU time that its probes may cost; the dearest are shed above it; 0 = no governor (default: 1%)" },), EXAMPLES("klieg agent --server http://10.0.0.7:7070"), 0, 0 },
+			{ 0, "budget", "PERCENT", "of a process's CPU time that its probes may cost; the dearest are shed above it; 0 = no governor (default: 1%)" },
+			O_NICE), EXAMPLES("klieg agent --server http://10.0.0.7:7070"), 0, 0 },
 	{ "server", "", "run the server alone", cli_server, "Receives OTLP, stores, answers queries; no agent in this process.",
 		OPTS({ 0, "dir", "DIR", "state and sockets" }, { 0, "http", "HOST:PORT", "dashboard and API" }, { 0, "otlp-http", "HOST:PORT", "OTLP/HTTP receiver" }, O_LISTENERS),
 		EXAMPLES("klieg server --http 127.0.0.1:7070"), 0, 0 },

@@ -1,6 +1,8 @@
 /* What nearly every command does first and last: parse, find the server, ask, print what went wrong. */
 #include "cli/cli.h"
 #include "base/clock.h"
+#include "base/log.h"
+#include "base/priority.h"
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,6 +31,18 @@ json_t *cli_get(struct cli *c, const char *target, int *ret_status)
 	if (client_json(&c->client, "GET", target, NULL, &doc, NULL, &e) < 0)
 		*ret_status = cli_fail(&e);
 	return doc;
+}
+
+int cli_background(const struct cli_args *a, struct err *e)
+{
+	int64_t nice = 10;
+	const char *given = cli_opt(a, "nice");
+	if (given && cli_parse_count(given, 0, 19, &nice, e) < 0)
+		return e->code;
+	int got = priority_background((int)nice);
+	if (got < nice)
+		log_debug("agent", "nice value %d, not %d: it could not be raised again (no CAP_SYS_NICE)", got, (int)nice);
+	return 0;
 }
 
 const char *cli_who(void)

@@ -95,6 +95,8 @@ static int serve(int argc, char **argv, bool with_agent)
 	const char *percent = with_agent ? cli_opt(&a, "budget") : NULL;
 	if (percent && cli_parse_budget(percent, &budget, &e) < 0)
 		return cli_fail(&e);
+	if (with_agent && cli_background(&a, &e) < 0)
+		return cli_fail(&e);
 	if (bytes && size_parse(str_of(bytes), &sc.retain_bytes) < 0)
 		return cli_fail_usage(a.cmd, "--max-bytes: '%s' is not a size", bytes);
 	if (given)

@@ -6,6 +6,7 @@
  * the tracer is killed, one that was peeked at is delivered; and an exit stays for the parent to see. */
 #include "ptrace/remote.h"
 #include "base/clock.h"
+#include "base/priority.h"
 #include "ptrace/proc.h"
 #include <cpuid.h>
 #include <elf.h>
@@ -18,7 +19,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -159,7 +159,7 @@ void remote_tracer(const char *name)
 {
 	pthread_setname_np(pthread_self(), name);
 	prctl(PR_SET_TIMERSLACK, 1);
-	setpriority(PRIO_PROCESS, 0, -20);
+	priority_urgent();
 }
 
 void remote_pause(int64_t since)

@@ -7,6 +7,7 @@
 #include "ptrace/world.h"
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/priority.h"
 #include "ptrace/proc.h"
 #include "ptrace/remote.h"
 #include <dirent.h>
@@ -34,6 +35,7 @@ struct world {
 	enum thread_state *states;
 	uint32_t n, cap, kernels;
 
+	struct priority caller;              /* of the thread that asks, while it keeps others waiting */
 	pthread_t tracer;
 	sem_t asked, answered;
 	enum { ASK_RESUME, ASK_SET_IP, ASK_SYSCALL } ask;
@@ -310,6 +312,7 @@ static int ask(struct world *w)
 static void destroy(struct world *w)
 {
 	pthread_join(w->tracer, NULL);
+	priority_restore(w->caller);
 	sem_destroy(&w->asked);
 	sem_destroy(&w->answered);
 	close(w->mem);
@@ -333,6 +336,7 @@ int world_stop(pid_t pid, int64_t budget_ns, struct world **ret_w, struct err *e
 	w->budget = budget_ns;
 	w->e = e;
 	w->no_code = remote_code_find(pid, mem, &w->code, &w->no_code_why);
+	w->caller = priority_urgent();
 	sem_init(&w->asked, 0, 0);
 	sem_init(&w->answered, 0, 0);
 	sigset_t all, before;
@@ -341,6 +345,7 @@ int world_stop(pid_t pid, int64_t budget_ns, struct world **ret_w, struct err *e
 	int error = pthread_create(&w->tracer, NULL, tracer_main, w);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (error) {
+		priority_restore(w->caller);
 		close(mem);
 		free(w);
 		return err_set(e, KLIEG_E_NOMEM, "starting a tracer thread: %s", strerror(error));

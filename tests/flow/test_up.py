@@ -1,4 +1,5 @@
 """Starting and stopping: what is wrong is said at once, nothing is left behind, a second Ctrl-C means it."""
+import glob
 import os
 import signal
 import socket
@@ -68,6 +69,20 @@ def test_a_signal_ends_it_and_keeps_everything(tmp_path, sig):
 	for _ in range(2):
 		up.proc.send_signal(signal.SIGINT)
 	assert up.proc.wait(15) in (0, 130, -signal.SIGINT)
+
+
+def test_what_is_observed_runs_first(tmp_path):
+	"""No thread of Klieg's takes the CPU from a running one when it wakes; the host's owner may say otherwise."""
+	def threads(up):
+		rows = [open(f).read().rsplit(")", 1)[1].split() for f in glob.glob(f"/proc/{up.proc.pid}/task/*/stat")]
+		return {(int(r[38]), int(r[16])) for r in rows}  # policy (3 = SCHED_BATCH), nice value
+	up = Up(tmp_path / "a")
+	wanted = {(3, 10 if os.geteuid() == 0 else os.getpriority(os.PRIO_PROCESS, 0))}
+	assert threads(up) == wanted
+	up.stop()
+	up = Up(tmp_path / "b", "--nice", "0")
+	assert threads(up) == {(0, os.getpriority(os.PRIO_PROCESS, 0))}
+	up.stop()
 
 
 def test_server_without_agent_says_so(tmp_path):

@@ -3,12 +3,16 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/hash.h"
+#include "base/priority.h"
 #include "base/strtab.h"
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -229,11 +233,52 @@ static void errors(void **state)
 	assert_int_equal(err_from_errno(EIO), KLIEG_E_IO);
 }
 
+/* What we do in the background takes the CPU from nobody; while somebody waits for us we come first. */
+static void *of_a_thread(void *arg)
+{
+	int *nice = arg;
+	struct priority was = { sched_getscheduler(0), getpriority(PRIO_PROCESS, 0) };
+	*nice = was.policy == SCHED_BATCH ? was.nice : -100;
+	return NULL;
+}
+static void *in_the_background(void *arg)
+{
+	bool may = geteuid() == 0;
+	int nice = priority_background(0), of_child = 0;
+	pthread_t child;
+	assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
+	assert_int_equal(nice, getpriority(PRIO_PROCESS, 0));
+	nice = priority_background(10);
+	assert_int_equal(sched_getscheduler(0), SCHED_BATCH);
+	assert_int_equal(nice, getpriority(PRIO_PROCESS, 0));
+	if (may)
+		assert_int_equal(nice, 10);
+	pthread_create(&child, NULL, of_a_thread, &of_child);
+	pthread_join(child, NULL);
+	assert_int_equal(of_child, nice);
+	struct priority was = priority_urgent();
+	assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
+	if (may)
+		assert_true(getpriority(PRIO_PROCESS, 0) < 0);
+	priority_restore(was);
+	assert_int_equal(sched_getscheduler(0), SCHED_BATCH);
+	assert_int_equal(getpriority(PRIO_PROCESS, 0), nice);
+	return NULL;
+}
+static void priority(void **state)
+{
+	pthread_t t;
+	int before = getpriority(PRIO_PROCESS, 0);
+	assert_int_equal(pthread_create(&t, NULL, in_the_background, NULL), 0);
+	pthread_join(t, NULL);
+	assert_int_equal(getpriority(PRIO_PROCESS, 0), before);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(buf_grows), cmocka_unit_test(buf_reads_files), cmocka_unit_test(glob), cmocka_unit_test(utf8), cmocka_unit_test(distance),
-		cmocka_unit_test(strtab_interns), cmocka_unit_test(hash_stable), cmocka_unit_test(errors),
+		cmocka_unit_test(strtab_interns), cmocka_unit_test(hash_stable), cmocka_unit_test(errors), cmocka_unit_test(priority),
 	};
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }
