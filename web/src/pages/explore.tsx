@@ -91,17 +91,17 @@ export function Explore() {
           {' '.repeat(bad - 1)}^
         </pre>
       )}
-      {services.length > 1 && (
-        <div class="chips" role="group" aria-label="Narrow the query">
-          {services.slice(0, 12).map((s) => (
+      {/* Always there: what is below must not move when the services are known. */}
+      <div class="chips" role="group" aria-label="Narrow the query">
+        {services.length > 1 &&
+          services.slice(0, 12).map((s) => (
             <button key={s} onClick={() => add(`resource.service.name = ${JSON.stringify(s)}`)}>
               <Dot of={s} />
               {s}
             </button>
           ))}
-          <button onClick={() => add('status = error')}>errors</button>
-        </div>
-      )}
+        <button onClick={() => add('status = error')}>errors</button>
+      </div>
       {heat && heat.matched > 0 && (
         <Heatmap heat={heat} sel={sel} onSelect={select} onOpen={(trace) => go('trace', { trace })} />
       )}

@@ -61,8 +61,6 @@ function paint(c: HTMLCanvasElement, heat: Heat, g: Grid, sel: Selection | null,
   const token = (name: string) => css.getPropertyValue(name).trim();
   c.width = width * scale;
   c.height = H * scale;
-  c.style.width = `${width}px`;
-  c.style.height = `${H}px`;
   const p = c.getContext('2d')!;
   p.scale(scale, scale);
   p.font = '11px system-ui, sans-serif';
@@ -136,7 +134,8 @@ export function Heatmap({ heat, sel, onSelect, onOpen }: Props) {
 
   const at = (e: MouseEvent) => {
     const r = canvas.current!.getBoundingClientRect();
-    return { x: Math.max(LEFT, Math.min(width, e.clientX - r.left)), y: Math.max(0, Math.min(H - BOTTOM, e.clientY - r.top)) };
+    // By what is on the screen: the map may be drawn for another width, a frame after it was given this one.
+    return { x: Math.max(LEFT, Math.min(width, ((e.clientX - r.left) * width) / r.width)), y: Math.max(0, Math.min(H - BOTTOM, e.clientY - r.top)) };
   };
   const cell = (p: { x: number; y: number }) => ({
     col: Math.max(0, Math.min(cols - 1, Math.floor((p.x - LEFT) / grid.cw))),
@@ -210,6 +209,7 @@ export function Heatmap({ heat, sel, onSelect, onOpen }: Props) {
       <canvas
         ref={canvas}
         role="img"
+        style={{ height: H }}
         aria-label={`Latency over time, ${heat.matched} spans; the table below has the numbers`}
         title={hover}
         onPointerDown={press}
