@@ -2,6 +2,7 @@
  * Parsers of foreign headers: bounded, allocation-free, and a malformed header is no header. */
 #include "probe/internal.h"
 #include "wire/siphash.h"
+#include <stdlib.h>
 #include <time.h>
 
 /* ---- threads ----------------------------------------------------------------------------------------------------- */
@@ -31,6 +32,17 @@ KLIEG_PUBLIC void klieg_current(struct klieg_ctx *ret)
 	ret->span_id = me->seq && klieg__slot_now(me) ? kw_span_id(me->t->seed, me->seq) : me->parent;
 	ret->threshold = me->threshold;
 	ret->flags = me->ctx_flags & ~(uint32_t)CTX_LOCAL_ROOT;
+	if (me->ctx_flags & CTX_RV)
+		ret->home = me->rv;
+}
+
+/* What a struct klieg_ctx has beside the trace. With CTX_RV that trace came from elsewhere, so it has no root here: `home` is its randomness then, and `seq` the
+ * generation, for klieg_restore; which finds the innermost open span by that. Else `home` is root and generation. */
+static struct klieg_ctx saved(const struct klieg__thread *me)
+{
+	bool rv = me->ctx_flags & CTX_RV;
+	return (struct klieg_ctx){ me->trace_hi, me->trace_lo, me->parent, me->threshold, me->ctx_flags, rv ? me->generation : me->seq,
+		rv ? me->rv : (uint64_t)me->generation << 32 | me->root_depth };
 }
 
 KLIEG_PUBLIC void klieg_set_current(const struct klieg_ctx *ctx, struct klieg_ctx *ret_previous)
@@ -38,14 +50,14 @@ KLIEG_PUBLIC void klieg_set_current(const struct klieg_ctx *ctx, struct klieg_ct
 	struct klieg__thread *me = settled();
 	struct klieg_ctx to = *ctx; /* may be the same as *ret_previous */
 	if (ret_previous)
-		*ret_previous = (struct klieg_ctx){ me->trace_hi, me->trace_lo, me->parent, me->threshold, me->ctx_flags, me->seq,
-			(uint64_t)me->generation << 32 | me->root_depth };
+		*ret_previous = saved(me);
 	klieg__turn(me);
 	me->trace_hi = to.trace_hi;
 	me->trace_lo = to.trace_lo;
 	me->parent = to.span_id;
 	me->threshold = to.threshold;
 	me->ctx_flags = to.flags;
+	me->rv = to.home;
 	me->seq = 0;
 	me->root_depth = 0;
 }
@@ -53,7 +65,8 @@ KLIEG_PUBLIC void klieg_set_current(const struct klieg_ctx *ctx, struct klieg_ct
 KLIEG_PUBLIC void klieg_restore(const struct klieg_ctx *p)
 {
 	struct klieg__thread *me = settled();
-	uint32_t root = (uint32_t)p->home, generation = (uint32_t)(p->home >> 32);
+	bool rv = p->flags & CTX_RV;
+	uint32_t root = rv ? 0 : (uint32_t)p->home, generation = rv ? p->seq : (uint32_t)(p->home >> 32);
 	struct kw_thread *t = klieg__slot_now(me);
 	klieg__turn(me);
 	/* Its root, begun here, may have ended while the thread was elsewhere: then that trace is over. */
@@ -66,9 +79,12 @@ KLIEG_PUBLIC void klieg_restore(const struct klieg_ctx *p)
 	me->parent = p->span_id;
 	me->threshold = p->threshold;
 	me->ctx_flags = p->flags;
-	me->seq = t ? p->seq : 0;
+	me->rv = p->home;
+	me->seq = t && !rv ? p->seq : 0;
 	me->root_depth = root;
 	me->generation = generation; /* the same context again: what was begun in it ends in it */
+	if (t && rv)
+		klieg__find_parent(me);
 }
 
 /* ---- text -------------------------------------------------------------------------------------------------------- */
@@ -90,6 +106,19 @@ static bool get_hex(const char *s, int n, uint64_t *ret_v)
 		if (d > 15)
 			return false;
 		v = v << 4 | d;
+	}
+	*ret_v = v;
+	return true;
+}
+
+/* Lower-case hex digits, all n of them: what OpenTelemetry's sub-keys are made of. */
+static bool get_lower(const char *s, size_t n, uint64_t *ret_v)
+{
+	uint64_t v = 0;
+	for (size_t i = 0; i < n; i++) {
+		if (!((s[i] >= '0' && s[i] <= '9') || (s[i] >= 'a' && s[i] <= 'f')))
+			return false;
+		v = v << 4 | (uint64_t)(s[i] <= '9' ? s[i] - '0' : s[i] - 'a' + 10);
 	}
 	*ret_v = v;
 	return true;
@@ -126,7 +155,8 @@ static void force(struct klieg_ctx *c, uint32_t level)
 {
 	if (level < KW_SPAN || level > KW_DEEP)
 		return;
-	c->flags = (c->flags & ~(7u << KW_CTX_LEVEL_SHIFT | (uint32_t)CTX_UNDECIDED)) | level << KW_CTX_LEVEL_SHIFT | KW_CTX_FORCED | KW_CTX_SAMPLED;
+	c->flags = (c->flags & ~(7u << KW_CTX_LEVEL_SHIFT | (uint32_t)CTX_UNDECIDED)) | level << KW_CTX_LEVEL_SHIFT | KW_CTX_FORCED | KW_CTX_SAMPLED | CTX_TH;
+	c->threshold = 0; /* whatever the sender's dice said: it stands for itself */
 }
 
 /* klieg-level: v1.LEVEL.EXPIRY.TAG, signed with the key of this service. Nothing is said of one that does not hold. */
@@ -152,34 +182,60 @@ static void token(const char *s, struct klieg_ctx *c)
 		force(c, (uint32_t)(s[3] - '0'));
 }
 
-/* tracestate members we know: klieg=l:N, ot=th:HEX. Everything else is somebody else's. */
-static void tracestate(const char *s, struct klieg_ctx *c)
+static bool distrusts_levels; /* in a tracestate anybody may write what he likes: only what is signed raises a level */
+__attribute__((constructor)) static void read_trust(void)
 {
-	for (int i = 0; s && i < 512 && s[i];) {
-		while (s[i] == ' ' || s[i] == '\t' || s[i] == ',')
-			i++;
-		if (!strncmp(s + i, "klieg=l:", 8) && s[i + 8] >= '1' && s[i + 8] <= '4')
-			c->flags = (c->flags & ~(7u << KW_CTX_LEVEL_SHIFT)) | (uint32_t)(s[i + 8] - '0') << KW_CTX_LEVEL_SHIFT; /* whether it is sampled, traceparent says */
-		if (!strncmp(s + i, "ot=", 3))
-			for (int k = i + 3; k < 512 && s[k] && s[k] != ','; k++)
-				if ((s[k - 1] == '=' || s[k - 1] == ';') && !strncmp(s + k, "th:", 3)) {
-					uint64_t hi, lo;
-					int n = get_hex_run(s + k + 3, &hi, &lo);
-					if (n >= 1 && n <= 14)
-						c->threshold = lo << (4 * (14 - n)); /* right-padded to 56 bits */
-				}
-		while (i < 512 && s[i] && s[i] != ',')
-			i++;
-	}
+	const char *want = getenv("KLIEG_TRUST_LEVEL"); /* also of a set-user-id program: it can only take away */
+	distrusts_levels = want && !strcmp(want, "0");
 }
 
-/* Keeps whole members that are not ours, in their order. What no header may contain is not passed on. */
-static void keep_foreign(const char *s, const struct klieg_ctx *c)
+/* One sub-key of the ot member (OTEP 235): th, 1 to 14 digits, right-padded to 56 bits; rv, all 14. false: another. */
+static bool sampling(const char *s, size_t n, struct klieg_ctx *c)
+{
+	uint64_t v;
+	if (n < 3 || (memcmp(s, "th:", 3) && memcmp(s, "rv:", 3)))
+		return false;
+	size_t digits = n - 3;
+	if (digits < 1 || digits > 14 || !get_lower(s + 3, digits, &v))
+		return true; /* as good as not there */
+	if (s[0] == 't' && !(c->flags & CTX_TH)) {
+		c->threshold = v << (4 * (14 - digits));
+		c->flags |= CTX_TH;
+	} else if (s[0] == 'r' && digits == 14 && !(c->flags & CTX_RV)) {
+		c->home = v;
+		c->flags |= CTX_RV;
+	}
+	return true;
+}
+
+/* The ot member: th and rv are read, and written anew by klieg_inject; the rest of it is kept. */
+static void otel(const char *s, size_t n, struct klieg_ctx *c, struct klieg__thread *me)
+{
+	char rest[200];
+	size_t used = 0;
+	for (size_t i = 0, end; i < n; i = end + 1) {
+		for (end = i; end < n && s[end] != ';'; end++) {}
+		if (end == i || sampling(s + i, end - i, c) || used + 1 + (end - i) > sizeof rest)
+			continue;
+		if (used)
+			rest[used++] = ';';
+		memcpy(rest + used, s + i, end - i);
+		used += end - i;
+	}
+	if (!used || me->foreign_ot || me->foreign_len + used > sizeof me->foreign)
+		return;
+	memmove(me->foreign + used, me->foreign, me->foreign_len);
+	memcpy(me->foreign, rest, used);
+	me->foreign_ot = (uint16_t)used;
+	me->foreign_len += (uint16_t)used;
+}
+
+/* Members we know: klieg=l:N, ot=th:HEX;rv:HEX. Everything else is somebody else's: whole members are kept, in their order, to be passed on; what no header may
+ * contain is not. */
+static void tracestate(const char *s, struct klieg_ctx *c)
 {
 	struct klieg__thread *me = &klieg__thread;
-	size_t n = 0;
-	me->foreign_len = 0;
-	me->foreign_ot = false;
+	me->foreign_len = me->foreign_ot = 0;
 	me->foreign_hi = c->trace_hi;
 	me->foreign_lo = c->trace_lo;
 	for (size_t i = 0; s && i < 512 && s[i];) {
@@ -196,16 +252,31 @@ static void keep_foreign(const char *s, const struct klieg_ctx *c)
 			from++;
 		while (from < end && (s[end - 1] == ' ' || s[end - 1] == '\t'))
 			end--;
-		bool ot = !strncmp(s + from, "ot=", 3);
-		if (!plain || !pair || !strncmp(s + from, "klieg=", 6) || (ot && !memmem(s + from, end - from, "rv:", 3)) || n + 1 + (end - from) > sizeof me->foreign)
+		if (!plain || !pair)
 			continue;
-		if (n)
-			me->foreign[n++] = ',';
-		me->foreign_ot |= ot;
-		memcpy(me->foreign + n, s + from, end - from);
-		n += end - from;
+		const char *m = s + from;
+		size_t n = end - from, others = me->foreign_len - me->foreign_ot;
+		if (!strncmp(m, "ot=", 3)) {
+			otel(m + 3, n - 3, c, me);
+		} else if (!strncmp(m, "klieg=", 6)) {
+			if (n >= 9 && !memcmp(m, "klieg=l:", 8) && m[8] >= '1' && m[8] <= '4' && !distrusts_levels)
+				c->flags = (c->flags & ~(7u << KW_CTX_LEVEL_SHIFT)) | (uint32_t)(m[8] - '0') << KW_CTX_LEVEL_SHIFT; /* whether it is sampled, traceparent says */
+		} else if (me->foreign_len + (others != 0) + n <= sizeof me->foreign) {
+			if (others)
+				me->foreign[me->foreign_len++] = ',';
+			memcpy(me->foreign + me->foreign_len, m, n);
+			me->foreign_len += (uint16_t)n;
+		}
 	}
-	me->foreign_len = (uint16_t)n;
+	/* Who sent it with a threshold has let chance decide, and whoever is asked next does so with the same R: decide() of span.c. Where flag, threshold and
+	 * randomness do not go together, how many it stands for is not known: the flag holds, the threshold does not. */
+	bool sampled = c->flags & KW_CTX_SAMPLED;
+	if (c->flags & CTX_TH && sampled && (c->flags & CTX_RV ? c->home : c->trace_lo & KW_RANDOMNESS) >= c->threshold) {
+		c->flags |= CTX_UNDECIDED;
+	} else {
+		c->flags &= ~(uint32_t)CTX_TH;
+		c->threshold = 0;
+	}
 }
 
 static bool b3(const char *s, struct klieg_ctx *c)
@@ -255,9 +326,7 @@ KLIEG_PUBLIC int klieg_extract(const char *(*get)(void *arg, const char *name), 
 	const char *v;
 	bool found = traceparent(get(arg, "traceparent"), &c);
 	if (found) {
-		v = get(arg, "tracestate");
-		tracestate(v, &c);
-		keep_foreign(v, &c);
+		tracestate(get(arg, "tracestate"), &c);
 	} else {
 		memset(&c, 0, sizeof c);
 		if ((v = get(arg, "b3")))
@@ -299,25 +368,33 @@ KLIEG_PUBLIC void klieg_inject(struct klieg_headers *ret)
 	p = ret->tracestate;
 	uint32_t level = c.flags >> KW_CTX_LEVEL_SHIFT & 7;
 	if (level) {
-		memcpy(p, "klieg=l:", 8);
-		p[8] = (char)('0' + level);
-		p += 9;
+		p = stpcpy(p, "klieg=l:");
+		*p++ = (char)('0' + level);
 	}
 	const struct klieg__thread *me = &klieg__thread;
 	bool foreign = me->foreign_len && me->foreign_hi == c.trace_hi && me->foreign_lo == c.trace_lo;
-	if (c.threshold && c.flags & KW_CTX_SAMPLED && !(foreign && me->foreign_ot)) {
-		if (level)
-			*p++ = ',';
-		memcpy(p, "ot=th:", 6);
-		p = put_hex(p + 6, c.threshold, 14);
+	size_t ot = foreign ? me->foreign_ot : 0, others = foreign ? me->foreign_len - ot : 0;
+	const char *between = level ? ",ot=" : "ot=";
+	if (c.flags & KW_CTX_SAMPLED && c.flags & CTX_TH) { /* of the decision that holds here */
+		p = put_hex(stpcpy(stpcpy(p, between), "th:"), c.threshold, 14);
 		while (p[-1] == '0' && p[-2] != ':')
 			p--;
+		between = ";";
 	}
-	if (foreign) {
+	if (c.flags & CTX_RV) {
+		p = put_hex(stpcpy(stpcpy(p, between), "rv:"), c.home, 14);
+		between = ";";
+	}
+	if (ot) {
+		p = stpcpy(p, between);
+		memcpy(p, me->foreign, ot);
+		p += ot;
+	}
+	if (others) {
 		if (p != ret->tracestate)
 			*p++ = ',';
-		memcpy(p, me->foreign, me->foreign_len);
-		p += me->foreign_len;
+		memcpy(p, me->foreign + ot, others);
+		p += others;
 	}
 	*p = 0;
 }

@@ -182,6 +182,7 @@ static void root_over(struct klieg__thread *me, struct kw_gate *g)
 	me->generation = (uint32_t)(g->saved[4] >> 32);
 	me->seq = (uint32_t)g->saved[5];
 	me->root_depth = (uint32_t)(g->saved[5] >> 32);
+	me->rv = g->saved_rv;
 	g->in_root = 0;
 }
 
@@ -193,6 +194,7 @@ static void root_begin(struct klieg__thread *me, struct kw_gate *g)
 	g->saved[3] = me->threshold;
 	g->saved[4] = me->ctx_flags | (uint64_t)me->generation << 32;
 	g->saved[5] = me->seq | (uint64_t)me->root_depth << 32;
+	g->saved_rv = me->rv;
 	klieg__turn(me);
 	me->trace_hi = me->trace_lo = me->parent = 0;
 	me->ctx_flags = 0;

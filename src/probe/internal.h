@@ -46,11 +46,11 @@ struct klieg__thread {
 	struct kw_gate *gate;    /* our shadow stack, NULL = none yet; outlives the slot, and a fork */
 	uint64_t ready;          /* the epoch for which there are a slot and a shadow stack, and no plugin's handler runs; NOT_READY: ask */
 	uint64_t random[2];
+	uint64_t rv;             /* with CTX_RV: the randomness that the trace's first sampler drew, instead of its id's */
 	/* other vendors' members of the tracestate that came with this trace; small, since a dlopened libklieg lives in what is left of static TLS */
 	uint32_t th24[KW_OPEN_MAX]; /* of the contexts that open spans were left in: kw_thread.origin has no room for it */
 	uint64_t foreign_hi, foreign_lo;
-	uint16_t foreign_len;
-	bool foreign_ot;         /* an ot member is among them: it has the randomness that samplers downstream decide by */
+	uint16_t foreign_len, foreign_ot; /* all of it; of what comes first, sub-keys of the ot member that are not ours to write */
 	char foreign[256];
 	uint64_t waited_ns, waited_at; /* what was read last on this thread had waited so long by then (monotonic); at 0: nothing */
 };
@@ -58,7 +58,8 @@ extern __thread struct klieg__thread klieg__thread __attribute__((tls_model("ini
 
 #define NOT_READY UINT64_MAX
 
-enum { CTX_LOCAL_ROOT = 1u << 16, CTX_UNDECIDED = 1u << 17 }; /* beside KW_CTX_*, never in a record */
+/* Beside KW_CTX_*, never in a record. TH: of a sampled trace, its threshold is known (else nobody knows how many it stands for, and nobody is told). */
+enum { CTX_LOCAL_ROOT = 1u << 16, CTX_UNDECIDED = 1u << 17, CTX_RV = 1u << 18, CTX_TH = 1u << 19 };
 enum { OPEN_CLASSIFY = 1u << 8, /* its attributes decide whether the request carries a level */ OPEN_MARKED = 1u << 9, /* they did, until it ends */
 	OPEN_COUNT = 1u << 16, OPEN_UNSAMPLED = 1u << 17, OPEN_ENDED = 1u << 18, OPEN_DETAIL = 1u << 19, OPEN_EXPLICIT = 1u << 20,
 	OPEN_DETACHED = 1u << 21 /* what it was begun in has ended: not a parent of new spans any more */, HANDLE_SLOT_SHIFT = 22 }; /* beside KW_REC_* in kw_open.flags; a handle's flags also have the number of the slot it was begun in */
@@ -87,5 +88,6 @@ uint64_t klieg__random(struct klieg__thread *me);
 void klieg__wake_agent(void);
 /* span.c */
 void klieg__turn(struct klieg__thread *me); /* before the thread's context changes: what is open keeps the one it was begun in */
+void klieg__find_parent(struct klieg__thread *me);
 void klieg__settle(struct klieg__thread *me); /* drops spans that another thread ended meanwhile, and the trace with its root */
 

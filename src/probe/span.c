@@ -166,7 +166,7 @@ static void end_trace(struct klieg__thread *me)
 }
 
 /* New spans become children of the innermost one that is still open in this context. */
-static void find_parent(struct klieg__thread *me)
+void klieg__find_parent(struct klieg__thread *me)
 {
 	struct kw_thread *t = me->t;
 	me->seq = 0;
@@ -188,7 +188,7 @@ static __attribute__((noinline)) void pop_ended(struct klieg__thread *me)
 	if (me->root_depth > depth)
 		end_trace(me);
 	else
-		find_parent(me);
+		klieg__find_parent(me);
 }
 
 /* Entry i ended under others. Scoped ones there are still running in it: they, and a trace whose root it is, go on until they end. If there
@@ -248,17 +248,31 @@ static __attribute__((noinline)) void make_room(struct klieg__thread *me)
 	if (root_ended)
 		end_trace(me);
 	else
-		find_parent(me);
+		klieg__find_parent(me);
 }
 
-/* Decides, at the first span of a trace or of a context whose sender left it open, whether this trace is kept (OTEP 235: R >= T). */
-static bool decide(struct klieg__thread *me, const struct kw_site_state *st)
+static uint64_t randomness(const struct klieg__thread *me) { return me->ctx_flags & CTX_RV ? me->rv : me->trace_lo & KW_RANDOMNESS; }
+
+static void decided(struct klieg__thread *me, uint64_t threshold)
+{
+	me->threshold = threshold;
+	me->ctx_flags &= ~(uint32_t)(CTX_UNDECIDED | CTX_TH | KW_CTX_SAMPLED);
+	if (randomness(me) >= threshold)
+		me->ctx_flags |= KW_CTX_SAMPLED | CTX_TH;
+}
+
+/* Decides, at the first span of a trace here, whether it is kept (OTEP 235: R >= T). All processes have the same R, so who keeps fewer keeps a part of what
+ * the others keep. T is this process's own, whatever the sender's was: requests that the sender did not keep come here too, and may be kept; so what is
+ * kept here stands for 1/P(R >= T), or counts would not be right (docs/adr/0005-sampling.md). A request that carries a level is kept wherever it goes. */
+static void decide(struct klieg__thread *me, const struct kw_site_state *st)
 {
 	uint64_t threshold = klieg__load(&st->threshold, RELAXED);
-	bool keep = (me->ctx_flags & KW_CTX_FORCED) || (me->trace_lo & 0xffffffffffffffull) >= threshold;
-	me->threshold = me->ctx_flags & KW_CTX_FORCED ? 0 : threshold;
-	me->ctx_flags = (me->ctx_flags & ~(uint32_t)CTX_UNDECIDED) | (keep ? KW_CTX_SAMPLED : 0);
-	return keep;
+	bool carries = me->ctx_flags & (7u << KW_CTX_LEVEL_SHIFT) && me->ctx_flags & KW_CTX_SAMPLED;
+	if (me->ctx_flags & KW_CTX_FORCED)
+		threshold = 0;
+	else if (carries && me->threshold < threshold)
+		threshold = me->threshold;
+	decided(me, threshold);
 }
 
 static __attribute__((noinline)) void start_trace(struct klieg__thread *me, const struct kw_site_state *st, uint32_t depth)
@@ -840,9 +854,8 @@ static void mark(struct klieg__thread *me, uint32_t site, klieg_span *s, struct 
 	} else if (me->ctx_flags & CTX_UNDECIDED) {
 		decide(me, &rule);
 		me->ctx_dirty = true;
-	} else if (!(me->ctx_flags & KW_CTX_SAMPLED) && me->ctx_flags & CTX_LOCAL_ROOT && (me->trace_lo & 0xffffffffffffffull) >= threshold) {
-		me->ctx_flags |= KW_CTX_SAMPLED; /* decided here, by a rule that keeps fewer */
-		me->threshold = threshold;
+	} else if (threshold < me->threshold && (me->ctx_flags & CTX_TH ? !o->parent_seq : !(me->ctx_flags & KW_CTX_SAMPLED) && randomness(me) >= threshold)) {
+		decided(me, threshold); /* it was before, by a rule that keeps fewer */
 		me->ctx_dirty = true;
 	}
 	level = level_of(me, st);

@@ -136,6 +136,7 @@ struct kw_module {
 _Static_assert(sizeof(struct kw_module) == 64, "");
 
 enum kw_level { KW_OFF = 0, KW_COUNT = 1, KW_SPAN = 2, KW_DETAIL = 3, KW_DEEP = 4 };
+#define KW_RANDOMNESS 0xffffffffffffffull /* of a trace id's lower half: R of OTEP 235, unless the trace brings its own */
 enum kw_state_flags {
 	KW_STATE_GATED = 1,      /* level holds in requests that carry one (tracestate klieg=l:N, or by kw_requests) up to that; in others, always */
 	KW_STATE_CLASSIFIES = 2, /* its attributes decide, by kw_requests, whether the request carries a level from here on */
@@ -265,7 +266,8 @@ struct kw_gate {
 	uint64_t saved[6];       /* the context that it interrupted */
 	uint64_t thunk;          /* the library's: this thread's; and the bounds of its own stack */
 	uint64_t stack_low, stack_bytes;
-	uint64_t pad[4];
+	uint64_t saved_rv;
+	uint64_t pad[3];
 	struct kw_frame frame[KW_FRAMES + 2]; /* grows down; the last is the sentinel: cfa 0 */
 };
 _Static_assert(sizeof(struct kw_gate) == KW_GATE_BYTES, "gate.S reserves this");

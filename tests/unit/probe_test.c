@@ -193,16 +193,18 @@ static void a_request_is_continued_from_its_headers_and_passed_on(void **state)
 	headers[0][0] = "traceparent";
 	headers[0][1] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 	headers[1][0] = "tracestate";
-	headers[1][1] = "other=x,klieg=l:3,ot=th:c";
+	headers[1][1] = "other=x,klieg=l:3,ot=k1:v;th:4";
 	struct klieg_ctx c, previous;
 	assert_int_equal(klieg_extract(get_header, NULL, &c), 1);
 	klieg_set_current(&c, &previous);
-	inner();
 	struct klieg_headers h;
+	klieg_inject(&h); /* nothing was decided here yet */
+	assert_string_equal(h.tracestate, "klieg=l:3,ot=th:4;k1:v,other=x");
+	inner();
 	klieg_inject(&h);
 	klieg_restore(&previous);
 	assert_memory_equal(h.traceparent, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0", 54);
-	assert_string_equal(h.tracestate, "klieg=l:3,ot=th:c,other=x");
+	assert_string_equal(h.tracestate, "klieg=l:3,ot=th:0;k1:v,other=x");
 	struct any_record r;
 	assert_true(next_record(me(), &r) && r.r.type == KW_REC_CTX);
 	assert_int_equal(r.ctx.trace_hi, 0x0af7651916cd43ddull);
@@ -211,6 +213,113 @@ static void a_request_is_continued_from_its_headers_and_passed_on(void **state)
 	assert_true(next_record(me(), &r) && r.r.type == KW_REC_SPAN && r.span.parent_seq == 0);
 	klieg_inject(&h);
 	assert_string_equal(h.traceparent, "");
+}
+
+static void set_thresholds(uint64_t threshold)
+{
+	for (uint32_t i = 0; i < H.c->sites_n; i++)
+		H.states[i].threshold = threshold;
+}
+
+/* What a service sends on, by what it got and what it keeps itself. R of the trace id is 0x48eb211c80319c. */
+static void a_decision_is_sent_on_with_its_threshold_and_randomness(void **state)
+{
+	(void)state;
+	static const struct { const char *flags, *in; uint64_t keep_from; const char *out_flags, *out; } cases[] = {
+		{ "01", "ot=th:4", 0, "01", "ot=th:0" },                                  /* all that come are kept here, so each stands for itself */
+		{ "01", "ot=th:4", 0x48000000000000, "01", "ot=th:48" },
+		{ "01", "ot=th:4", 0x49000000000000, "00", "" },                          /* fewer are kept here */
+		{ "01", "ot=th:4;rv:f0000000000000", 0xe0000000000000, "01", "ot=th:e;rv:f0000000000000" },
+		{ "01", "ot=th:4;rv:50000000000000", 0xe0000000000000, "00", "ot=rv:50000000000000" },
+		{ "00", "ot=rv:10000000000000", 0x40000000000000, "00", "ot=rv:10000000000000" },
+		{ "00", "ot=rv:80000000000000;th:9", 0x40000000000000, "01", "ot=th:4;rv:80000000000000" },
+		{ "01", "ot=th:c", 0xf0000000000000, "01", "" },                          /* the flag says kept, R says not: kept, for how many is unknown */
+		{ "01", "ot=th:4;rv:30000000000000", 0, "01", "ot=rv:30000000000000" },
+		{ "01", "", 0xf0000000000000, "01", "" },
+		{ "01", "ot=th:4zz", 0xf0000000000000, "01", "" }, { "01", "ot=th:4A", 0xf0000000000000, "01", "" }, { "01", "ot=th:", 0xf0000000000000, "01", "" },
+		{ "01", "ot=th:400000000000000", 0xf0000000000000, "01", "" },            /* fifteen digits */
+		{ "01", "ot=th:40000000000000", 0x40000000000000, "01", "ot=th:4" },
+		{ "01", "ot=rv:F0000000000000;th:4", 0x40000000000000, "01", "ot=th:4" }, { "01", "ot=rv:f0;th:4", 0x40000000000000, "01", "ot=th:4" },
+		{ "01", "a=1,ot=p:8;th:4;rv:f0000000000000;q:r,b=2", 0, "01", "ot=th:0;rv:f0000000000000;p:8;q:r,a=1,b=2" },
+		{ "01", "xot=th:4", 0xf0000000000000, "01", "xot=th:4" },
+	};
+	switch_site("inner", KW_SPAN);
+	memset(headers, 0, sizeof headers);
+	headers[0][0] = "traceparent";
+	headers[1][0] = "tracestate";
+	for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+		char parent[56];
+		snprintf(parent, sizeof parent, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-%s", cases[i].flags);
+		headers[0][1] = parent;
+		headers[1][1] = cases[i].in;
+		set_thresholds(cases[i].keep_from);
+		struct klieg_ctx c, kept, previous, outer;
+		assert_int_equal(klieg_extract(get_header, NULL, &c), 1);
+		klieg_set_current(&c, &previous);
+		inner();
+		klieg_current(&kept);
+		klieg_set_current(&previous, &outer); /* other work, and back; then a queue, and another turn */
+		klieg_restore(&outer);
+		klieg_restore(&previous);
+		klieg_set_current(&kept, &previous);
+		struct klieg_headers h;
+		klieg_inject(&h);
+		klieg_restore(&previous);
+		if (strcmp(h.tracestate, cases[i].out) || strncmp(h.traceparent + 53, cases[i].out_flags, 2))
+			fail_msg("%s %s at %llx: %s %s", cases[i].flags, cases[i].in, (unsigned long long)cases[i].keep_from, h.traceparent + 53, h.tracestate);
+		bool recorded = false;
+		struct any_record r;
+		while (next_record(me(), &r))
+			recorded |= r.r.type == KW_REC_SPAN;
+		assert_int_equal(recorded, cases[i].out_flags[1] == '1');
+	}
+	set_thresholds(0);
+}
+
+/* Requests come from a sender that keeps some, to a service that keeps some: what its spans stand for is how many came. */
+static void counts_agree_whatever_share_sender_and_service_keep(void **state)
+{
+	(void)state;
+	enum { N = 20000 };
+	static const double shares[] = { 1, .5, .1 };
+	uint64_t x = 1;
+	switch_site("inner", KW_SPAN);
+	memset(headers, 0, sizeof headers);
+	headers[0][0] = "traceparent";
+	headers[1][0] = "tracestate";
+	for (int i = 0; i < 18; i++) {
+		double theirs = shares[i % 3], ours = shares[i / 3 % 3], sum = 0;
+		bool explicit = i >= 9; /* the randomness is given, and says another thing than the trace id */
+		uint64_t sender = (uint64_t)((1 - theirs) * 0x1p24) << 32, service = (uint64_t)((1 - ours) * 0x1p24) << 32;
+		set_thresholds(service);
+		for (int n = 0; n < N; n++) {
+			uint64_t id = kw_mix(++x), given = explicit ? kw_mix(++x) >> 8 : id & KW_RANDOMNESS;
+			bool kept = given >= sender;
+			char parent[56], st[80], digits[24];
+			snprintf(parent, sizeof parent, "00-0af7651916cd43dd%016llx-b7ad6b7169203331-0%d", (unsigned long long)(explicit ? id | 1ull << 55 : id), kept);
+			snprintf(digits, sizeof digits, "th:%014llx", (unsigned long long)sender);
+			snprintf(st, sizeof st, explicit ? "ot=%s;rv:%014llx" : "ot=%s", kept ? digits : "k:v", (unsigned long long)given);
+			headers[0][1] = parent;
+			headers[1][1] = st;
+			struct klieg_ctx c, previous;
+			assert_int_equal(klieg_extract(get_header, NULL, &c), 1);
+			klieg_set_current(&c, &previous);
+			inner();
+			klieg_restore(&previous);
+			struct any_record r;
+			double stands_for = 0;
+			while (next_record(me(), &r)) {
+				if (r.r.type == KW_REC_CTX)
+					stands_for = 0x1p24 / (0x1p24 - (r.r.site >> 8));
+				else if (r.r.type == KW_REC_SPAN)
+					sum += stands_for;
+			}
+		}
+		double variance = N * (1 - ours) / ours, off = sum - N;
+		if (off * off > 16 * variance + 1e-4)
+			fail_msg("the sender keeps %g, the service %g: %g of %d", theirs, ours, sum, N);
+	}
+	set_thresholds(0);
 }
 
 static void foreign_and_broken_headers(void **state)
@@ -888,13 +997,46 @@ static void other_vendors_members_are_passed_on_whole_or_not_at_all(void **state
 	klieg_restore(&previous);
 }
 
-int main(void)
+/* A service that faces the world: what the environment says holds from the start, so in a program of its own. */
+static const char *self;
+static void a_strangers_level_is_not_taken_where_strangers_come(void **state)
 {
+	(void)state;
+	for (int trusts = 0; trusts < 2; trusts++) {
+		pid_t child = fork();
+		if (!child) {
+			setenv("KLIEG_TRUST_LEVEL", trusts ? "1" : "0", 1);
+			execl(self, self, "extract", (char *)NULL);
+			_exit(127);
+		}
+		int status;
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_true(WIFEXITED(status));
+		assert_int_equal(WEXITSTATUS(status), trusts ? 3 : 0);
+	}
+}
+
+static int extract_level(void)
+{
+	struct klieg_ctx c;
+	headers[0][0] = "traceparent";
+	headers[0][1] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+	headers[1][0] = "tracestate";
+	headers[1][1] = "klieg=l:3,ot=th:4";
+	return klieg_extract(get_header, NULL, &c) && c.threshold == 0x40000000000000 ? (int)(c.flags >> KW_CTX_LEVEL_SHIFT & 7) : 99;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && !strcmp(argv[1], "extract"))
+		return extract_level();
+	self = argv[0];
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup(f, setup)
 		T(off_evaluates_and_records_nothing), T(nested_spans_are_parent_and_children_of_one_trace), T(each_root_is_a_trace_of_its_own),
 		T(detail_adds_attributes_and_hides_sensitive_ones), T(count_keeps_numbers_and_writes_no_record), T(histogram_error_is_at_most_two_percent),
 		T(sampling_is_a_function_of_the_trace_id), T(a_request_is_continued_from_its_headers_and_passed_on), T(foreign_and_broken_headers),
+		T(a_strangers_level_is_not_taken_where_strangers_come), T(a_decision_is_sent_on_with_its_threshold_and_randomness), T(counts_agree_whatever_share_sender_and_service_keep),
 		T(a_gated_site_follows_only_requests_that_ask_for_it), T(the_keyed_hash_is_the_published_one), T(a_forked_child_without_room_for_a_region_goes_on), T(a_request_that_fails_is_kept), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
 		T(end_of_garbage_is_harmless), T(longjmp_over_spans_is_counted_and_mended), T(signal_handlers_may_use_probes), T(a_full_ring_loses_and_counts),
 		T(a_wrapping_ring_keeps_every_record), T(nesting_deeper_than_the_stack_is_counted), T(events_links_and_counters),
