@@ -8,6 +8,7 @@
 #include "probe/gate_offsets.h"
 #include "probe/hook_internal.h"
 #include "probe/plugin_internal.h"
+#include "wire/call.h"
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -229,40 +230,14 @@ uint64_t klieg__hook_argument(const struct kw_arg *a, const struct klieg__regs *
 		if (a->at >= 16 && a->at < 80)
 			v = slot[1 + a->at - 16];
 	}
-	if (a->kind == KW_ARG_INT)
-		return a->size == 1 ? (uint64_t)(int64_t)(int8_t)v : a->size == 2 ? (uint64_t)(int64_t)(int16_t)v : a->size == 4 ? (uint64_t)(int64_t)(int32_t)v : v;
-	if (a->kind == KW_ARG_UINT)
-		return a->size == 1 ? (uint8_t)v : a->size == 2 ? (uint16_t)v : a->size == 4 ? (uint32_t)v : v;
-	return v;
+	return kw_arg_narrow(a, v);
 }
 
-static bool compare(unsigned op, bool is_signed, uint64_t a, uint64_t b)
+struct call { const struct klieg__regs *regs; const uint64_t *slot; };
+static uint64_t argument_of(const void *call, const struct kw_arg *a)
 {
-	bool less = is_signed ? (int64_t)a < (int64_t)b : a < b;
-	switch (op) {
-	case KW_WHERE_EQ: return a == b;
-	case KW_WHERE_NE: return a != b;
-	case KW_WHERE_LT: return less;
-	case KW_WHERE_LE: return less || a == b;
-	case KW_WHERE_GT: return !less && a != b;
-	default: return !less;
-	}
-}
-
-static bool condition(const struct kw_hook *h, const struct klieg__regs *regs, const uint64_t *slot)
-{
-	uint32_t stack = 0, n = h->nwhere <= KW_HOOK_WHERE ? h->nwhere : KW_HOOK_WHERE; /* one bit a value */
-	for (uint32_t i = 0; i < n; i++) {
-		const struct kw_where *w = &h->where[i];
-		switch (w->op) {
-		case KW_WHERE_END: return stack & 1;
-		case KW_WHERE_AND: stack = stack >> 2 << 1 | (stack & stack >> 1 & 1); break;
-		case KW_WHERE_OR: stack = stack >> 2 << 1 | ((stack | stack >> 1) & 1); break;
-		case KW_WHERE_NOT: stack ^= 1; break;
-		default: stack = stack << 1 | compare(w->op, w->arg.kind == KW_ARG_INT, klieg__hook_argument(&w->arg, regs, slot, 0), (uint64_t)w->value);
-		}
-	}
-	return stack & 1;
+	const struct call *c = call;
+	return klieg__hook_argument(a, c->regs, c->slot, 0);
 }
 
 struct capture { const struct kw_hook *h; const struct klieg__regs *regs; const uint64_t *slot; struct kw_frame *f; uint64_t rax; bool leaving; };
@@ -338,7 +313,7 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 	if (klieg__unlikely(!klieg__slot_now(me) || !me->gate) && !prepare(me))
 		return nowhere(h);
 	me->ready = me->epoch;
-	if (klieg__unlikely(h->nwhere) && !condition(h, regs, slot))
+	if (klieg__unlikely(h->nwhere) && !kw_where_holds(h->where, h->nwhere, argument_of, &(struct call){ regs, slot }))
 		return 0;
 	struct kw_gate *g = me->gate;
 	uint64_t cfa = (uint64_t)(uintptr_t)(slot + 1);
