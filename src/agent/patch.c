@@ -116,6 +116,7 @@ static void set_state(struct process *p, uint32_t i)
 	__atomic_store_n(&st->threshold, s->threshold, __ATOMIC_RELAXED);
 	uint8_t level = (uint8_t)level_of(s), always = s->always > s->peek ? s->always : s->peek;
 	__atomic_store_n(&st->always, always, __ATOMIC_RELAXED);
+	__atomic_store_n(&st->asks, s->classifies, __ATOMIC_RELAXED);
 	__atomic_store_n(&st->flags, (uint8_t)((always < level ? KW_STATE_GATED : 0) | (s->classifies ? KW_STATE_CLASSIFIES : 0)), __ATOMIC_RELAXED);
 	__atomic_store_n(&st->level, level, __ATOMIC_RELEASE);
 }

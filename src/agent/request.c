@@ -209,7 +209,7 @@ static bool can_classify(const struct process *p, const struct site *s)
 struct table { struct kw_requests *q; bool full; };
 
 /* The rule's programs, for the sites that can tell. */
-static bool of_rule(struct process *p, const struct rule *r, struct table *t)
+static bool of_rule(struct process *p, const struct rule *r, uint8_t bit, struct table *t)
 {
 	struct kw_request x;
 	struct err ignored;
@@ -226,10 +226,11 @@ static bool of_rule(struct process *p, const struct rule *r, struct table *t)
 				continue;
 			}
 			x.level = (uint8_t)rule_level(r);
+			x.rule = bit;
 			x.threshold = keep >= 1 ? 0 : keep <= 0 ? UINT64_MAX : (uint64_t)ldexp(1 - keep, 24) << 32;
 			t->q->site[t->q->n] = i + 1;
 			t->q->request[t->q->n++] = x;
-			s->classifies = true;
+			s->classifies |= bit;
 		}
 	return found;
 }
@@ -257,16 +258,18 @@ bool requests_install(struct process *p)
 	struct table t = { .q = base_calloc(1, sizeof *t.q) };
 	for (uint32_t i = 0; i < p->nsites; i++) {
 		was[i] = p->sites[i].classifies;
-		p->sites[i].classifies = false;
+		p->sites[i].classifies = 0;
 	}
 	p->request_problem = NULL;
+	uint32_t rules = 0;
 	for (uint32_t g = 0; g < p->ngrants; g++) {
 		const struct rule *r = p->grants[g].r;
 		if (!r->request || r->dead || seen[r->handle] || !rule_level(r))
 			continue;
 		seen[r->handle] = 1;
-		if (!of_rule(p, r, &t))
+		if (!of_rule(p, r, (uint8_t)(1u << (rules < 7 ? rules : 7)), &t))
 			p->request_problem = "no probe of it has the attributes that a rule asks for: only requests that come with a level are traced by it";
+		rules++;
 	}
 	if (t.full)
 		p->request_problem = "there are more rules on requests than a process takes: some do not hold here";

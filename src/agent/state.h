@@ -61,7 +61,7 @@ struct site {
 	uint8_t peek;             /* level wanted by a running cost estimate */
 	uint8_t patched;          /* the byte is on */
 	uint8_t bad;              /* its bytes are not those of a site: never touched */
-	bool classifies;          /* its attributes decide on requests: on, whatever its level */
+	uint8_t classifies;       /* its attributes decide on requests, by these rules (kw_site_state.asks): on, whatever its level; 0: they do not */
 	uint8_t where;            /* every rule that records here has a `where`: spans must pass one of them */
 	uint32_t function;        /* string id, 0 = not looked up or unknown */
 	uint64_t threshold;

@@ -43,6 +43,7 @@ struct klieg__thread {
 	volatile bool busy;      /* inside a probe: a signal handler's probe must keep out */
 	volatile bool in_plugin; /* inside a plugin's handler: the functions it calls are not the program's calls */
 	bool failed;             /* no slot could be had; tried again after the epoch changes */
+	uint32_t no_depth;       /* depth + 1 of the open span that was the first to say CTX_NO: without a trace, a request is as long as that */
 	struct kw_gate *gate;    /* our shadow stack, NULL = none yet; outlives the slot, and a fork */
 	uint64_t ready;          /* the epoch for which there are a slot and a shadow stack, and no plugin's handler runs; NOT_READY: ask */
 	uint64_t random[2];
@@ -59,7 +60,8 @@ extern __thread struct klieg__thread klieg__thread __attribute__((tls_model("ini
 #define NOT_READY UINT64_MAX
 
 /* Beside KW_CTX_*, never in a record. TH: of a sampled trace, its threshold is known (else nobody knows how many it stands for, and nobody is told). */
-enum { CTX_LOCAL_ROOT = 1u << 16, CTX_UNDECIDED = 1u << 17, CTX_RV = 1u << 18, CTX_TH = 1u << 19 };
+enum { CTX_LOCAL_ROOT = 1u << 16, CTX_UNDECIDED = 1u << 17, CTX_RV = 1u << 18, CTX_TH = 1u << 19,
+	CTX_NO_SHIFT = 24, CTX_NO = 0x7fu << CTX_NO_SHIFT /* rules on requests (kw_site_state.asks) that were asked, and do not hold for this one */ };
 enum { OPEN_CLASSIFY = 1u << 8, /* its attributes decide whether the request carries a level */ OPEN_MARKED = 1u << 9, /* they did, until it ends */
 	OPEN_COUNT = 1u << 16, OPEN_UNSAMPLED = 1u << 17, OPEN_ENDED = 1u << 18, OPEN_DETAIL = 1u << 19, OPEN_EXPLICIT = 1u << 20,
 	OPEN_DETACHED = 1u << 21 /* what it was begun in has ended: not a parent of new spans any more */, HANDLE_SLOT_SHIFT = 22 }; /* beside KW_REC_* in kw_open.flags; a handle's flags also have the number of the slot it was begun in */

@@ -6,7 +6,7 @@
 #include "probe/hook_internal.h"
 #include <errno.h>
 
-enum { STRING_MAX = 1024, RECORD_MAX = 255 * KW_UNIT };
+enum { STRING_MAX = 1024, RECORD_MAX = 255 * KW_UNIT, TABLE_TRIES = 100 };
 
 /* ---- ring -------------------------------------------------------------------------------------------------------- */
 
@@ -156,12 +156,12 @@ void klieg__turn(struct klieg__thread *me)
 	me->ctx_dirty = true;
 }
 
-/* The trace that began here is over. */
+/* The trace that began here is over; what was said of the request before it began still holds. */
 static void end_trace(struct klieg__thread *me)
 {
 	klieg__turn(me);
 	me->trace_hi = me->trace_lo = 0;
-	me->ctx_flags = 0;
+	me->ctx_flags &= me->no_depth < me->root_depth ? CTX_NO : 0;
 	me->root_depth = me->seq = 0;
 }
 
@@ -283,7 +283,7 @@ static __attribute__((noinline)) void start_trace(struct klieg__thread *me, cons
 	} while (!me->trace_hi || !me->trace_lo);
 	me->parent = 0;
 	me->seq = 0;
-	me->ctx_flags = KW_CTX_RANDOM | CTX_LOCAL_ROOT | (me->ctx_flags & (7u << KW_CTX_LEVEL_SHIFT | KW_CTX_FORCED));
+	me->ctx_flags = KW_CTX_RANDOM | CTX_LOCAL_ROOT | (me->ctx_flags & (7u << KW_CTX_LEVEL_SHIFT | KW_CTX_FORCED | (me->no_depth <= depth ? CTX_NO : 0)));
 	me->ctx_dirty = true;
 	me->root_depth = depth + 1;
 	decide(me, st);
@@ -310,6 +310,17 @@ static __attribute__((noinline)) void count_lost(struct klieg__thread *me, unsig
 	}
 }
 
+/* Do this site's attributes decide on the request, and has not been decided yet what they say? */
+static __attribute__((noinline)) bool asks(struct klieg__thread *me, const struct kw_site_state *st, uint32_t depth)
+{
+	if (me->ctx_flags & 7u << KW_CTX_LEVEL_SHIFT)
+		return false;
+	if (!(me->trace_hi | me->trace_lo) && me->no_depth > depth)
+		me->ctx_flags &= ~(uint32_t)CTX_NO; /* another request */
+	uint32_t rules = klieg__load(&st->asks, RELAXED);
+	return !rules || rules & ~(me->ctx_flags >> CTX_NO_SHIFT);
+}
+
 static inline __attribute__((always_inline)) int begin(const struct klieg__slot *slot, klieg_span *s, bool is_explicit)
 {
 	uint32_t site = site_of(slot);
@@ -333,7 +344,7 @@ static inline __attribute__((always_inline)) int begin(const struct klieg__slot 
 			level = level_of(me, st);
 		}
 	}
-	bool classify = klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_CLASSIFIES) && !(me->ctx_flags >> KW_CTX_LEVEL_SHIFT & 7);
+	bool classify = klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_CLASSIFIES) && asks(me, st, depth);
 	if ((!level && !classify) || lease_over(now = klieg__ticks()))
 		goto no;
 	if (klieg__unlikely(depth >= KW_OPEN_MAX)) {
@@ -880,6 +891,15 @@ static void mark(struct klieg__thread *me, uint32_t site, klieg_span *s, struct 
 	}
 }
 
+static void breathe(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
 static __attribute__((noinline)) void classify_request(struct klieg__thread *me, uint32_t site, klieg_span *s, struct kw_open *o, const struct klieg__value *v, int n)
 {
 	const struct kw_region *region = klieg__process.region;
@@ -888,18 +908,34 @@ static __attribute__((noinline)) void classify_request(struct klieg__thread *me,
 	if (!region->requests_off || me->ctx_flags >> KW_CTX_LEVEL_SHIFT & 7)
 		return;
 	const struct kw_requests *q = (const struct kw_requests *)((const char *)region + region->requests_off);
-	uint32_t seq = klieg__load(&c->requests_seq, ACQUIRE), count = klieg__load(&q->n, RELAXED);
 	unsigned level = 0;
 	uint64_t threshold = UINT64_MAX;
-	for (uint32_t i = 0; !(seq & 1) && i < count && i < KW_REQUESTS; i++)
-		if (klieg__load(&q->site[i], RELAXED) == site + 1 && request_holds(&q->request[i], v, n)) {
-			unsigned its = q->request[i].level & 7;
-			level = its > level ? its : level;
-			threshold = q->request[i].threshold < threshold ? q->request[i].threshold : threshold;
+	bool whole = false;
+	for (int tries = 0; !whole && tries < TABLE_TRIES; tries++) { /* the agent may be writing */
+		uint32_t seq = klieg__load(&c->requests_seq, ACQUIRE), count = klieg__load(&q->n, RELAXED);
+		if (seq & 1) {
+			breathe();
+			continue;
 		}
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	if (level && klieg__load(&c->requests_seq, RELAXED) == seq)
+		level = 0;
+		threshold = UINT64_MAX;
+		for (uint32_t i = 0; i < count && i < KW_REQUESTS; i++)
+			if (klieg__load(&q->site[i], RELAXED) == site + 1 && !(q->request[i].rule & me->ctx_flags >> CTX_NO_SHIFT) && request_holds(&q->request[i], v, n)) {
+				unsigned its = q->request[i].level & 7;
+				level = its > level ? its : level;
+				threshold = q->request[i].threshold < threshold ? q->request[i].threshold : threshold;
+			}
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		whole = klieg__load(&c->requests_seq, RELAXED) == seq;
+	}
+	if (whole && level) {
 		mark(me, site, s, o, level, threshold);
+	} else if (whole && ((me->trace_hi | me->trace_lo) || !(klieg__load(&o->flags, RELAXED) & OPEN_EXPLICIT))) {
+		/* Of explicit spans many may be open at once: without a trace nobody knows which of them is the request that goes on. */
+		if (!(me->ctx_flags & CTX_NO))
+			me->no_depth = (uint32_t)(o - me->t->open) + 1;
+		me->ctx_flags |= (uint32_t)klieg__load(&klieg__process.sites[site].asks, RELAXED) << CTX_NO_SHIFT & CTX_NO;
+	}
 }
 
 KLIEG_PUBLIC void klieg__attributes(const struct klieg__slot *slot, klieg_span *s, const struct klieg__value *v, int n)

@@ -147,7 +147,7 @@ struct kw_site_state {
 	uint8_t level;
 	uint8_t flags;
 	uint8_t always;          /* at least this, gated or not */
-	uint8_t pad;
+	uint8_t asks;            /* which rules its attributes decide: bit k, the k-th one; bit 7, further ones, whose answer is not remembered; 0: not said */
 	uint32_t reveal;         /* bit k: schema key k is sensitive but may be recorded (granted by policy) */
 };
 _Static_assert(sizeof(struct kw_site_state) == 16 && offsetof(struct kw_site_state, level) == 8 && offsetof(struct kw_site_state, always) == 10, "");
@@ -174,7 +174,8 @@ struct kw_request_op {
 };
 struct kw_request {
 	uint8_t level, nops;
-	uint16_t pad;
+	uint8_t rule;            /* its bit of kw_site_state.asks */
+	uint8_t pad;
 	uint32_t pad2;
 	uint64_t threshold;      /* of the rule: keeps requests that the site's own would not */
 	struct kw_request_op op[KW_REQUEST_OPS];

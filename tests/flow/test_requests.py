@@ -20,6 +20,11 @@ static void scoped(const char *tenant, int size, double price) {
 	KLIEG_SERVER_SPAN_AS(span, "request", KLIEG_STR("tenant", tenant), KLIEG_STR("http.route", size > 100 ? "/big/basket" : "/small"), KLIEG_INT("size", size), KLIEG_DOUBLE("price", price));
 	inner(2);
 }
+static void batch(const char *tenant) { /* requests within one */
+	KLIEG_SERVER_SPAN_AS(span, "batch", KLIEG_STR("tenant", tenant));
+	for (int i = 0; i < 3; i++)
+		scoped("7", 10, 1);
+}
 static void handed(const char *tenant) { /* an explicit span, of another kind */
 	klieg_span s;
 	KLIEG_BEGIN(s, "job", KLIEG_STR("customer", tenant));
@@ -35,6 +40,8 @@ int main(void) {
 			for (int i = 0; i < n; i++)
 				if (*what == 's')
 					scoped(tenant, size, price);
+				else if (*what == 'b')
+					batch(tenant);
 				else
 					handed(tenant);
 		puts("done");
@@ -138,6 +145,13 @@ def test_what_holds_for_all_goes_on_beside_it(service):
 	assert service.made(tenant="8", n=10) == 0
 	assert service.made(tenant="7", n=10) == 40
 	assert sum(s["calls"] for s in service.agent("stats", selector="request")["sites"]) >= 10
+
+
+def test_the_first_span_decides_for_the_whole_request(service):
+	service.rules({"selector": '{ .tenant = "7" }'}, {"selector": '{ .size = 200 }'})
+	assert service.made("b", "7", n=10) == 10 * 13
+	assert service.made("b", "8", n=10) == 0
+	assert service.made("s", "8", size=200, n=10) == 40  # the other rule has an answer of its own
 
 
 def test_explicit_spans_decide_too_where_no_server_span_knows(service):

@@ -175,6 +175,109 @@ static void sampling_is_a_function_of_the_trace_id(void **state)
 	assert_int_equal(me()->unsampled - unsampled, (400 - kept) * 3);
 }
 
+/* A rule on requests at a site, as the agent writes it: attribute 0 is this text. */
+static void ask(const struct kw_site *s, uint32_t index, void *want)
+{
+	(void)s;
+	struct kw_requests *q = (struct kw_requests *)((char *)H.r + H.r->requests_off);
+	struct kw_request_op op = { .op = KW_REQ_EQ, .key = 0, .type = KW_STR, .len = (uint8_t)strlen(want) };
+	memcpy(op.text, want, op.len);
+	q->site[q->n] = index + 1;
+	q->request[q->n++] = (struct kw_request){ .level = KW_SPAN, .nops = 1, .rule = 1, .op = { op } };
+	H.states[index].flags = KW_STATE_GATED | KW_STATE_CLASSIFIES;
+	H.states[index].asks = 1;
+}
+
+static void ask_no_more(void)
+{
+	((struct kw_requests *)((char *)H.r + H.r->requests_off))->n = 0;
+	for (uint32_t i = 0; i < H.c->sites_n; i++)
+		H.states[i].flags = H.states[i].asks = 0;
+}
+
+static const char *tenant(const char *of) { evaluated++; return of; }
+__attribute__((noinline)) static void handle(const char *of, int calls)
+{
+	KLIEG_SERVER_SPAN_AS(span, "handle", KLIEG_STR("tenant", tenant(of)));
+	while (calls-- > 0)
+		handle(of, 0);
+}
+
+static int spans(void)
+{
+	int n = 0;
+	struct any_record r;
+	while (next_record(me(), &r))
+		n += r.r.type == KW_REC_SPAN || r.r.type == KW_REC_SPANX;
+	return n;
+}
+
+static void a_request_is_asked_once_what_it_is_about(void **state)
+{
+	(void)state;
+	switch_site("handle", KW_SPAN);
+	sites_named("handle", ask, "7");
+	for (int traced = 0; traced < 2; traced++) {
+		struct klieg_ctx ctx = { .trace_hi = 1, .trace_lo = 2, .span_id = 3, .flags = KW_CTX_SAMPLED }, none = { 0 };
+		klieg_set_current(traced ? &ctx : &none, NULL);
+		evaluated = 0;
+		handle("8", 5);
+		assert_int_equal(evaluated, 1);
+		assert_int_equal(spans(), 0);
+		klieg_set_current(traced ? &ctx : &none, NULL); /* the next one */
+		handle("8", 5);
+		assert_int_equal(evaluated, 2);
+		klieg_set_current(traced ? &ctx : &none, NULL);
+		handle("7", 5);
+		assert_int_equal(evaluated, 3);
+		assert_int_equal(spans(), 6);
+		klieg_set_current(&none, NULL);
+	}
+	evaluated = 0;
+	for (int i = 0; i < 4; i++) /* nobody says where a request begins but its first span */
+		handle(i == 2 ? "7" : "8", 2);
+	assert_int_equal(evaluated, 4);
+	assert_int_equal(spans(), 3);
+	ask_no_more();
+}
+
+static char *page;
+static void rewrite_table(int sig)
+{
+	(void)sig;
+	mprotect(page, 4096, PROT_READ | PROT_WRITE);
+	H.c->requests_seq++;
+	sites_named("handle_page", ask, "page");
+	H.c->requests_seq++;
+}
+__attribute__((noinline)) static void handle_page(void) { KLIEG_SERVER_SPAN_AS(span, "handle_page", KLIEG_STRN("tenant", page, 4)); }
+
+/* The agent writes new rules while a request is judged: to be sure of the moment, at the first look at its attribute. */
+static void rules_that_change_while_they_are_read_are_read_again(void **state)
+{
+	(void)state;
+	struct sigaction act = { .sa_handler = rewrite_table }, was;
+	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memcpy(page, "page", 4);
+	switch_site("handle_page", KW_SPAN);
+	sites_named("handle_page", ask, "none");
+	handle_page();
+	assert_int_equal(spans(), 0);
+	sigaction(SIGSEGV, &act, &was);
+	mprotect(page, 4096, PROT_NONE);
+	handle_page();
+	sigaction(SIGSEGV, &was, NULL);
+	assert_int_equal(spans(), 1);
+	H.c->requests_seq++; /* an agent that died while it wrote: nothing waits for it */
+	handle_page();
+	assert_int_equal(spans(), 0);
+	H.c->requests_seq++;
+	handle_page();
+	assert_int_equal(spans(), 1);
+	ask_no_more();
+	munmap(page, 4096);
+}
+
 static const char *headers[8][2];
 static const char *get_header(void *arg, const char *name)
 {
@@ -1036,6 +1139,7 @@ int main(int argc, char **argv)
 		T(off_evaluates_and_records_nothing), T(nested_spans_are_parent_and_children_of_one_trace), T(each_root_is_a_trace_of_its_own),
 		T(detail_adds_attributes_and_hides_sensitive_ones), T(count_keeps_numbers_and_writes_no_record), T(histogram_error_is_at_most_two_percent),
 		T(sampling_is_a_function_of_the_trace_id), T(a_request_is_continued_from_its_headers_and_passed_on), T(foreign_and_broken_headers),
+		T(a_request_is_asked_once_what_it_is_about), T(rules_that_change_while_they_are_read_are_read_again),
 		T(a_strangers_level_is_not_taken_where_strangers_come), T(a_decision_is_sent_on_with_its_threshold_and_randomness), T(counts_agree_whatever_share_sender_and_service_keep),
 		T(a_gated_site_follows_only_requests_that_ask_for_it), T(the_keyed_hash_is_the_published_one), T(a_forked_child_without_room_for_a_region_goes_on), T(a_request_that_fails_is_kept), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
 		T(end_of_garbage_is_harmless), T(longjmp_over_spans_is_counted_and_mended), T(signal_handlers_may_use_probes), T(a_full_ring_loses_and_counts),
