@@ -357,6 +357,22 @@ static int change_all(struct process *p, struct change *c, uint32_t n, unsigned 
 
 /* ---- by the kernel, where libklieg cannot be ------------------------------------------------------------------------------ */
 
+/* What is recorded of its calls beside their times, as stub_configure() says it to the gate. */
+static void uprobe_configure(struct process *p, uint32_t site)
+{
+	const struct site *s = &p->sites[site];
+	struct kw_arg args[KW_HOOK_ARGS] = { { 0 } };
+	struct err e = { 0 };
+	uint32_t nargs = s->level >= KW_DETAIL && !uprobe_note(p->uprobe, site) ? functions_arguments(p, site, args) : 0;
+	if (uprobe_capture(p->uprobe, site, args, nargs, s->arg_where, s->nwhere, &e) < 0) {
+		struct str name = strtab_get(&p->strs, s->name);
+		problem(p, "%.*s is switched off: %s", (int)name.n, name.p, e.msg);
+		uprobe_remove(p->uprobe, site);
+		p->sites[site].patched = 0;
+		p->sites[site].bad = 1;
+	}
+}
+
 static void uprobes_apply(struct process *p)
 {
 	struct functions *fns = p->fns;
@@ -373,6 +389,8 @@ static void uprobes_apply(struct process *p)
 			bool on = (s->level > s->peek ? s->level : s->peek) && !s->bad;
 			struct err e = { 0 };
 			uint64_t addr, off, size;
+			if (on && s->patched)
+				uprobe_configure(p, i);
 			if (on == !!s->patched)
 				continue;
 			if (!on) {
@@ -403,6 +421,7 @@ static void uprobes_apply(struct process *p)
 			}
 			s->patched = 1;
 			s->on_since = now, s->on_calls = stat_calls(s, now / SECOND);
+			uprobe_configure(p, i);
 		}
 	}
 }

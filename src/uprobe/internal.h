@@ -2,6 +2,7 @@
  * file allows). */
 #pragma once
 #include "uprobe/uprobe.h"
+#include "wire/call.h"
 #include "wire/wire.h"
 #include <sys/stat.h>
 
@@ -15,8 +16,18 @@ struct kernel_event {
 	uint32_t tid;
 	uint32_t what;               /* cookie, KERNEL_EXIT */
 };
+/* An event of which more is wanted (kernel_want). */
+enum { KERNEL_WORDS = 16, KERNEL_TEXTS = 4, KERNEL_TEXT = 128 };
+struct kernel_call {
+	struct kernel_event ev;
+	uint64_t word[KERNEL_WORDS]; /* at an entry: rdi rsi rdx rcx r8 r9, then those above the return address; at an exit: [0] = rax */
+	int32_t text_len[KERNEL_TEXTS]; /* with its NUL; < 0: could not be read, or was not asked for */
+	char text[KERNEL_TEXTS][KERNEL_TEXT];
+};
 #define KERNEL_EXIT 0x80000000u
-#define KERNEL_LOST 4096u        /* counters of lost events: by cookie % KERNEL_LOST */
+#define KERNEL_LOST 4096u        /* counters of lost events, and what is wanted: by cookie % KERNEL_LOST */
+/* Bits of what is wanted of a function's entries or exits. */
+enum { KERNEL_WANT_WORDS = 1, KERNEL_WANT_TEXTS = 2, KERNEL_TEXT_SHIFT = 8 /* 4 bits for each text: its word, 15 = none */ };
 _Static_assert(PROBES_MAX <= KERNEL_LOST, "a counter each");
 
 struct kernel {
@@ -29,24 +40,42 @@ struct kernel {
 	const uint64_t *written;     /* and the kernel's */
 	const uint8_t *data;         /* mapped twice in a row, so that no record wraps */
 	uint32_t *lost;              /* [2 * KERNEL_LOST]: entries, exits */
+	uint32_t *want;              /* likewise */
 };
 int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e);
 void kernel_close(struct kernel *k);
 /* Returns the descriptor that keeps it there. */
 int kernel_attach(struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie, struct err *e);
-bool kernel_next(struct kernel *k, struct kernel_event *ret_ev);
+/* How much there is of the next event: 0 = there is none. */
+enum kernel_got { KERNEL_NONE, KERNEL_EVENT, KERNEL_GOT_WORDS, KERNEL_GOT_TEXTS };
+enum kernel_got kernel_next(struct kernel *k, struct kernel_call *ret_c);
 
 /* uprobe.c: uprobe_open() that attaches as old kernels have to, if perf_events. */
 int uprobe_open_as(pid_t pid, const char *socket, bool perf_events, struct uprobe **ret_u, struct err *e);
 
 /* ---- records.c: the producer in the process's place ---------------------------------------------------------------- */
 
+/* What is wanted of a function's calls beside their times. */
+struct capture {
+	uint8_t nargs, nwhere;
+	uint8_t text[KW_HOOK_ARGS];  /* which of the event's texts is the argument's; KERNEL_TEXTS = none, it is a number */
+	struct kw_arg args[KW_HOOK_ARGS];
+	struct kw_where where[KW_HOOK_WHERE];
+};
+/* The word of an event that a value is in; KERNEL_WORDS: in none. */
+static inline uint32_t capture_word(const struct kw_arg *a)
+{
+	return a->at == KW_ARG_RET ? 0 : a->at < 6 ? a->at : a->at >= 16 && a->at - 16u + 6u < KERNEL_WORDS ? a->at - 16u + 6u : KERNEL_WORDS;
+}
+
 struct records;
 int records_open(pid_t pid, const char *socket, struct records **ret_r, struct err *e);
 void records_close(struct records *r);
 int records_memfd(const struct records *r);
-void records_enter(struct records *r, uint32_t tid, uint32_t site, uint64_t cfa, uint64_t ns, bool root);
-bool records_exit(struct records *r, uint32_t tid, uint32_t site, uint64_t cfa, uint64_t ns); /* false: no such call is open */
+/* wanted: false, this call is not asked for. */
+void records_enter(struct records *r, const struct kernel_call *c, enum kernel_got got, uint32_t site, const struct capture *what, bool root, bool wanted);
+/* false: no such call is open */
+bool records_exit(struct records *r, const struct kernel_call *c, enum kernel_got got, uint32_t site, const struct capture *what);
 void records_call(struct records *r, uint32_t tid, uint32_t site); /* entered; its end will never be known */
 void records_lost(struct records *r, uint32_t site, uint32_t entries, uint32_t exits);
 bool records_open_calls(const struct records *r, uint32_t site);

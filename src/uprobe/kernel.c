@@ -1,8 +1,11 @@
 /* The kernel's side: two small BPF programs, one at entries and one at exits, that note time, thread and stack pointer in a
- * ring which we read. They are assembled here, so that neither a compiler nor libbpf is needed. Why BPF and not plain perf
+ * ring which we read; and, of functions whose arguments are wanted, registers, stack words and texts. They are assembled here, so that neither a compiler nor libbpf is needed. Why BPF and not plain perf
  * samples: perf counts an event per thread, so each thread would need descriptors of its own and new ones would be missed; a
  * BPF program sees all threads of the process, in one ring whose order is the order in each thread, and counts exactly what
  * the ring could not take.
+ *
+ * The two programs, and nothing else of Klieg, are also under the GPL version 2, beside the project's license: the kernel lets only such programs read
+ * the memory of processes (bpf_probe_read_user).
  *
  * Attached by uprobe_multi links where the kernel has those that filter by process correctly (6.13: it has session probes
  * too), else by a perf event of the uprobe PMU each. Either is undone by closing its descriptor. */
@@ -21,8 +24,8 @@
 
 #if defined(__x86_64__)
 
-enum { RING_BYTES = 2 << 20, PAGE = 4096, SP_AT = 152 /* of rsp in struct pt_regs */, ENTRY_TO_CFA = 8,
-	RECORD_BYTES = sizeof(struct kernel_event) + BPF_RINGBUF_HDR_SZ };
+enum { RING_BYTES = 2 << 20, PAGE = 4096, SP_AT = 152 /* of rsp in struct pt_regs */, AX_AT = 80, ENTRY_TO_CFA = 8, REGISTERS = 6 };
+static const int16_t argument_at[REGISTERS] = { 112, 104, 96, 88, 72, 64 }; /* likewise */
 enum { UPROBE_MULTI = 48, UPROBE_SESSION = 57 };   /* attach types newer than some headers */
 #define INIT_PID_NS 0xEFFFFFFCu                    /* PROC_PID_INIT_INO: the inode of the first pid namespace */
 #define ENOTSUPP_KERNEL 524
@@ -31,7 +34,7 @@ static int bpf(int cmd, void *attr, size_t size) { return (int)syscall(SYS_bpf, 
 
 /* ---- the programs -------------------------------------------------------------------------------------------------- */
 
-struct program { struct bpf_insn in[80]; unsigned n; };
+struct program { struct bpf_insn in[400]; unsigned n; };
 
 static void add(struct program *p, uint8_t code, uint8_t dst, uint8_t src, int16_t off, int32_t imm)
 {
@@ -65,27 +68,106 @@ static unsigned branch(struct program *p, int what, int reg, int32_t v)
 }
 static void here(struct program *p, unsigned from) { p->in[from].off = (int16_t)(p->n - from - 1); }
 
-/* The time is read as near to the function as can be: last at its entry, first at its exit. */
+enum { R0, R1, R2, R3, R4, CTX = 6, ID = 7, WHAT = 8, REC = 9, STACK = 10 };
+enum { ID_AT = -8, WANT_AT = -16, TIME_AT = -24 };  /* on the program's stack */
+
+/* Of a function that wants more: its words, and what some of them point to. */
+static void note_words(struct program *p, bool at_exit, bool texts)
+{
+	enum { WORD = offsetof(struct kernel_call, word), STACK_WORDS = KERNEL_WORDS - REGISTERS };
+	if (at_exit) {
+		load(p, R1, CTX, AX_AT);
+		store(p, BPF_DW, REC, WORD, R1);
+	} else {
+		for (int i = 0; i < REGISTERS; i++) {
+			load(p, R1, CTX, argument_at[i]);
+			store(p, BPF_DW, REC, (int)(WORD + 8 * i), R1);
+		}
+		mov(p, R1, REC);
+		op(p, BPF_ADD, R1, WORD + 8 * REGISTERS);
+		set(p, R2, 8 * STACK_WORDS);
+		load(p, R3, CTX, SP_AT);
+		op(p, BPF_ADD, R3, ENTRY_TO_CFA);
+		call(p, BPF_FUNC_probe_read_user); /* what cannot be read is 0 */
+	}
+	for (int i = 0; texts && i < KERNEL_TEXTS; i++) {
+		set(p, R0, -1);
+		load(p, R1, STACK, WANT_AT);
+		op(p, BPF_RSH, R1, KERNEL_TEXT_SHIFT + 4 * i);
+		op(p, BPF_AND, R1, KERNEL_WORDS - 1);
+		unsigned none = branch(p, BPF_JEQ, R1, KERNEL_WORDS - 1);
+		op(p, BPF_LSH, R1, 3);
+		add(p, BPF_ALU64 | BPF_ADD | BPF_X, R1, REC, 0, 0);
+		load(p, R3, R1, WORD);
+		mov(p, R1, REC);
+		op(p, BPF_ADD, R1, (int32_t)offsetof(struct kernel_call, text) + i * KERNEL_TEXT);
+		set(p, R2, KERNEL_TEXT);
+		call(p, BPF_FUNC_probe_read_user_str);
+		here(p, none);
+		store(p, BPF_W, REC, (int)offsetof(struct kernel_call, text_len) + 4 * i, R0);
+	}
+}
+
+/* Reserves, fills and submits an event of so many bytes; ends the program. The time is read as near to the function as can be: last at its entry,
+ * first at its exit. Returns the branch that is taken when the ring is full. */
+static unsigned note(struct program *p, const struct kernel *k, bool at_exit, size_t bytes)
+{
+	wide(p, R1, BPF_PSEUDO_MAP_FD, (uint32_t)k->ring_fd, 0);
+	set(p, R2, (int32_t)bytes);
+	set(p, R3, 0);
+	call(p, BPF_FUNC_ringbuf_reserve);
+	unsigned full = branch(p, BPF_JEQ, R0, 0);
+	mov(p, REC, R0);
+	load(p, R1, CTX, SP_AT);
+	if (!at_exit)
+		op(p, BPF_ADD, R1, ENTRY_TO_CFA);
+	store(p, BPF_DW, REC, offsetof(struct kernel_event, cfa), R1);
+	store(p, BPF_W, REC, offsetof(struct kernel_event, tid), ID);
+	if (at_exit)
+		add(p, BPF_ALU | BPF_OR | BPF_K, WHAT, 0, 0, (int32_t)KERNEL_EXIT);
+	store(p, BPF_W, REC, offsetof(struct kernel_event, what), WHAT);
+	if (bytes > sizeof(struct kernel_event))
+		note_words(p, at_exit, bytes == sizeof(struct kernel_call));
+	wide(p, R1, BPF_PSEUDO_MAP_FD, (uint32_t)k->ring_fd, 0);
+	set(p, R2, BPF_RB_AVAIL_DATA);
+	call(p, BPF_FUNC_ringbuf_query);
+	set(p, WHAT, BPF_RB_NO_WAKEUP);
+	op(p, BPF_AND, R0, RING_BYTES / 8 - 1);
+	unsigned awake = branch(p, BPF_JGE, R0, (int32_t)(bytes + BPF_RINGBUF_HDR_SZ)); /* one wake-up for each eighth of the ring: it costs more than the event does */
+	set(p, WHAT, BPF_RB_FORCE_WAKEUP);
+	here(p, awake);
+	if (at_exit)
+		load(p, R0, STACK, TIME_AT);
+	else
+		call(p, BPF_FUNC_ktime_get_ns);
+	store(p, BPF_DW, REC, offsetof(struct kernel_event, ns), R0);
+	mov(p, R1, REC);
+	mov(p, R2, WHAT);
+	call(p, BPF_FUNC_ringbuf_submit);
+	set(p, R0, 0);
+	add(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	return full;
+}
+
 static void assemble(struct program *p, const struct kernel *k, bool at_exit, const struct stat *ns)
 {
-	enum { R0, R1, R2, R3, R4, CTX = 6, ID = 7, WHAT = 8, TIME = 9, STACK = 10, REC = CTX };
-	unsigned out[3], awake, full;
+	unsigned out[3], full[3];
 	int nout = 0;
 	*p = (struct program){ .n = 0 };
 	mov(p, CTX, R1);
 	if (at_exit) {
 		call(p, BPF_FUNC_ktime_get_ns);
-		mov(p, TIME, R0);
+		store(p, BPF_DW, STACK, TIME_AT, R0);
 	}
 	if (ns) { /* we are not in the first pid namespace: numbers as seen in ours */
 		wide(p, R1, 0, (uint32_t)ns->st_dev, (uint32_t)(ns->st_dev >> 32));
 		wide(p, R2, 0, (uint32_t)ns->st_ino, (uint32_t)(ns->st_ino >> 32));
 		mov(p, R3, STACK);
-		op(p, BPF_ADD, R3, -8);
+		op(p, BPF_ADD, R3, ID_AT);
 		set(p, R4, 8);
 		call(p, BPF_FUNC_get_ns_current_pid_tgid);
 		out[nout++] = branch(p, BPF_JNE, R0, 0);
-		load(p, ID, STACK, -8);
+		load(p, ID, STACK, ID_AT);
 	} else {
 		call(p, BPF_FUNC_get_current_pid_tgid);
 		mov(p, ID, R0);
@@ -96,47 +178,28 @@ static void assemble(struct program *p, const struct kernel *k, bool at_exit, co
 	mov(p, R1, CTX);
 	call(p, BPF_FUNC_get_attach_cookie);
 	mov(p, WHAT, R0);
-	wide(p, R1, BPF_PSEUDO_MAP_FD, (uint32_t)k->ring_fd, 0);
-	set(p, R2, sizeof(struct kernel_event));
-	set(p, R3, 0);
-	call(p, BPF_FUNC_ringbuf_reserve);
-	full = branch(p, BPF_JEQ, R0, 0);
-	load(p, R1, CTX, SP_AT);
-	if (!at_exit)
-		op(p, BPF_ADD, R1, ENTRY_TO_CFA);
-	mov(p, REC, R0);
-	store(p, BPF_DW, REC, offsetof(struct kernel_event, cfa), R1);
-	store(p, BPF_W, REC, offsetof(struct kernel_event, tid), ID);
-	if (at_exit)
-		add(p, BPF_ALU | BPF_OR | BPF_K, WHAT, 0, 0, (int32_t)KERNEL_EXIT);
-	store(p, BPF_W, REC, offsetof(struct kernel_event, what), WHAT);
-	wide(p, R1, BPF_PSEUDO_MAP_FD, (uint32_t)k->ring_fd, 0);
-	set(p, R2, BPF_RB_AVAIL_DATA);
-	call(p, BPF_FUNC_ringbuf_query);
-	set(p, WHAT, BPF_RB_NO_WAKEUP);
-	op(p, BPF_AND, R0, RING_BYTES / 8 - 1);
-	awake = branch(p, BPF_JGE, R0, RECORD_BYTES); /* one wake-up for each eighth of the ring: it costs more than the event does */
-	set(p, WHAT, BPF_RB_FORCE_WAKEUP);
-	here(p, awake);
-	if (!at_exit) {
-		call(p, BPF_FUNC_ktime_get_ns);
-		mov(p, TIME, R0);
-	}
-	store(p, BPF_DW, REC, offsetof(struct kernel_event, ns), TIME);
-	mov(p, R1, REC);
-	mov(p, R2, WHAT);
-	call(p, BPF_FUNC_ringbuf_submit);
-	while (nout)
-		here(p, out[--nout]);
-	set(p, R0, 0);
-	add(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
-	here(p, full);
+	op(p, BPF_AND, R0, KERNEL_LOST - 1);
+	op(p, BPF_LSH, R0, 2);
+	wide(p, R1, BPF_PSEUDO_MAP_VALUE, (uint32_t)k->lost_fd, (at_exit ? 3 : 2) * KERNEL_LOST * 4);
+	add(p, BPF_ALU64 | BPF_ADD | BPF_X, R1, R0, 0, 0);
+	add(p, BPF_LDX | BPF_MEM | BPF_W, R1, R1, 0, 0);
+	store(p, BPF_DW, STACK, WANT_AT, R1);
+	unsigned plain = branch(p, BPF_JEQ, R1, 0), texts = branch(p, BPF_JSET, R1, KERNEL_WANT_TEXTS);
+	full[0] = note(p, k, at_exit, offsetof(struct kernel_call, text_len));
+	here(p, texts);
+	full[1] = note(p, k, at_exit, sizeof(struct kernel_call));
+	here(p, plain);
+	full[2] = note(p, k, at_exit, sizeof(struct kernel_event));
+	for (int i = 0; i < 3; i++)
+		here(p, full[i]);
 	op(p, BPF_AND, WHAT, KERNEL_LOST - 1);
 	op(p, BPF_LSH, WHAT, 2);
 	wide(p, R1, BPF_PSEUDO_MAP_VALUE, (uint32_t)k->lost_fd, at_exit ? KERNEL_LOST * 4 : 0);
 	add(p, BPF_ALU64 | BPF_ADD | BPF_X, R1, WHAT, 0, 0);
 	set(p, R2, 1);
 	add(p, BPF_STX | BPF_ATOMIC | BPF_W, R1, R2, 0, BPF_ADD);
+	while (nout)
+		here(p, out[--nout]);
 	set(p, R0, 0);
 	add(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
 }
@@ -144,7 +207,7 @@ static void assemble(struct program *p, const struct kernel *k, bool at_exit, co
 static int load_program(const struct program *p, uint32_t attach_type, char *ret_log, size_t log_size)
 {
 	union bpf_attr a = { .prog_type = BPF_PROG_TYPE_KPROBE, .insn_cnt = p->n, .insns = (uintptr_t)p->in,
-		.license = (uintptr_t)"Apache-2.0", .expected_attach_type = attach_type, .prog_name = "klieg_uprobe" };
+		.license = (uintptr_t)"GPL and additional rights", .expected_attach_type = attach_type, .prog_name = "klieg_uprobe" };
 	int fd = bpf(BPF_PROG_LOAD, &a, sizeof a), saved = errno;
 	if (fd < 0 && ret_log) { /* once more, for the verifier's words */
 		a.log_level = 1;
@@ -228,7 +291,7 @@ int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 	if (rc < 0)
 		return rc;
 	union bpf_attr ring = { .map_type = BPF_MAP_TYPE_RINGBUF, .max_entries = RING_BYTES, .map_name = "klieg_uprobe" };
-	union bpf_attr lost = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 2 * KERNEL_LOST * 4, .max_entries = 1,
+	union bpf_attr lost = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 4 * KERNEL_LOST * 4, .max_entries = 1,
 		.map_flags = BPF_F_MMAPABLE, .map_name = "klieg_lost" };
 	k->ring_fd = bpf(BPF_MAP_CREATE, &ring, sizeof ring);
 	k->lost_fd = k->ring_fd < 0 ? -1 : bpf(BPF_MAP_CREATE, &lost, sizeof lost);
@@ -241,8 +304,9 @@ int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 	void *ours = mmap(NULL, PAGE + 2 * RING_BYTES, PROT_READ, MAP_SHARED, k->ring_fd, PAGE);
 	k->written = ours == MAP_FAILED ? NULL : ours;
 	k->data = ours == MAP_FAILED ? NULL : (const uint8_t *)ours + PAGE;
-	void *counts = mmap(NULL, 2 * KERNEL_LOST * 4, PROT_READ | PROT_WRITE, MAP_SHARED, k->lost_fd, 0);
+	void *counts = mmap(NULL, 4 * KERNEL_LOST * 4, PROT_READ | PROT_WRITE, MAP_SHARED, k->lost_fd, 0);
 	k->lost = counts == MAP_FAILED ? NULL : counts;
+	k->want = k->lost ? k->lost + 2 * KERNEL_LOST : NULL;
 	if (!k->taken || !k->written || !k->lost) {
 		rc = refused(e, "mapping the kernel's ring", errno);
 		goto fail;
@@ -256,14 +320,14 @@ int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 		close(session);
 	else if ((rc = find_pmu(k, e)) < 0)
 		goto fail;
-	char log[2048] = "";
+	char log[4096] = "";
 	for (int at_exit = 0; at_exit < 2; at_exit++) {
 		assemble(&p, k, at_exit, ns);
 		int fd = load_program(&p, k->multi ? UPROBE_MULTI : 0, log, sizeof log);
 		if (fd < 0) {
 			rc = refused(e, "bpf(BPF_PROG_LOAD)", errno);
 			if (*log)
-				rc = err_set(e, KLIEG_E_UNSUPPORTED, "the kernel refused our program: %.300s", log);
+				rc = err_set(e, KLIEG_E_UNSUPPORTED, "the kernel refused our program: %.300s", strlen(log) > 300 ? log + strlen(log) - 300 : log);
 			goto fail;
 		}
 		*(at_exit ? &k->exit_fd : &k->enter_fd) = fd;
@@ -281,7 +345,7 @@ void kernel_close(struct kernel *k)
 	if (k->written)
 		munmap((void *)(uintptr_t)k->written, PAGE + 2 * RING_BYTES);
 	if (k->lost)
-		munmap(k->lost, 2 * KERNEL_LOST * 4);
+		munmap(k->lost, 4 * KERNEL_LOST * 4);
 	int *fds[] = { &k->ring_fd, &k->lost_fd, &k->enter_fd, &k->exit_fd };
 	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
 		if (*fds[i] >= 0) {
@@ -336,25 +400,26 @@ int kernel_attach(struct kernel *k, const char *file, uint64_t offset, bool at_e
 	return refused(e, k->multi ? "bpf(BPF_LINK_CREATE, uprobe_multi)" : "perf_event_open(uprobe)", errno);
 }
 
-bool kernel_next(struct kernel *k, struct kernel_event *ret_ev)
+enum kernel_got kernel_next(struct kernel *k, struct kernel_call *ret_c)
 {
 	uint64_t at = *k->taken; /* ours alone */
 	for (;;) {
 		if (at == __atomic_load_n(k->written, __ATOMIC_ACQUIRE)) /* pairs with the kernel's release: records below it have a header */
-			return false;
+			return KERNEL_NONE;
 		const uint8_t *p = k->data + (at & (RING_BYTES - 1));
 		/* Pairs with the exchange in the kernel's submit: a record that is not busy is whole. */
 		uint32_t head = __atomic_load_n((const uint32_t *)(const void *)p, __ATOMIC_ACQUIRE);
 		if (head & BPF_RINGBUF_BUSY_BIT)
-			return false;
+			return KERNEL_NONE;
 		uint32_t n = head & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
-		bool ours = !(head & BPF_RINGBUF_DISCARD_BIT) && n == sizeof *ret_ev;
-		if (ours)
-			memcpy(ret_ev, p + BPF_RINGBUF_HDR_SZ, sizeof *ret_ev);
+		enum kernel_got got = head & BPF_RINGBUF_DISCARD_BIT ? KERNEL_NONE : n == sizeof(struct kernel_event) ? KERNEL_EVENT :
+			n == offsetof(struct kernel_call, text_len) ? KERNEL_GOT_WORDS : n == sizeof(struct kernel_call) ? KERNEL_GOT_TEXTS : KERNEL_NONE;
+		if (got)
+			memcpy(ret_c, p + BPF_RINGBUF_HDR_SZ, n);
 		at += (n + BPF_RINGBUF_HDR_SZ + 7) & ~7ull;
 		__atomic_store_n(k->taken, at, __ATOMIC_RELEASE); /* pairs with the kernel's read before it reserves */
-		if (ours)
-			return true;
+		if (got)
+			return got;
 	}
 }
 
@@ -370,6 +435,6 @@ int kernel_attach(struct kernel *k, const char *file, uint64_t offset, bool at_e
 {
 	return err_set(e, KLIEG_E_UNSUPPORTED, "kernel uprobes are only used on x86-64");
 }
-bool kernel_next(struct kernel *k, struct kernel_event *ret_ev) { return false; }
+enum kernel_got kernel_next(struct kernel *k, struct kernel_call *ret_c) { return KERNEL_NONE; }
 
 #endif

@@ -34,6 +34,7 @@ struct context {
 struct frame {
 	uint64_t cfa, ns;
 	struct context ctx;
+	bool detail, cut;            /* its arguments are wanted; some were lost */
 };
 
 struct thread {
@@ -349,6 +350,47 @@ static void count(struct records *r, struct thread *th, uint32_t site, const uin
 	__atomic_store_n(&c->calls, c->calls + 1, __ATOMIC_RELEASE); /* pairs with the agent's acquire: the rest before it */
 }
 
+/* Those of the arguments that this event has (ret: what was returned), as attributes of the open span. */
+static void put_arguments(struct records *r, struct thread *th, struct frame *f, const struct kw_open *o, const struct capture *what, bool ret,
+	const struct kernel_call *c, enum kernel_got got)
+{
+	struct { struct kw_attr a; uint64_t value[KERNEL_TEXT / 8]; } v[KW_HOOK_ARGS];
+	uint32_t n = 0;
+	uint64_t bytes = sizeof(struct kw_rec_event);
+	for (uint32_t i = 0; i < what->nargs && got >= KERNEL_GOT_WORDS; i++) {
+		const struct kw_arg *a = &what->args[i];
+		uint32_t word = capture_word(a), text = got == KERNEL_GOT_TEXTS ? what->text[i] : KERNEL_TEXTS;
+		if ((a->at == KW_ARG_RET) != ret || word >= KERNEL_WORDS)
+			continue;
+		if (text < KERNEL_TEXTS && c->text_len[text] > 0 && c->text_len[text] <= KERNEL_TEXT) {
+			v[n].a = (struct kw_attr){ .len = (uint32_t)c->text_len[text] - 1, .key = a->key, .type = KW_STR };
+			memcpy(v[n].value, c->text[text], KERNEL_TEXT);
+		} else {
+			v[n].a = (struct kw_attr){ .len = 8, .key = a->key, .type = KW_INT };
+			v[n].value[0] = kw_arg_narrow(a, c->word[word]);
+		}
+		bytes += sizeof v[n].a + align(v[n].a.len, 8);
+		n++;
+	}
+	bytes = align(bytes, KW_UNIT);
+	if (!n)
+		return;
+	struct kw_rec_event *rec = write_context(r, th, &f->ctx) ? reserve(r, th, bytes) : NULL;
+	if (!rec) {
+		th->t->lost_other++;
+		f->cut = true;
+		return;
+	}
+	*rec = (struct kw_rec_event){ .r = { o->site, KW_REC_ATTR, (uint8_t)(bytes / KW_UNIT), (uint16_t)(n << KW_REC_NATTR_SHIFT) }, .seq = o->seq };
+	uint8_t *at = (uint8_t *)(rec + 1);
+	for (uint32_t i = 0; i < n; i++) {
+		memcpy(at, &v[i].a, sizeof v[i].a);
+		memcpy(at + sizeof v[i].a, v[i].value, v[i].a.len);
+		at += sizeof v[i].a + align(v[i].a.len, 8);
+	}
+	commit(th, bytes);
+}
+
 /* ---- calls --------------------------------------------------------------------------------------------------------- */
 
 static struct kw_open *top_of(struct thread *th) { return th->t->depth ? &th->t->open[th->t->depth - 1] : NULL; }
@@ -415,10 +457,11 @@ static void start_trace(struct records *r, struct context *c, uint32_t site, boo
 		c->flags |= KW_CTX_SAMPLED;
 }
 
-void records_enter(struct records *r, uint32_t tid, uint32_t site, uint64_t cfa, uint64_t ns, bool root)
+void records_enter(struct records *r, const struct kernel_call *call, enum kernel_got got, uint32_t site, const struct capture *what, bool root, bool wanted)
 {
-	unsigned level = level_of(r, site);
-	struct thread *th = thread_of(r, tid, level > KW_OFF);
+	unsigned level = wanted ? level_of(r, site) : KW_OFF;
+	uint64_t cfa = call->ev.cfa, ns = call->ev.ns;
+	struct thread *th = thread_of(r, call->ev.tid, level > KW_OFF);
 	if (!th) {
 		if (level)
 			r->control->lost_no_slot++;
@@ -460,14 +503,17 @@ void records_enter(struct records *r, uint32_t tid, uint32_t site, uint64_t cfa,
 		__atomic_store_n(&t->seq, o->seq, __ATOMIC_RELAXED);
 		c.seq = o->seq;
 	}
-	*f = (struct frame){ cfa, ns, c };
+	*f = (struct frame){ cfa, ns, c, .detail = !flags && level >= KW_DETAIL };
 	__atomic_store_n(&t->depth, t->depth + 1, __ATOMIC_RELEASE);
 	show_context(th);
+	if (f->detail && what->nargs)
+		put_arguments(r, th, f, o, what, false, call, got);
 }
 
-bool records_exit(struct records *r, uint32_t tid, uint32_t site, uint64_t cfa, uint64_t ns)
+bool records_exit(struct records *r, const struct kernel_call *call, enum kernel_got got, uint32_t site, const struct capture *what)
 {
-	struct thread *th = thread_of(r, tid, false);
+	uint64_t cfa = call->ev.cfa, ns = call->ev.ns;
+	struct thread *th = thread_of(r, call->ev.tid, false);
 	if (!th)
 		return false;
 	struct kw_thread *t = th->t;
@@ -487,9 +533,11 @@ bool records_exit(struct records *r, uint32_t tid, uint32_t site, uint64_t cfa, 
 	if (o->flags & OPEN_COUNT) {
 		count(r, th, site, &ticks);
 	} else if (!(o->flags & OPEN_UNSAMPLED)) {
+		if (f->detail && what->nargs)
+			put_arguments(r, th, f, o, what, true, call, got);
 		struct kw_rec_span *rec = write_context(r, th, &f->ctx) ? reserve(r, th, sizeof *rec) : NULL;
 		if (rec) {
-			*rec = (struct kw_rec_span){ .r = { site, KW_REC_SPAN, 1, 0 }, .start_tsc = o->start_tsc, .ticks = ticks,
+			*rec = (struct kw_rec_span){ .r = { site, KW_REC_SPAN, 1, f->cut ? KW_REC_TRUNCATED : 0 }, .start_tsc = o->start_tsc, .ticks = ticks,
 				.seq = o->seq, .parent_seq = o->parent_seq };
 			commit(th, sizeof *rec);
 		} else {

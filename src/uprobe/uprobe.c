@@ -33,6 +33,7 @@ struct probe {
 	uint8_t links;               /* still in the kernel */
 	int64_t left_at;
 	uint32_t lost[2];            /* the kernel's counters as last read */
+	struct capture what;
 };
 
 struct link { int fd; uint32_t place; };
@@ -300,6 +301,7 @@ int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t sit
 	int rc = examine(u, fd, file, offset, &at, &why, e);
 	if (rc == 0) {
 		struct probe *p = &u->probes[place];
+		u->k.want[place] = u->k.want[place + KERNEL_LOST] = 0;
 		*p = (struct probe){ .state = CLOSING, .cookie = (++u->generation << PLACE_BITS | place) & ~KERNEL_EXIT, .site = site,
 			.root = root, .enter_fd = -1, .exit_fd = -1, .note = why, .lost = { lost_of(u, place, false), lost_of(u, place, true) } };
 		char path[64];
@@ -331,22 +333,62 @@ const char *uprobe_note(const struct uprobe *u, uint32_t site)
 	return place ? u->probes[place - 1].note : NULL;
 }
 
+int uprobe_capture(struct uprobe *u, uint32_t site, const struct kw_arg *args, uint32_t nargs, const struct kw_where *where, uint32_t nwhere, struct err *e)
+{
+	uint32_t place = site < KW_MAX_SITES ? u->place_of[site] : 0, want[2] = { 0, 0 }, texts[2] = { 0, 0 };
+	if (!place || nargs > KW_HOOK_ARGS || nwhere > KW_HOOK_WHERE)
+		return err_set(e, KLIEG_E_USAGE, "site %u is not probed", site);
+	struct capture c = { .nargs = (uint8_t)nargs, .nwhere = (uint8_t)nwhere };
+	memcpy(c.args, args, nargs * sizeof *args);
+	memcpy(c.where, where, nwhere * sizeof *where);
+	for (uint32_t i = 0; i < nwhere; i++)
+		if (where[i].op >= KW_WHERE_EQ && where[i].op <= KW_WHERE_GE && capture_word(&where[i].arg) >= KERNEL_WORDS)
+			return err_set(e, KLIEG_E_UNSUPPORTED, "a condition is on an argument that lies further up the stack than the kernel's probes read");
+	for (uint32_t i = 0; i < nargs; i++) {
+		bool ret = args[i].at == KW_ARG_RET;
+		uint32_t word = capture_word(&args[i]);
+		want[ret] |= KERNEL_WANT_WORDS;
+		c.text[i] = KERNEL_TEXTS;
+		if (args[i].kind == KW_ARG_STRING && word < KERNEL_WORDS - 1 && texts[ret] < KERNEL_TEXTS) {
+			c.text[i] = (uint8_t)texts[ret]++;
+			want[ret] |= KERNEL_WANT_TEXTS | word << (KERNEL_TEXT_SHIFT + 4 * c.text[i]);
+		}
+	}
+	if (nwhere)
+		want[0] |= KERNEL_WANT_WORDS;
+	for (int at_exit = 0; at_exit < 2; at_exit++) {
+		for (uint32_t i = texts[at_exit]; i < KERNEL_TEXTS; i++)
+			want[at_exit] |= (KERNEL_WORDS - 1u) << (KERNEL_TEXT_SHIFT + 4 * i);
+		__atomic_store_n(&u->k.want[place - 1 + (at_exit ? KERNEL_LOST : 0)], want[at_exit] & KERNEL_WANT_WORDS ? want[at_exit] : 0, __ATOMIC_RELAXED);
+	}
+	u->probes[place - 1].what = c;
+	return 0;
+}
+
 /* ---- events -------------------------------------------------------------------------------------------------------- */
 
-static void take(struct uprobe *u, const struct kernel_event *ev)
+static uint64_t value_of(const void *call, const struct kw_arg *a)
 {
+	return kw_arg_narrow(a, ((const struct kernel_call *)call)->word[capture_word(a)]); /* uprobe_capture() has looked where it is */
+}
+
+static void take(struct uprobe *u, const struct kernel_call *c, enum kernel_got got)
+{
+	const struct kernel_event *ev = &c->ev;
 	struct probe *p = &u->probes[ev->what & PLACE_MASK];
 	if (p->state == FREE || p->cookie != (ev->what & ~KERNEL_EXIT))
 		return; /* of a probe that was taken away while this lay in the ring */
 	if (ev->what & KERNEL_EXIT) {
 		u->stats.exits++;
-		u->stats.unmatched += !records_exit(u->r, ev->tid, p->site, ev->cfa, ev->ns);
+		u->stats.unmatched += !records_exit(u->r, c, got, p->site, &p->what);
 	} else if (p->state == ON || (int64_t)ev->ns <= p->left_at) { /* it may have lain in the ring when its function was removed */
 		u->stats.entries++;
-		if (p->note)
+		/* Without words it lay in the ring before there was a condition: not known to hold. */
+		bool asked = !p->what.nwhere || (got >= KERNEL_GOT_WORDS && kw_where_holds(p->what.where, p->what.nwhere, value_of, c));
+		if (!p->note)
+			records_enter(u->r, c, got, p->site, &p->what, p->root, asked);
+		else if (asked)
 			records_call(u->r, ev->tid, p->site);
-		else
-			records_enter(u->r, ev->tid, p->site, ev->cfa, ev->ns, p->root);
 	}
 }
 
@@ -368,10 +410,11 @@ static void take_losses(struct uprobe *u)
 
 uint32_t uprobe_poll(struct uprobe *u, uint32_t budget)
 {
-	struct kernel_event ev;
+	struct kernel_call c;
+	enum kernel_got got;
 	uint32_t n = 0;
-	while (n < budget && kernel_next(&u->k, &ev)) {
-		take(u, &ev);
+	while (n < budget && (got = kernel_next(&u->k, &c))) {
+		take(u, &c, got);
 		n++;
 	}
 	take_losses(u);

@@ -37,6 +37,12 @@ int uprobe_memfd(const struct uprobe *u); /* the region, sealed; uprobe's: dup()
  * KLIEG_E_UNSUPPORTED (with the reason: a 5-byte NOP, somebody else's jump, ...), KLIEG_E_CONFLICT (has one already),
  * KLIEG_E_LIMIT, KLIEG_E_DENIED. */
 int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t site, bool root, struct err *e);
+/* What is recorded of its calls from now on: only those for which `where` holds; at level detail the values of args as attributes (of strings, the
+ * first 127 bytes, where they can be read). None after uprobe_add(). KLIEG_E_UNSUPPORTED: a condition is on an argument beyond
+ * the tenth stack word (nothing is changed); arguments there are left out. */
+struct kw_arg;
+struct kw_where;
+int uprobe_capture(struct uprobe *u, uint32_t site, const struct kw_arg *args, uint32_t nargs, const struct kw_where *where, uint32_t nwhere, struct err *e);
 const char *uprobe_note(const struct uprobe *u, uint32_t site); /* why only entries; NULL: not so. Static text. */
 /* New calls are not seen from here on; those that are open may end for a second more. The kernel needs about 50 ms to take
  * one away: that is done on threads of our own, uprobe_pending() says how many are left. false: it has none. */

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 import tempfile
 
 import pytest
@@ -344,6 +345,15 @@ def test_a_static_program_is_traced_from_outside_unless_refused(klieg_up, progra
 		return
 	assert "traced from outside by the kernel's uprobes" in r.stdout
 	assert ("handle",) in tree(klieg_up.cli("illuminate", "handle", "--once", "--for", "1s", "--max-cost", "100%", json_out=True))
+	# Its arguments, and conditions on them, as with a program that libklieg is in.
+	up = klieg_up
+	up.cli("off", "--all")
+	since = time.time_ns()
+	up.cli("on", "static-server:handle", "--where", "arg.2 > 4096", "--level", "detail")
+	found = wait_for(lambda: [s for s in up.get("/spans?since=1m&limit=1000")["spans"] if s["start_unix_nano"] > since])
+	assert {s["name"] for s in found} == {"handle"}
+	assert {(s["attributes"]["arg.size"], s["attributes"]["arg.text"]) for s in found} == {(50000, "GET / HTTP/1.1\n")}, found[0]
+	up.cli("off", "--all")
 	assert klieg_up.cli("detach", str(p.pid)).returncode == 0 and not changed(text, p.pid) and p.poll() is None
 
 

@@ -40,6 +40,14 @@ FUNCTION void stamped(long spin)
 	stamps[1] = tsc();
 	KEEP;
 }
+FUNCTION long given(int a, const char *text, unsigned char small, long d, long e, long f, long seventh, const char *on_stack)
+{
+	KEEP;
+	long v = a + (long)strlen(text) + small + d + e + f + seventh + (long)strlen(on_stack);
+	KEEP;
+	return v;
+}
+FUNCTION const char *named(long i) { KEEP; return i & 1 ? "odd" : "even"; }
 FUNCTION void quit(void) { KEEP; pthread_exit(NULL); }
 FUNCTION void wait_here(void) { KEEP; char c; (void)!read(0, &c, 1); KEEP; }
 
@@ -86,7 +94,7 @@ static int print_offset(struct dl_phdr_info *info, size_t size, void *arg)
 {
 	static const struct { const char *name; void *at; } f[] = { { "leaf", leaf }, { "parent", parent }, { "down", down }, { "never", never }, { "inner", inner },
 		{ "tail", tail }, { "nop5", nop5 }, { "leave", leave }, { "stamped", stamped }, { "quit", quit }, { "wait_here", wait_here },
-		{ "interrupted", interrupted } };
+		{ "interrupted", interrupted }, { "given", given }, { "named", named } };
 	for (int i = 0; i < info->dlpi_phnum; i++)
 		for (size_t k = 0; k < sizeof f / sizeof *f && info->dlpi_phdr[i].p_type == PT_LOAD; k++) {
 			uint64_t at = (uint64_t)f[k].at - info->dlpi_addr - info->dlpi_phdr[i].p_vaddr;
@@ -148,6 +156,12 @@ int main(void)
 			printf("stamps %lu %lu\n", stamps[0], stamps[1]);
 		} else if (!strcmp(what, "wait"))
 			wait_here();
+		else if (!strcmp(what, "given"))
+			for (volatile long i = 0; i < n; i++) {
+				char text[16];
+				snprintf(text, sizeof text, "call %ld", i);
+				sink += given((int)-i, text, (unsigned char)i, i, i, i, 7 * i, "right") + *named(i);
+			}
 		else if (!strcmp(what, "bench")) {
 			clock_gettime(CLOCK_MONOTONIC, &a);
 			for (long i = 0; i < n; i++)

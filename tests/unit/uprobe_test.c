@@ -110,6 +110,8 @@ struct agent {
 	uint64_t made, lost_full, lost_depth, abandoned, unsampled, lost_cells, slots_ended, orphans;
 	uint64_t trace_hi[KW_MAX_THREADS], trace_lo[KW_MAX_THREADS];
 	uint64_t traces;
+	void (*on_attributes)(struct agent *, const struct ring_rec *);
+	long given, named, ret;
 };
 
 static bool permitted; /* set by the first test */
@@ -149,6 +151,11 @@ static void drain(struct agent *a)
 				a->trace_hi[i] = rec.ctx.trace_hi;
 				a->trace_lo[i] = rec.ctx.trace_lo;
 				a->traces++;
+				continue;
+			}
+			if (rec.r.type == KW_REC_ATTR) {
+				if (a->on_attributes)
+					a->on_attributes(a, &rec);
 				continue;
 			}
 			assert_int_equal(rec.r.type, KW_REC_SPAN);
@@ -288,6 +295,7 @@ static void test_permitted(void **state)
 		print_message("not here: %s\n", e.msg);
 		assert_true(rc == KLIEG_E_DENIED || rc == KLIEG_E_UNSUPPORTED);
 		assert_true(*e.msg);
+		assert_null(strstr(e.msg, "refused our program")); /* that would be our mistake */
 	}
 	uprobe_close(u);
 }
@@ -394,6 +402,77 @@ static void test_threshold(void **state)
 	assert_in_range(a.site[PARENT].spans, 3 * N / 6, 3 * N / 3);
 	assert_int_equal(a.unsampled + spans(&a), 3 * 3 * N);
 	assert_int_equal(a.made, spans(&a));
+	unwatch(&a);
+	stop(&t);
+}
+
+/* Arguments and results are what they were in the program, and conditions on them choose. */
+enum { GIVEN, NAMED };
+static void check_given(struct agent *a, const struct ring_rec *rec)
+{
+	struct ring_attr v;
+	uint32_t off = 0;
+	bool bad = false;
+	char text[32];
+	long i = rec->r.site == NAMED ? a->named : a->given;
+	for (unsigned left = rec->r.flags >> KW_REC_NATTR_SHIFT; left; left--) {
+		assert_true(ring_attr(rec, &off, &v, &bad));
+		int64_t n = 0;
+		if (v.a.type == KW_INT)
+			memcpy(&n, v.value, 8);
+		snprintf(text, sizeof text, "call %ld", i);
+		switch (rec->r.site == NAMED ? 100 + v.a.key : v.a.key) {
+		case 0: assert_int_equal(n, -i); break;
+		case 1: assert_true(v.a.type == KW_STR && v.a.len == strlen(text) && !memcmp(v.value, text, v.a.len)); break;
+		case 2: assert_int_equal(n, (unsigned char)i); break;
+		case 3: assert_int_equal(n, 7 * i); break;
+		case 4: assert_true(v.a.type == KW_STR && v.a.len == 5 && !memcmp(v.value, "right", 5)); break;
+		case 5: assert_int_equal(n, -i + (long)strlen(text) + (unsigned char)i + 3 * i + 7 * i + 5); a->ret++; a->given++; break;
+		case 101: assert_true(v.a.type == KW_STR && v.a.len == (i & 1 ? 3 : 4) && !memcmp(v.value, i & 1 ? "odd" : "even", v.a.len)); a->named++; break;
+		default: fail_msg("an attribute %u of site %u", v.a.key, rec->r.site);
+		}
+	}
+}
+static void test_arguments(void **state)
+{
+	NEED();
+	enum { N = 400 };
+	struct target t = start(TARGET);
+	struct agent a = watch(t.pid);
+	struct err e = { 0 };
+	a.on_attributes = check_given;
+	const struct kw_arg args[] = { { KW_ARG_INT, 0, 4, 0 }, { KW_ARG_STRING, 1, 8, 1 }, { KW_ARG_UINT, 2, 1, 2 }, { KW_ARG_INT, 16, 8, 3 },
+		{ KW_ARG_STRING, 17, 8, 4 }, { KW_ARG_INT, 60, 8, 9 }, { KW_ARG_INT, KW_ARG_RET, 8, 5 } };
+	const struct kw_arg result = { KW_ARG_STRING, KW_ARG_RET, 8, 1 };
+	assert_int_equal(uprobe_capture(a.u, GIVEN, args, 7, NULL, 0, &e), KLIEG_E_USAGE);
+	probe(&a, &t, "given", GIVEN, KW_DETAIL);
+	probe(&a, &t, "named", NAMED, KW_DETAIL);
+	assert_int_equal(uprobe_capture(a.u, GIVEN, args, 7, NULL, 0, &e), 0); /* the one further up the stack than is read is left out */
+	assert_int_equal(uprobe_capture(a.u, NAMED, &result, 1, NULL, 0, &e), 0);
+	ask(&t, "given", N);
+	poll_all(&a);
+	assert_int_equal(a.site[GIVEN].spans, N);
+	assert_int_equal(a.site[NAMED].spans, N);
+	assert_true(a.given == N && a.ret == N && a.named == N);
+	/* Above the level of detail nothing is said; where there is a condition, only what it holds for is there. */
+	struct kw_where where[] = { { .op = KW_WHERE_LT, .arg = args[0], .value = -99 }, { .op = KW_WHERE_EQ, .arg = args[3], .value = 70 }, { .op = KW_WHERE_OR } };
+	a.state[GIVEN].level = KW_SPAN;
+	assert_int_equal(uprobe_capture(a.u, GIVEN, args, 0, where, 3, &e), 0);
+	ask(&t, "given", N);
+	poll_all(&a);
+	assert_int_equal(a.site[GIVEN].spans, N + (N - 100) + 1);
+	assert_int_equal(a.given, N);
+	a.state[GIVEN].level = KW_COUNT;
+	ask(&t, "given", N);
+	poll_all(&a);
+	assert_int_equal(sum_cells(&a, GIVEN).calls, N - 100 + 1);
+	where[0].arg.at = 60;
+	assert_int_equal(uprobe_capture(a.u, GIVEN, args, 0, where, 1, &e), KLIEG_E_UNSUPPORTED);
+	assert_non_null(strstr(e.msg, "stack"));
+	assert_int_equal(uprobe_capture(a.u, GIVEN, args, 0, where, 0, &e), 0);
+	ask(&t, "given", N);
+	poll_all(&a);
+	assert_int_equal(sum_cells(&a, GIVEN).calls, N - 100 + 1 + N);
 	unwatch(&a);
 	stop(&t);
 }
@@ -865,7 +944,7 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cost), cmocka_unit_test(test_files), cmocka_unit_test(test_permitted), cmocka_unit_test(test_denied),
-		cmocka_unit_test(test_spans), cmocka_unit_test(test_spans_endbr), cmocka_unit_test(test_spans_perf), cmocka_unit_test(test_count), cmocka_unit_test(test_threshold),
+		cmocka_unit_test(test_spans), cmocka_unit_test(test_spans_endbr), cmocka_unit_test(test_spans_perf), cmocka_unit_test(test_count), cmocka_unit_test(test_threshold), cmocka_unit_test(test_arguments),
 		cmocka_unit_test(test_jumps), cmocka_unit_test(test_deep), cmocka_unit_test(test_thread_exit), cmocka_unit_test(test_remove_open),
 		cmocka_unit_test(test_dying), cmocka_unit_test(test_losses), cmocka_unit_test(test_clock), cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_entries_only), cmocka_unit_test(test_signal_stack), cmocka_unit_test(test_fork), cmocka_unit_test(test_root),
