@@ -275,6 +275,7 @@ int agent_create(const struct agent_config *c, struct agent **ret_a, struct err 
 {
 	struct agent *a = base_calloc(1, sizeof *a);
 	a->cfg = *c;
+	a->born = clock_mono();
 	a->cfg.lease_ns = c->lease_ns ? c->lease_ns : 30 * SECOND;
 	a->cfg.flush_ns = c->flush_ns ? c->flush_ns : SECOND / 10;
 	a->socket = str_dup(str_of(c->socket));

@@ -36,6 +36,16 @@ static int hist(struct process *p, struct site_stat *st, int64_t sec)
 	return (int)k;
 }
 
+const struct site_total *stat_total(struct process *p, struct site *s)
+{
+	struct site_stat *st = stat_of(p, s);
+	if (!st->total && p->agent->stat_sites < STAT_SITES_MAX * STAT_HISTS) {
+		p->agent->stat_sites++;
+		st->total = base_calloc(1, sizeof *st->total);
+	}
+	return st->total;
+}
+
 #define SEC_OF(st, now) ({ __typeof__(&(st)->s[0]) x_ = &(st)->s[(now) % STAT_SECONDS]; \
 	if (x_->sec != (now)) { memset(x_, 0, sizeof *x_); x_->sec = (now); } x_; })
 
@@ -53,6 +63,16 @@ void stat_span(struct process *p, struct site *s, int64_t sec, uint64_t ticks, b
 		x->max = ticks;
 	if (!has_self) /* an event: it has no duration */
 		return;
+	struct site_total *all = st->total;
+	if (all) {
+		all->calls += w;
+		all->errors += error ? w : 0;
+		all->seen++;
+		all->carry += w;
+		uint64_t whole = (uint64_t)all->carry;
+		all->bucket[kw_bucket(ticks)] += whole;
+		all->carry -= (double)whole;
+	}
 	int k = hist(p, st, sec);
 	if (k >= 0) { /* whole numbers in the buckets; what is left of a weight goes with the next span */
 		st->h[k].carry += w;
@@ -86,6 +106,8 @@ void stat_free(struct agent *a, struct site *s)
 			a->stat_sites--;
 			free(s->stat->h[i].bucket);
 		}
+	a->stat_sites -= s->stat->total != NULL;
+	free(s->stat->total);
 	free(s->stat);
 	s->stat = NULL;
 }
@@ -122,6 +144,11 @@ void cells_read(struct process *p)
 			x->ticks += (double)(ticks - base[2]);
 			x->value += (int64_t)(value - base[3]);
 			load_of(s)->calls += more;
+			if (st->total) {
+				st->total->calls += more;
+				st->total->errors += failed;
+				st->total->seen += more;
+			}
 			base[0] = calls, base[1] = errors, base[2] = ticks, base[3] = value;
 			if (s->kind != KW_SITE_SPAN && s->kind != KW_SITE_FUNCTION)
 				continue;
@@ -137,6 +164,8 @@ void cells_read(struct process *p)
 				max = (uint64_t)kw_bucket_mid(b);
 				if (h)
 					h[b] += d;
+				if (st->total)
+					st->total->bucket[b] += d;
 				if (s->nfeeds)
 					triggers_calls(s, b, d, more > 0 ? failed / more : 0);
 			}

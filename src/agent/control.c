@@ -581,7 +581,7 @@ static void run(struct agent *a, struct request *r)
 		o = governor_json(a);
 	} else if (!strcmp(m, "vitals")) {
 		json_t *w = json_object_get(r->params, "window_nano");
-		o = vitals_json(a, q, w ? json_integer_value(w) : 10 * SECOND);
+		o = vitals_json(a, q, w ? json_integer_value(w) : 10 * SECOND, json_is_true(json_object_get(r->params, "totals")));
 	} else if (!strcmp(m, "account"))
 		o = account(a);
 	else if (!strcmp(m, "detach"))

@@ -87,14 +87,22 @@ static double cores(const struct guard *g) { return g && g->cores > CORES_MIN ? 
 
 double governor_cpu(const struct process *p) { return p->guard ? p->guard->cores * 100 : 0; }
 
-/* Of a limit that yields: a host without spare CPU pays for every probe with somebody's work. */
+static double asked_cost(const struct process *p)
+{
+	return p->limit_overhead <= 0 && p->asked_cost > ASKED_DEFAULT ? p->asked_cost / cores(p->guard) : 0;
+}
+double governor_allows(const struct process *p)
+{
+	double limit = p->limit_overhead > 0 ? p->limit_overhead : p->agent->cfg.budget_percent, asked = asked_cost(p);
+	return limit > 0 && asked > limit ? asked : limit; /* they know what they do; a limit rule still forbids it */
+}
+
+/* What is allowed yields: a host without spare CPU pays for every probe with somebody's work. */
 double governor_limit(const struct process *p)
 {
 	const struct agent *a = p->agent;
-	double limit = p->limit_overhead > 0 ? p->limit_overhead : a->cfg.budget_percent, asked = p->asked_cost / cores(p->guard);
-	if (p->limit_overhead <= 0 && p->asked_cost > ASKED_DEFAULT && asked > limit)
-		return asked; /* they know what they do; a limit rule still forbids it */
-	return a->host_load && a->host_load->saturated ? limit / 2 : limit;
+	double limit = governor_allows(p);
+	return a->host_load && a->host_load->saturated && limit > asked_cost(p) ? limit / 2 : limit;
 }
 
 static double budget(const struct process *p) { return governor_limit(p) * 1e7 * cores(p->guard); } /* ns a second */

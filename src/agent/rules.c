@@ -634,6 +634,7 @@ static json_t *about(struct agent *a, struct rule **r, size_t n)
 	struct rule_sum *sum = sums(a);
 	json_t *list = json_array();
 	double calls = 0, spans = 0, bytes = 0, cpu = 0;
+	uint32_t processes = 0;
 	bool known = true;
 	for (size_t i = 0; i < n; i++) {
 		if (r[i]->limit)
@@ -649,12 +650,15 @@ static json_t *about(struct agent *a, struct rule **r, size_t n)
 			json_decref(r[i]->predicted);
 			r[i]->predicted = json_incref(cost);
 		}
+		processes = m->processes > processes ? m->processes : processes;
 		json_array_append_new(list, json_pack("{s:s,s:i,s:i,s:i,s:o}", "id", r[i]->id, "sites", (int)(n <= ASKED_MAX ? distinct_sites(a, r[i]) : m->instances), "instances", (int)m->instances, "processes",
 			(int)m->processes, "predicted", cost));
 	}
 	free(sum);
-	return json_pack("{s:o,s:{s:b,s:f,s:f,s:f,s:f,s:s}}", "rules", list, "predicted", "known", (int)known, "calls_per_s", calls, "spans_per_s", spans, "bytes_per_s", bytes,
-		"cpu_percent", cpu, "basis", known ? "measured" : "unknown: some of it was never on");
+	/* Of a process, if it is spread evenly over those that are matched. In a list, so that of many agents each keeps its own. */
+	return json_pack("{s:o,s:{s:b,s:f,s:f,s:f,s:f,s:s},s:[{s:f,s:f,s:b}]}", "rules", list, "predicted", "known", (int)known, "calls_per_s", calls, "spans_per_s", spans,
+		"bytes_per_s", bytes, "cpu_percent", cpu, "basis", known ? "measured" : "unknown: some of it was never on",
+		"budgets", "budget_percent", a->cfg.budget_percent, "predicted_percent", cpu / (processes ? processes : 1), "known", (int)known);
 }
 
 static void too_many_warning(struct rule **r, size_t n, json_t *o)

@@ -23,8 +23,11 @@
 
 struct process;
 
+/* All since somebody first asked (vitals.c), so that who looks twice knows exactly what was in between. seen: spans and calls, without weights. */
+struct site_total { double calls, errors, seen, carry; uint64_t bucket[KW_BUCKETS]; };
 /* Sums are weighted by adjusted counts: what was kept stands for what was not. kept: the spans themselves. */
 struct site_stat {
+	struct site_total *total;  /* NULL: nobody has asked for it */
 	struct { int64_t sec; double calls, errors, ticks, self, cpu, cpu_calls; uint64_t max, kept; int64_t value; bool has_self; } s[STAT_SECONDS];
 	struct { int64_t epoch; uint32_t *bucket; double carry; } h[STAT_HISTS];
 };
@@ -265,6 +268,7 @@ struct agent {
 	int64_t next_expiry;      /* monotonic; 0 = nothing runs out */
 	bool dirty;               /* levels are to be computed again: rules_dirty() */
 	uint32_t stat_sites;
+	int64_t born;             /* clock_mono(): which agent of this host counted something */
 	int64_t next_second, cpu_at, cpu_ns; double cpu_percent;
 	uint64_t drained;
 	double floor_ns;          /* cost.c */
@@ -321,6 +325,7 @@ void pending_clear(struct process *p);
 bool mask_text(struct str s, struct buf *ret_b);
 /* cells.c */
 void cells_read(struct process *p);
+const struct site_total *stat_total(struct process *p, struct site *s);  /* kept from the first time on; NULL: there are too many */
 /* weight: adjusted count, how many the span stands for */
 void stat_span(struct process *p, struct site *s, int64_t sec, uint64_t ticks, bool error, uint64_t self, bool has_self, double weight);
 void stat_cpu(struct process *p, struct site *s, int64_t sec, uint64_t cpu_ticks, double weight); /* of a span already counted, where it is known */
@@ -380,7 +385,8 @@ void cost_compare(struct process *p, struct site *s, int64_t now); /* what was p
 /* governor.c: keeps what the probes cost under the limit */
 void governor_tick(struct agent *a);             /* four times a second */
 void governor_forget(struct process *p);
-double governor_limit(const struct process *p);  /* percent of its CPU time; 0 = none */
+double governor_allows(const struct process *p); /* percent of its CPU time; 0 = none */
+double governor_limit(const struct process *p);  /* of that, what it may have at this moment */
 double governor_cpu(const struct process *p);    /* percent of one core that it uses, as last looked at */
 json_t *governor_json(struct agent *a);          /* the method `overhead` */
 /* triggers.c: rules that raise themselves */
@@ -392,7 +398,7 @@ void triggers_calls(struct site *s, uint32_t bucket, double calls, double error_
 /* rate.c: shares of traces that give the spans/s that rules ask for */
 void rate_tick(struct agent *a);
 /* vitals.c */
-json_t *vitals_json(struct agent *a, const struct traceql *q, int64_t window_ns);
+json_t *vitals_json(struct agent *a, const struct traceql *q, int64_t window_ns, bool totals);
 /* control.c */
 void control_run(struct agent *a);
 void control_reply(struct request *r, int rc, json_t *result, const struct err *e); /* takes r and result */

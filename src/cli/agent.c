@@ -207,7 +207,8 @@ int cli_agent(int argc, char **argv)
 	bool away = false;
 	json_t *bye = json_pack("{ss sb}", "agent", r.id, "bye", 1), *doc = NULL;
 	while (!r.stopping) {
-		json_t *hello = json_pack("{ss ss sI}", "agent", r.id, "host", host, "generation", (json_int_t)r.generation), *doc = NULL, *q;
+		json_t *hello = json_pack("{ss ss sI sf}", "agent", r.id, "host", host, "generation", (json_int_t)r.generation,
+			"budget_percent", budget), *doc = NULL, *q;
 		size_t i;
 		e = (struct err){ 0 };
 		int rc = client_json(&r.server, "POST", "/agent/v1/poll", hello, &doc, NULL, &e);

@@ -117,7 +117,7 @@ static int serve(int argc, char **argv, bool with_agent)
 		goto fail;
 	struct server_config c = { .dir = dir, .http = http ? http : "127.0.0.1:7070", .otlp_http = otlp ? otlp : "127.0.0.1:4318", .store = store, .state = state,
 		.loop = u.loop, .with_agent = with_agent, .otlp_grpc = cli_opt(&a, "otlp-grpc"), .jaeger_http = cli_opt(&a, "jaeger-http"),
-		.jaeger_grpc = cli_opt(&a, "jaeger-grpc"), .sampling_default = sampling };
+		.jaeger_grpc = cli_opt(&a, "jaeger-grpc"), .sampling_default = sampling, .budget_percent = budget };
 	if ((rc = server_create(&c, &server, &e)) < 0)
 		goto fail;
 	if (with_agent) {

@@ -63,7 +63,7 @@ static json_t *status_json(struct server *s, const json_t *processes, const json
 		"policies", (json_int_t)policies_in_force(s),
 		"next_expiry_unix_nano", next ? json_integer(next) : json_null(), "account", account_json(s, agent_account), "overhead_percent", overhead,
 		"agent_cpu_percent", json_number_value(json_object_get(json_object_get(processes, "agent"), "cpu_percent")),
-		"budget_percent", BUDGET_PERCENT, "spans_per_s", s->spans_per_s, "store", store_json(s), "panic", panic_json(s));
+		"budget_percent", fleet_budget(s), "spans_per_s", s->spans_per_s, "store", store_json(s), "panic", panic_json(s));
 }
 
 static void status_account(struct call *c)

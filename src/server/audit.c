@@ -101,6 +101,9 @@ static json_t *policy_now(struct server *s, const char *name)
 	json_t *o = json_pack("{sI sI ss}", "version", jint(en->head, "version"), "in_force", jint(en->head, "in_force"), "state", jtext(en->head, "state"));
 	bool under_way = !strcmp(jtext(en->head, "state"), "rolling_out") || !strcmp(jtext(en->head, "state"), "stopped");
 	const json_t *r = en->rollout && under_way ? json_object_get(en->head, "rollout") : NULL;
+	const json_t *step = json_array_get(json_object_get(r, "steps"), (size_t)jint(r, "step"));
+	if (!strcmp(jtext(step, "state"), "interrupted"))
+		json_object_set(o, "interrupted", json_object_get(step, "why"));
 	if (r)
 		json_object_set_new(o, "step", json_integer(jint(r, "step") + 1)), json_object_set_new(o, "steps",
 			json_integer((json_int_t)json_array_size(json_object_get(r, "steps"))));
@@ -324,7 +327,9 @@ static void of_policy(struct server *s, const char *what, const char *name, cons
 		return;
 	}
 	if (rollout) {
-		what = s->acting ? "promote" : "step";
+		bool cut = json_object_get(now, "interrupted") != NULL, was_cut = json_object_get(was, "interrupted") != NULL;
+		what = cut ? "interrupted" : was_cut ? "resume" : s->acting ? "promote" : "step";
+		why = cut ? jtext(now, "interrupted") : why;
 		for (unsigned i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
 			if (!strcmp(state, verbs[i][0]))
 				what = verbs[i][1];
@@ -337,7 +342,7 @@ static void of_policy(struct server *s, const char *what, const char *name, cons
 					what = "apply";
 		}
 	}
-	if (!s->acting && !system_does(by))
+	if ((!s->acting && !system_does(by)) || !strcmp(what, "interrupted"))
 		by = !strcmp(what, "expired") ? "system:ttl" : "system:rollout";
 	if (!strcmp(what, "auto_rollback") || !strcmp(what, "stop")) {
 		why = en && *jtext(en->head, "why") ? jtext(en->head, "why") : why;

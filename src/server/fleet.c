@@ -341,6 +341,7 @@ void fleet_local(struct server *s, server_agent_fn fn, void *agent)
 	}
 	f->mine = member_add(s, "local");
 	f->mine->local = true;
+	f->mine->budget = s->c.budget_percent;
 	f->mine->expected = f->mine->generation = -1;
 	if (gethostname(f->mine->host, sizeof f->mine->host - 1) < 0 || !f->mine->host[0])
 		snprintf(f->mine->host, sizeof f->mine->host, "localhost");
@@ -404,6 +405,17 @@ void fleet_stats(struct server *s, struct fleet_stats *ret)
 		}
 }
 
+double fleet_budget(struct server *s)
+{
+	double least = 0;
+	for (unsigned i = 0; i < s->fleet->n; i++) {
+		const struct member *m = s->fleet->all[i];
+		if (m->connected && m->budget > 0 && (least <= 0 || m->budget < least))
+			least = m->budget;
+	}
+	return least;
+}
+
 json_t *fleet_agents(struct server *s)
 {
 	struct fleet *f = s->fleet;
@@ -412,9 +424,10 @@ json_t *fleet_agents(struct server *s)
 	for (unsigned i = 0; i < f->n; i++) {
 		const struct member *m = f->all[i];
 		if (m->connected)
-			json_array_append_new(list, json_pack("{ss ss sb sI sb sb sI sI}", "host", m->host, "agent", m->id, "local", (int)m->local,
+			json_array_append_new(list, json_pack("{ss ss sb sI sb sb sI sI sf}", "host", m->host, "agent", m->id, "local", (int)m->local,
 				"generation", (json_int_t)m->generation, "behind", m->generation != desired_generation(s), "reachable",
-				!m->late && !member_away(m, now), "seen_unix_nano", (json_int_t)(m->local ? clock_wall() : m->seen_wall), "spans", (json_int_t)m->taken));
+				!m->late && !member_away(m, now), "seen_unix_nano", (json_int_t)(m->local ? clock_wall() : m->seen_wall), "spans", (json_int_t)m->taken,
+				"budget_percent", m->budget));
 	}
 	return list;
 }

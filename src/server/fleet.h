@@ -35,4 +35,5 @@ extern const double fleet_bounds[FLEET_BUCKETS];                      /* seconds
 struct fleet_stats { unsigned agents, behind, unreachable; uint64_t changes, failures, acks[FLEET_BUCKETS + 1], nacks; double ack_sum; };
 void fleet_stats(struct server *s, struct fleet_stats *ret_s);
 const char *fleet_local_host(struct server *s);                       /* NULL: no agent in this process */
+double fleet_budget(struct server *s);                                /* the lowest that an agent has told; 0: none has one */
 json_t *fleet_agents(struct server *s);                               /* new: [{host,agent,local,generation,behind,reachable,seen_unix_nano,spans}] */

@@ -29,6 +29,7 @@ struct member {
 	unsigned changing;                   /* changes under way */
 	struct http_req *poll;
 	struct ask *asks, **asks_end; unsigned nasks;
+	double budget;                       /* percent of a process's CPU, as it has told; 0: no governor */
 	unsigned uses;
 	atomic_llong taken;                  /* spans that this server took from it */
 	json_t *account;                     /* its last */

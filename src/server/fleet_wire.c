@@ -67,6 +67,8 @@ static void poll(struct server *s, struct http_req *r, const char *id, const cha
 	if (fresh || (!m->changing && told == m->told && told != m->generation))
 		m->generation = m->expected = told;
 	m->told = told;
+	double budget = json_number_value(json_object_get(body, "budget_percent"));
+	m->budget = budget >= 0 && budget <= 100 ? budget : 0;
 	member_catch_up(m);
 	member_deliver(m, false);
 }

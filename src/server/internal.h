@@ -7,8 +7,6 @@
 #include "server/server.h"
 #include <string.h>
 
-#define BUDGET_PERCENT 1.0               /* of a process's CPU, unless a limit says less */
-
 /* Members of JSON objects, of which any may be absent. */
 static inline const char *jtext(const json_t *o, const char *k) { return json_string_value(json_object_get(o, k)) ?: ""; }
 static inline json_int_t jint(const json_t *o, const char *k) { return json_integer_value(json_object_get(o, k)); }
@@ -122,6 +120,7 @@ json_t *toggles_bring_back(struct server *s, const json_t *saved, json_t *set); 
 /* policies.c and what belongs to it (policies.h) */
 int policies_create(struct server *s, struct err *e);
 void policies_restore(struct server *s);
+void rollouts_back(struct server *s);
 void policies_destroy(struct server *s);
 void policies_tick(struct server *s);
 void policies_shift(struct server *s, int64_t by);

@@ -21,7 +21,7 @@ static const struct member_rule rules[] = {
 	{ "change", "instances", SUM }, { "change", "processes", SUM }, { "change", "changed", SUM }, { "change", "changed_processes", SUM },
 	{ "change", "changes", ROWS, NULL, 500 }, { "change", "predicted", OBJECT, "(cost)" }, { "change", "rules", BY_ID, "(rule)" },
 	{ "change", "warnings", UNION },
-	{ "change", "warning", TEXT },
+	{ "change", "warning", TEXT }, { "change", "budgets", ROWS },
 	{ "toggles", "toggles", BY_ID, "(rule)" },
 	{ "(rule)", "sites", MAX }, { "(rule)", "instances", SUM }, { "(rule)", "processes", SUM }, { "(rule)", "measured", OBJECT, "(cost)" },
 	{ "(rule)", "predicted", OBJECT, "(cost)" }, { "(rule)", "dropped", SUM }, { "(rule)", "measured_percent", MAX },

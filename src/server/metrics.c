@@ -131,7 +131,7 @@ static void process_metrics(struct server *s, const json_t *ps, struct buf *b)
 	one(b, "processes_omitted", "gauge", "Processes beyond those that have rows here.", n > PROCESSES_MAX ? (double)(n - PROCESSES_MAX) : 0);
 	one(b, "agent_cpu_percent", "gauge", "CPU of the busiest agent's thread, in percent of one core.",
 		jnum(json_object_get(ps, "agent"), "cpu_percent"));
-	one(b, "overhead_budget_percent", "gauge", "What probes may cost a process.", BUDGET_PERCENT);
+	one(b, "overhead_budget_percent", "gauge", "What probes may cost a process, of the agent that allows least; 0: no governor.", fleet_budget(s));
 }
 
 /* ---- this process --------------------------------------------------------------------------------------------------------- */

@@ -131,8 +131,24 @@ static json_t *rule_rows(struct call *c, json_int_t *ret_sites, json_int_t *ret_
 	return rows;
 }
 
-/* The share of a process's CPU, if what is predicted is spread evenly over those that are matched. */
-static double percent_of(const json_t *predicted, json_int_t processes) { return jnum(predicted, "cpu_percent") / (double)(processes > 0 ? processes : 1); }
+/* Each agent has a budget of its own and says what it would come to there. Of several, the one where it is tightest. */
+struct fit { double percent, budget; const char *host; bool over; };
+static struct fit fit_of(const json_t *answer)
+{
+	struct fit f = { 0 };
+	double tightest = -1;
+	size_t i;
+	const json_t *row;
+	json_array_foreach(json_object_get(answer, "budgets"), i, row) {
+		double percent = jnum(row, "predicted_percent"), budget = jnum(row, "budget_percent");
+		double share = budget > 0 ? percent / budget : 0;    /* 0: that agent has no governor, and no limit */
+		if (share > tightest || (share >= tightest && percent > f.percent)) {
+			tightest = share;
+			f = (struct fit){ percent, budget, jtext(row, "host"), share > 1 };
+		}
+	}
+	return f;
+}
 
 static void ask(struct call *c, json_t *set, void (*then)(struct call *))
 {
@@ -152,13 +168,13 @@ static void done(struct call *c)
 static void suggested(struct call *c)
 {
 	struct plan *x = c->data;
-	double budget = BUDGET_PERCENT, percent = percent_of(json_object_get(c->result, "predicted"), jint(x->out, "processes"));
-	if (c->rc >= 0 && percent <= budget && x->keep > 0) {
+	struct fit f = fit_of(c->result);
+	if (c->rc >= 0 && !f.over && x->keep > 0) {
 		char text[40];
 		snprintf(text, sizeof(text), "keep: %.3g%%", x->keep * 100);
-		json_object_set_new(x->out, "suggestion", json_pack("{sf ss sf}", "keep", x->keep, "text", text, "predicted_percent", percent));
-	} else if (c->rc >= 0 && percent <= budget)
-		json_object_set_new(x->out, "suggestion", json_pack("{sn ss sf}", "keep", "text", "level: count", "predicted_percent", percent));
+		json_object_set_new(x->out, "suggestion", json_pack("{sf ss sf}", "keep", x->keep, "text", text, "predicted_percent", f.percent));
+	} else if (c->rc >= 0 && !f.over)
+		json_object_set_new(x->out, "suggestion", json_pack("{sn ss sf}", "keep", "text", "level: count", "predicted_percent", f.percent));
 	else if (c->rc >= 0 && x->keep > 0) {     /* the hits alone are too many for spans, however few are kept */
 		json_t *set = json_deep_copy(x->set), *r;
 		size_t i;
@@ -177,7 +193,7 @@ static void suggest(struct call *c)
 {
 	struct plan *x = c->data;
 	json_t *set = json_deep_copy(x->set), *r;
-	double most = 0, keep = BUDGET_PERCENT / jnum(x->out, "predicted_percent") * .8;
+	double most = 0, keep = jnum(x->out, "budget_percent") / jnum(x->out, "predicted_percent") * .8;
 	size_t i;
 	json_array_foreach(set, i, r)
 		if (!strcmp(jtext(r, "kind"), "trace") && jnum(r, "keep") > most)
@@ -216,14 +232,17 @@ static void asked(struct call *c)
 	json_object_set_new(x->out, "bytes_per_day", json_integer((json_int_t)(jnum(predicted, "bytes_per_s") * 86400)));
 	json_array_foreach(json_object_get(c->result, "warnings"), i, w)
 		json_array_append(json_object_get(x->out, "warnings"), w);
-	double percent = percent_of(predicted, processes);
-	bool known = json_is_true(json_object_get(predicted, "known")), fits = percent <= BUDGET_PERCENT;
-	if (c->rc >= 0 && !known && sites)
-		warn(x->out, "what it costs is not known: %s", *jtext(predicted, "basis") ? jtext(predicted, "basis") : "some sites were never on");
-	json_object_set_new(x->out, "fits", json_boolean(fits));
-	json_object_set_new(x->out, "predicted_percent", json_real(percent));
-	json_object_set_new(x->out, "budget_percent", json_real(BUDGET_PERCENT));
-	if (fits)
+	struct fit f = fit_of(c->result);
+	bool unknown = c->rc < 0 || (!json_is_true(json_object_get(predicted, "known")) && sites);
+	if (c->rc >= 0 && unknown && !f.over)
+		warn(x->out, "what it costs is not known, so neither is whether it fits the budget (%s): it can be applied, and the governor keeps it under the budget as it is measured",
+			*jtext(predicted, "basis") ? jtext(predicted, "basis") : "some sites were never on");
+	json_object_set_new(x->out, "fits", f.over ? json_false() : unknown ? json_null() : json_true());
+	json_object_set_new(x->out, "predicted_percent", json_real(f.percent));
+	json_object_set_new(x->out, "budget_percent", json_real(c->rc < 0 ? fleet_budget(c->s) : f.budget));
+	if (f.over && *f.host)
+		json_object_set_new(x->out, "over_on", json_string(f.host));
+	if (!f.over)
 		done(c);
 	else
 		suggest(c);

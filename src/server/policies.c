@@ -392,8 +392,9 @@ int policy_revert(struct server *s, struct policy_entry *en, int64_t to, const s
 	ch.in_force = to > 0;
 	ch.rollout = was;
 	if (en->rollout) {
-		json_object_set_new(was, "state", json_string("rolled_back"));
-		json_object_set_new(was, "why", json_string(ch.why ? ch.why : ch.reason));
+		char why[700];
+		snprintf(why, sizeof(why), "taken back by %s%s%.500s", ch.author, *ch.reason ? ": " : "", ch.reason);
+		rollout_over(was, "rolled_back", ch.why ? ch.why : why);
 	}
 	int rc = policy_commit(s, en->name, &ch, &en, e);
 	json_decref(was);
@@ -571,11 +572,11 @@ static void put_planned(struct call *c)
 		call_fail(c, &c->e);
 		return;
 	}
-	if (!json_is_true(json_object_get(x->out, "fits")) && !force) {
+	if (json_is_false(json_object_get(x->out, "fits")) && !force) {
 		const char *hint = jtext(json_object_get(x->out, "suggestion"), "text");
 		double cpu = jnum(x->out, "predicted_percent");
-		err_set(&c->e, KLIEG_E_GUARDRAIL, "policy %s would take %.2g %% of the CPU of a process, the budget is %.2g %%", c->id, cpu,
-			jnum(x->out, "budget_percent"));
+		err_set(&c->e, KLIEG_E_GUARDRAIL, "policy %s would take %.2g %% of the CPU of a process, the budget is %.2g %%%s%s", c->id, cpu,
+			jnum(x->out, "budget_percent"), *jtext(x->out, "over_on") ? " on " : "", jtext(x->out, "over_on"));
 		err_hint(&c->e,
 			*hint ? "would fit: %s\nor apply it all the same with force: the governor then sheds the dearest sites" : "narrow what it matches%s", hint);
 		json_t *more = json_pack("{sO sO}", "plan", x->out, "diagnostics", json_object_get(x->out, "diagnostics"));
@@ -590,7 +591,7 @@ static void put_planned(struct call *c)
 		return;
 	}
 	bool steps = !strcmp(how, "steps") || (!*how && rollout_wanted(x->p));
-	json_t *rollout = steps ? rollout_make(x->p, jint(c->body, "soak")) : NULL;
+	json_t *rollout = steps ? rollout_make(x->p, jint(c->body, "soak"), jnum(c->body, "slower") / 100, jnum(c->body, "failing") / 100) : NULL;
 	struct policy_change ch = { "apply", jtext(c->body, "author"), jtext(c->body, "reason"), x->text, steps ? "rolling_out" : "active", true, rollout, NULL, NULL };
 	int rc = policy_commit(c->s, c->id, &ch, &en, &c->e);
 	json_decref(rollout);

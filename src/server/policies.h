@@ -52,9 +52,11 @@ void plan_destroy(struct plan *x);
 
 /* rollout.c */
 bool rollout_wanted(const struct policy *p);                     /* a rule says in which steps */
-json_t *rollout_make(const struct policy *p, int64_t soak_ns);   /* as it is stored in the head */
+json_t *rollout_make(const struct policy *p, int64_t soak_ns, double slower, double failing);   /* as it is stored in the head */
 void rollout_begin(struct server *s, struct policy_entry *en);   /* of the head's newest version */
 void rollout_resume(struct server *s, struct policy_entry *en);  /* after a restart; the head says where it was */
+void rollouts_back(struct server *s);                            /* and that is told */
+void rollout_over(json_t *doc, const char *state, const char *why);
 json_t *rollout_next_doc(const struct policy_entry *en);            /* the version that is being rolled out, borrowed; NULL: none */
 void rollout_free(struct policy_entry *en);                      /* it is over; desired is the caller's */
 const struct policy *rollout_next(const struct policy_entry *en);

@@ -1,37 +1,42 @@
-/* Rollouts: a version goes to some processes first, is compared with the untouched rest once a second, and goes on, or back by itself. The canary
- * has the new version's rules under ids of their own ("p:POLICY/RULE@VERSION", `only` these processes); everybody else keeps the version in force
- * (`except` them). A rule "r:POLICY" counts the requests of all processes concerned, so that latency and errors of both groups are known. Where a
- * rollout stands is in the policy's head in the state store: a server that ends in the middle begins the step again when it is back, and says so.
+/* Rollouts: a version goes to some processes first, is compared with the untouched rest in windows of a few seconds (compare.c), and goes on, or back by
+ * itself. The canary has the new version's rules under ids of their own ("p:POLICY/RULE@VERSION", `only` these processes); everybody else keeps the
+ * version in force (`except` them). A rule "r:POLICY" counts the requests of all processes concerned, so that latency and errors of both groups are known.
+ *
+ * Where a rollout stands is in the policy's head in the state store, each step with its state. "running" is said only of a step that is being watched: one
+ * that was cut off (the server ended, the agent or a process of the canary is gone) is "interrupted", with why and what happens next, until it begins again.
  * Loop thread, asking the agents; owns en->rollout. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "server/compare.h"
 #include "server/policies.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #define SECOND 1000000000ll
-#define WINDOW_NS (5 * SECOND)           /* of what is compared */
-#define LASTING_NS (WINDOW_NS + 2 * SECOND) /* slower or failing for so long without a break: one hiccup is in the window for less */
-#define BASELINE_NS (3 * SECOND)         /* how long the requests of before are looked at */
-enum { EVIDENCE_MAX = 120, EVIDENCE_KEPT = 60, CALLS_MIN = 20, BREACHES = 2 /* of the budget, in a row */, LOST_MAX = 3, CANARY_MAX = 5000 };
-/* What breaks a rollout, besides the budget: latency beyond this many times the rest's, errors beyond the rest's by this share. */
-static const double SLOWER = 1.5, FAILING = .02;
-static const double SLACK_NS = 2e6;      /* below it latencies are noise */
+#define WINDOW_NS (5 * SECOND)           /* of what is compared; shorter if the step is watched for less than four of them */
+#define BASELINE_NS (5 * SECOND)         /* how long the requests of before are counted, */
+#define BASELINE_MOST_NS (10 * SECOND)   /* and how long at most while there are too few */
+#define PATIENCE_LEAST_NS (10 * SECOND)  /* how much longer than asked a step waits for enough requests */
+#define PATIENCE_MOST_NS (600 * SECOND)
+enum { EVIDENCE_MAX = 120, EVIDENCE_KEPT = 60, BREACHES = 3 /* windows in a row: one hiccup of a busy host is not the version's doing */, LOST_MAX = 3 /* in a step */,
+	CANARY_MAX = 5000, PAST_MAX = 200 /* processes whose past is kept */ };
 
 enum phase { TARGETS, BASELINE, WATCH };
 struct rollout {
 	struct policy *next;
 	json_t *next_doc;
-	json_t *doc;                     /* borrowed: the head's "rollout": state, step, steps, soak_nano, evidence, past, why */
+	json_t *doc;                     /* borrowed: the head's "rollout": state, step, steps, soak_nano, slower, failing, evidence, past, why */
 	enum phase phase;
 	json_t *matched;                 /* [{host,pid,service,instance}] in order of instance */
 	json_t *canary;                  /* the first of them */
 	json_t *where;                   /* while targets are asked for: service -> {pid: true} */
 	uint32_t rule;                   /* the next one to ask for */
 	int64_t since;                   /* clock_mono() of the phase */
-	unsigned bad, lost;
-	int64_t bad_since;
+	json_t *began;                   /* "HOST PID" -> its vitals when the window began; NULL: it begins with the next look */
+	int64_t window;                  /* when that was */
+	double overhead[2]; unsigned looks; /* of canary and rest: the highest of each look, added up */
+	unsigned bad, judged, lost;      /* windows: breached in a row, that had enough to say; processes that went away, in this step */
 	bool asking;
 };
 
@@ -49,7 +54,7 @@ bool rollout_wanted(const struct policy *p)
 	return false;
 }
 /* All rules of a version go together: by the longest list of steps that a rule has. */
-json_t *rollout_make(const struct policy *p, int64_t soak)
+json_t *rollout_make(const struct policy *p, int64_t soak, double slower, double failing)
 {
 	static const struct policy_step usual[] = { { .processes = 1 }, { .share = .1 }, { .share = 1 } };
 	const struct policy_step *list = usual;
@@ -63,7 +68,8 @@ json_t *rollout_make(const struct policy *p, int64_t soak)
 		json_array_append_new(steps, step_json(&list[i]));
 	if (list[n - 1].processes || list[n - 1].share < 1)
 		json_array_append_new(steps, step_json(&(struct policy_step){ .share = 1 }));
-	return json_pack("{ss si so sI s[]}", "state", "running", "step", 0, "steps", steps, "soak_nano", (json_int_t)soak, "evidence");
+	return json_pack("{ss si so sI sf sf s[]}", "state", "running", "step", 0, "steps", steps, "soak_nano", (json_int_t)soak, "slower", slower, "failing", failing,
+		"evidence");
 }
 
 const struct policy *rollout_next(const struct policy_entry *en) { return en->rollout->next; }
@@ -103,7 +109,11 @@ static void event(struct server *s, const struct policy_entry *en)
 
 static void note(struct server *s, struct policy_entry *en, json_t *canary, json_t *rest, const char *verdict, const char *why)
 {
-	json_t *list = json_object_get(json_object_get(en->head, "rollout"), "evidence");
+	json_t *list = json_object_get(json_object_get(en->head, "rollout"), "evidence"), *last = json_array_get(list, json_array_size(list) - 1);
+	/* What goes on for long is one line, not what pushes out what was seen before. */
+	if (last && !strcmp(jtext(last, "verdict"), "waiting") && !strcmp(verdict, "waiting") && json_is_object(json_object_get(last, "canary")) == (canary != NULL) &&
+		(canary || !strcmp(jtext(last, "why"), why)))
+		json_array_remove(list, json_array_size(list) - 1);
 	json_array_append_new(list, json_pack("{sI so so ss ss}", "at", (json_int_t)clock_wall(), "canary", canary ? canary : json_null(), "rest",
 		rest ? rest : json_null(),
 		"verdict", verdict, "why", why));
@@ -115,6 +125,64 @@ static void save(struct server *s, struct policy_entry *en)
 {
 	keep_last(json_object_get(json_object_get(en->head, "rollout"), "evidence"), EVIDENCE_KEPT);
 	policy_save(s, en);
+}
+
+/* ---- states --------------------------------------------------------------------------------------------------------------- */
+
+/* Of the step that it is at; why may be NULL. */
+static void step_is(json_t *doc, const char *state, const char *why)
+{
+	json_t *step = json_array_get(json_object_get(doc, "steps"), (size_t)jint(doc, "step"));
+	if (!step)
+		return;
+	json_object_set_new(step, "state", json_string(state));
+	json_object_del(step, "until");
+	if (why)
+		json_object_set_new(step, "why", json_string(why));
+	else
+		json_object_del(step, "why");
+}
+void rollout_over(json_t *doc, const char *state, const char *why)
+{
+	json_t *step;
+	size_t i;
+	json_object_set_new(doc, "state", json_string(state));
+	json_object_set_new(doc, "why", json_string(why));
+	step_is(doc, state, why);
+	json_array_foreach(json_object_get(doc, "steps"), i, step)
+		if (!strcmp(state, "rolled_back") && !strcmp(jtext(step, "state"), "pending"))
+			json_object_set_new(step, "state", json_string("not_reached"));
+}
+
+/* The step is not watched at the moment, and begins again when it can. */
+static void interrupt(struct server *s, struct policy_entry *en, const char *verdict, const char *why)
+{
+	struct rollout *r = en->rollout;
+	const json_t *step = json_array_get(json_object_get(r->doc, "steps"), (size_t)jint(r->doc, "step"));
+	bool begun = strcmp(jtext(step, "state"), "pending") && strcmp(jtext(step, "state"), "waiting"), news = strcmp(jtext(step, "why"), why);
+	json_decref(r->began);
+	r->began = NULL;
+	r->bad = r->judged = 0;
+	r->since = clock_mono();
+	if (news) {
+		step_is(r->doc, begun ? "interrupted" : "waiting", why);
+		json_object_set_new(r->doc, "why", json_string(why));
+		json_object_set_new(en->head, "why", json_string(why));
+	}
+	note(s, en, NULL, NULL, verdict, why);
+	if (news)
+		save(s, en);
+}
+static void watch_again(struct server *s, struct policy_entry *en)
+{
+	struct rollout *r = en->rollout;
+	json_t *step = json_array_get(json_object_get(r->doc, "steps"), (size_t)jint(r->doc, "step"));
+	int64_t now = clock_wall();
+	step_is(r->doc, "running", NULL);
+	json_object_set_new(step, "started", json_integer(now));
+	json_object_set_new(step, "until", json_integer(now + jint(r->doc, "soak_nano")));
+	json_object_del(r->doc, "why");
+	json_object_del(en->head, "why");
 }
 
 /* ---- beginning and end ---------------------------------------------------------------------------------------------------- */
@@ -141,8 +209,12 @@ void rollout_resume(struct server *s, struct policy_entry *en)
 		json_object_set_new(en->head, "why", json_string("its rollout cannot be read back"));
 		return;
 	}
-	if (!strcmp(jtext(r->doc, "state"), "running"))
-		note(s, en, NULL, NULL, "resumed", "the server was restarted: the step begins again");
+}
+void rollouts_back(struct server *s)
+{
+	for (struct policy_entry *en = s->policies; en; en = en->next)
+		if (en->rollout && !strcmp(jtext(en->rollout->doc, "state"), "running"))
+			interrupt(s, en, "interrupted", "the server ended and is back: the agents kept what they had, the step begins again as soon as its processes are there");
 }
 json_t *rollout_next_doc(const struct policy_entry *en) { return en->rollout ? en->rollout->next_doc : NULL; }
 void rollout_free(struct policy_entry *en)
@@ -155,6 +227,7 @@ void rollout_free(struct policy_entry *en)
 	json_decref(r->matched);
 	json_decref(r->canary);
 	json_decref(r->where);
+	json_decref(r->began);
 	free(r);
 	en->rollout = NULL;
 }
@@ -231,7 +304,12 @@ static void finish(struct server *s, struct policy_entry *en)
 {
 	struct rollout *r = en->rollout;
 	json_t *rules = policy_rules(r->next, r->next_doc), *ids = policy_leftover(s, en->name, rules);
+	json_t *last = json_array_get(json_object_get(r->doc, "steps"), json_array_size(json_object_get(r->doc, "steps")) - 1);
+	step_state(last, "done");
+	json_object_del(last, "until");
 	json_object_set_new(r->doc, "state", json_string("done"));
+	json_object_del(r->doc, "why");
+	json_object_del(en->head, "why");
 	json_object_set_new(en->head, "state", json_string("active"));
 	json_object_set_new(en->head, "in_force", json_integer(jint(en->head, "version")));
 	policy_destroy(en->p);
@@ -256,9 +334,13 @@ static void begin_step(struct server *s, struct policy_entry *en, size_t i, bool
 	json_t *steps = json_object_get(r->doc, "steps"), *m;
 	size_t n = json_array_size(steps), matched = json_array_size(r->matched), k, have = 0;
 	for (k = 0; k < i && k < n; k++) {
-		have = size_of_step(json_array_get(steps, k), matched, have);
-		if (strcmp(jtext(json_array_get(steps, k), "state"), "skipped"))
-			step_state(json_array_get(steps, k), "done");
+		json_t *before = json_array_get(steps, k);
+		have = size_of_step(before, matched, have);
+		if (!strcmp(jtext(before, "state"), "skipped"))
+			continue;
+		step_state(before, "done");
+		json_object_del(before, "until");
+		json_object_del(before, "why");
 	}
 	for (; !again && i > 0 && i + 1 < n && size_of_step(json_array_get(steps, i), matched, have) == have; i++)
 		step_state(json_array_get(steps, i), "skipped");
@@ -276,12 +358,12 @@ static void begin_step(struct server *s, struct policy_entry *en, size_t i, bool
 	r->canary = canary;
 	r->phase = WATCH;
 	r->since = clock_mono();
-	r->bad = 0;
-	int64_t now = clock_wall();
-	step_state(step, "running");
-	json_object_set_new(step, "started", json_integer(now));
-	json_object_set_new(step, "until", json_integer(now + jint(r->doc, "soak_nano")));
+	r->lost = again ? r->lost : 0;
+	r->bad = r->judged = 0;
+	json_decref(r->began);
+	r->began = NULL;
 	json_object_set_new(r->doc, "step", json_integer((json_int_t)i));
+	watch_again(s, en);
 	save(s, en);
 	switch_rules(s, en, everywhere);
 	event(s, en);
@@ -309,8 +391,7 @@ static void go_back(struct server *s, struct policy_entry *en, const char *why)
 static void stop(struct server *s, struct policy_entry *en, const char *why)
 {
 	struct rollout *r = en->rollout;
-	json_object_set_new(r->doc, "state", json_string("stopped"));
-	json_object_set_new(r->doc, "why", json_string(why));
+	rollout_over(r->doc, "stopped", why);
 	json_object_set_new(en->head, "state", json_string("stopped"));
 	json_object_set_new(en->head, "why", json_string(why));
 	save(s, en);
@@ -330,50 +411,132 @@ static bool among(const json_t *list, const json_t *row)
 	return false;
 }
 
-struct vitals { int processes; double overhead, p99, error_share, calls; bool known; };
-/* Of the matched processes: those in the canary, or the others. */
-static struct vitals sum(const json_t *rows, const struct rollout *r, bool in)
+static json_t *key_of(const json_t *row) { return json_sprintf("%s %lld", jtext(row, "host"), (long long)jint(row, "pid")); }
+
+/* Latencies as the agent counts them, [ns, calls, ...], into the bins; sign -1 takes away what was there before. */
+static void add_calls(struct compare_group *g, const json_t *total, double sign)
 {
-	struct vitals v = { 0 };
-	double per_s = 0, errors = 0, weight = 0;
+	const json_t *hist = json_object_get(total, "hist");
+	g->calls += sign * jnum(total, "calls");
+	g->errors += sign * jnum(total, "errors");
+	g->seen += sign * jnum(total, "seen");
+	for (size_t i = 0; i + 1 < json_array_size(hist); i += 2)
+		g->bin[compare_bin(json_number_value(json_array_get(hist, i)))] += sign * json_number_value(json_array_get(hist, i + 1));
+}
+
+/* What a process did since the window began; false: it, or its agent, was not there then. */
+static bool add_row(struct compare_group *g, const json_t *began, const json_t *row)
+{
+	json_t *key = key_of(row);
+	const json_t *was = json_object_get(json_object_get(began, json_string_value(key)), "total"), *is = json_object_get(row, "total");
+	json_decref(key);
+	if (!was || !is || jint(was, "since") != jint(is, "since") || jnum(is, "seen") < jnum(was, "seen"))
+		return false;
+	add_calls(g, is, 1);
+	add_calls(g, was, -1);
+	return true;
+}
+
+/* Of the matched processes those in the canary, or the others: now, and what is kept of before. */
+static void groups(const json_t *rows, const struct rollout *r, bool in, struct compare_group *ret_now, struct compare_group *ret_before)
+{
+	const json_t *x, *past = json_object_get(r->doc, "past"), *was;
 	size_t i;
-	const json_t *x;
+	*ret_now = *ret_before = (struct compare_group){ 0 };
 	json_array_foreach(rows, i, x) {
 		if (among(r->canary, x) != in || !among(r->matched, x))
 			continue;
-		double calls = jnum(x, "calls"), overhead = jnum(x, "overhead_percent");
-		v.processes++;
-		v.overhead = overhead > v.overhead ? overhead : v.overhead;
-		v.calls += calls;
-		per_s += jnum(x, "calls_per_s");
-		errors += jnum(x, "errors_per_s");
-		if (json_is_number(json_object_get(x, "p99_nano"))) {
-			v.p99 += jnum(x, "p99_nano") * calls;
-			weight += calls;
+		json_t *key = key_of(x);
+		ret_now->processes++;
+		add_row(ret_now, r->began, x);
+		if ((was = json_object_get(past, json_string_value(key)))) {
+			ret_before->processes++;
+			ret_before->overhead = fmax(ret_before->overhead, jnum(was, "overhead_percent"));
+			add_calls(ret_before, was, 1);
 		}
+		json_decref(key);
 	}
-	v.p99 = weight > 0 ? v.p99 / weight : 0;
-	v.error_share = per_s > 0 ? errors / per_s : 0;
-	v.known = v.calls >= CALLS_MIN && weight > 0;
-	return v;
+	ret_now->overhead = r->looks ? r->overhead[!in] / r->looks : 0;
 }
-static json_t *vitals_json(const struct vitals *v, bool past)
+
+static json_t *vitals_json(const struct compare_group *g, bool past)
 {
-	json_t *o = json_pack("{sf so so si sf}", "overhead_percent", v->overhead, "p99_nano",
-		v->calls > 0 ? json_integer((json_int_t)v->p99) : json_null(), "error_share",
-		v->calls > 0 ? json_real(v->error_share) : json_null(), "processes", v->processes, "calls", v->calls);
+	bool any = g->calls > 0;
+	json_t *o = json_pack("{sf so so so si sI sI}", "overhead_percent", g->overhead, "p50_nano", any ? json_integer((json_int_t)compare_quantile(g, .5)) : json_null(),
+		"p99_nano", any ? json_integer((json_int_t)compare_quantile(g, .99)) : json_null(), "error_share", any ? json_real(g->errors / g->calls) : json_null(),
+		"processes", g->processes, "calls", (json_int_t)llround(g->seen), "errors", (json_int_t)llround(g->errors));
 	if (past)
 		json_object_set_new(o, "past", json_true());
 	return o;
 }
 
-static double budget_of(const struct policy *p)
+/* What it was before anything was different, process by process: of the first ones, of which every canary is. */
+static json_t *past_of(const struct rollout *r, const json_t *rows, double *ret_least)
 {
-	double budget = BUDGET_PERCENT;
-	for (uint32_t i = 0; i < p->nlimits; i++)
-		if (p->limits[i].overhead > 0 && p->limits[i].overhead < budget)
-			budget = p->limits[i].overhead;
-	return budget;
+	json_t *past = json_object(), *m;
+	const json_t *x;
+	struct compare_group sum = { 0 };
+	size_t i, k;
+	json_array_foreach(r->matched, k, m) {
+		if (json_object_size(past) >= PAST_MAX)
+			break;
+		json_array_foreach(rows, i, x) {
+			struct compare_group g = { 0 };
+			if (jint(x, "pid") != jint(m, "pid") || (*jtext(x, "host") && strcmp(jtext(x, "host"), jtext(m, "host"))) || !add_row(&g, r->began, x))
+				continue;
+			json_t *hist = json_array();
+			for (unsigned b = 0; b < COMPARE_BINS; b++)
+				if (g.bin[b] > 0) {
+					json_array_append_new(hist, json_integer((json_int_t)exp2((b + .5) / COMPARE_PER_OCTAVE)));
+					json_array_append_new(hist, json_integer((json_int_t)g.bin[b]));
+				}
+			json_t *key = key_of(x);
+			json_object_set_new(past, json_string_value(key), json_pack("{sf sf sf sf so}", "overhead_percent", jnum(x, "overhead_percent"), "calls", g.calls,
+				"errors", g.errors, "seen", g.seen, "hist", hist));
+			json_decref(key);
+			sum.seen += g.seen;
+			break;
+		}
+	}
+	*ret_least = sum.seen;
+	return past;
+}
+
+static void window_begin(struct rollout *r, const json_t *rows)
+{
+	const json_t *x;
+	size_t i;
+	json_decref(r->began);
+	r->began = json_object();
+	r->window = clock_mono();
+	r->overhead[0] = r->overhead[1] = r->looks = 0;
+	json_array_foreach(rows, i, x)
+		if (among(r->matched, x)) {
+			json_t *key = key_of(x);
+			json_object_set(r->began, json_string_value(key), (json_t *)x);
+			json_decref(key);
+		}
+}
+
+/* The lowest of what the hosts and the rules allow these processes; 0: nobody limits it. */
+static double look(struct rollout *r, const json_t *rows)
+{
+	double most[2] = { 0, 0 }, limit = 0;
+	const json_t *x;
+	size_t i;
+	json_array_foreach(rows, i, x) {
+		bool in = among(r->canary, x);
+		if (!among(r->matched, x))
+			continue;
+		most[!in] = fmax(most[!in], jnum(x, "overhead_percent"));
+		double own = jnum(x, "limit_percent");
+		if (in && own > 0 && (limit <= 0 || own < limit))
+			limit = own;
+	}
+	r->overhead[0] += most[0];
+	r->overhead[1] += most[1];
+	r->looks++;
+	return limit;
 }
 
 /* What the governor took back in the canary, and in nobody else, since the step began: it is faster than two looks at the overhead. */
@@ -393,49 +556,91 @@ static const json_t *shed_in_canary(struct server *s, const struct rollout *r)
 	return found;
 }
 
+static int64_t clamp(int64_t v, int64_t least, int64_t most) { return v < least ? least : v > most ? most : v; }
+
+/* After each look: is the window over, what does it say, and what follows from it. */
 static void judge(struct server *s, struct policy_entry *en, const json_t *rows)
 {
 	struct rollout *r = en->rollout;
-	struct vitals c = sum(rows, r, true), rest = sum(rows, r, false);
-	const char *whose = "the rest's";
-	char why[240] = "";
-	bool breach = true, past = !rest.known;
-	double budget = budget_of(r->next);
-	if (past) {
-		rest = sum(json_object_get(r->doc, "past"), r, true);
-		whose = "what it was before";
+	struct compare_group c, rest, c_before, rest_before;
+	char why[500], text[600];
+	int64_t now = clock_mono(), soak = jint(r->doc, "soak_nano"), window = clamp(soak / 4, SECOND, WINDOW_NS);
+	if (!r->began) {
+		window_begin(r, rows);
+		return;
 	}
+	struct compare_limits lim = { look(r, rows), jnum(r->doc, "slower"), jnum(r->doc, "failing") };
+	if (now - r->window < window)
+		return;
+	groups(rows, r, true, &c, &c_before);
+	groups(rows, r, false, &rest, &rest_before);
 	if (!c.processes) {
-		note(s, en, NULL, NULL, "waiting", "nothing is heard of the canary");
-		r->since = clock_mono();
+		interrupt(s, en, "waiting", "nothing is heard of the canary: the step begins again when it is");
 		return;
 	}
-	const json_t *shed = shed_in_canary(s, r);
-	if (shed) {
+	const json_t *shed = shed_in_canary(s, r), *step = json_array_get(json_object_get(r->doc, "steps"), (size_t)jint(r->doc, "step"));
+	if (strcmp(jtext(step, "state"), "running")) {       /* it is heard again */
+		watch_again(s, en);
+		r->since = now;
+		save(s, en);
+	}
+	enum compare_verdict verdict = compare_groups(&c, rest.processes ? &rest : NULL, &c_before, rest.processes ? &rest_before : NULL, &lim, why, sizeof(why));
+	/* A saturated host makes the governor shed at half of what is allowed: that is the host's doing. */
+	if (verdict != COMPARE_BREACH && shed && jnum(shed, "measured_percent") > lim.overhead) {
 		snprintf(why, sizeof(why), "the governor had to take back %s in process %lld: the overhead was %.2f %% of CPU, the limit is %.2f %%",
-			jtext(shed, "name"),
-			(long long)jint(shed, "pid"), jnum(shed, "measured_percent"), jnum(shed, "limit_percent"));
-	} else if (c.overhead > budget)
-		snprintf(why, sizeof(why), "the overhead is %.2f %% of CPU, the limit is %.2f %%", c.overhead, budget);
-	else if (c.known && rest.known && c.p99 > rest.p99 * SLOWER + SLACK_NS)
-		snprintf(why, sizeof(why), "p99 is %.1f ms, more than %.1f times %s (%.1f ms)", c.p99 / 1e6, SLOWER, whose, rest.p99 / 1e6);
-	else if (c.known && rest.known && c.error_share > rest.error_share + FAILING)
-		snprintf(why, sizeof(why), "%.1f %% of requests fail, more than %s (%.1f %%) by over %.0f points", c.error_share * 100, whose,
-			rest.error_share * 100, FAILING * 100);
-	else
-		breach = false;
-	if (!breach && !(c.known && rest.known))
-		snprintf(why, sizeof(why), "fewer than %d requests to compare: by overhead alone", CALLS_MIN);
-	int64_t now = clock_mono();
-	r->bad = breach ? r->bad + 1 : 0;
-	r->bad_since = r->bad == 1 ? now : r->bad_since;
-	note(s, en, vitals_json(&c, false), rest.processes ? vitals_json(&rest, past) : NULL, breach ? "breach" : "ok", why);
-	if (shed || (c.overhead > budget && r->bad >= BREACHES) || (r->bad && now - r->bad_since >= LASTING_NS)) {
-		go_back(s, en, why);
+			jtext(shed, "name"), (long long)jint(shed, "pid"), jnum(shed, "measured_percent"), lim.overhead);
+		verdict = COMPARE_BREACH;
+	}
+	bool by_past = c_before.seen >= COMPARE_CALLS_MIN && rest.seen < COMPARE_CALLS_MIN;
+	const struct compare_group *other = by_past ? &c_before : &rest;
+	json_t *canary = vitals_json(&c, false), *against = other->processes ? vitals_json(other, by_past) : NULL;
+	if (verdict == COMPARE_TOO_FEW) {                    /* the window stays open, but not for ever */
+		int64_t until = r->since + soak + clamp(soak, PATIENCE_LEAST_NS, PATIENCE_MOST_NS);
+		bool over = now >= until && !r->bad;
+		snprintf(text, sizeof(text), over && r->judged ? "%s: goes on, as earlier windows of this step had enough" : over ?
+			"%s: goes on by the overhead alone, latency and errors were not compared" : "%s: waits for more, for %lld s at most", why,
+			(long long)((until - now + SECOND - 1) / SECOND > 0 ? (until - now + SECOND - 1) / SECOND : 0));
+		if (now - r->window >= clamp(soak, WINDOW_NS, PATIENCE_MOST_NS) && r->bad)
+			r->bad = 0;                          /* a breach that nobody is left to repeat */
+		note(s, en, canary, against, over ? "not_compared" : "waiting", text);
+		if (!over)
+			return;
+		if (!r->judged)
+			json_object_set_new((json_t *)step, "not_compared", json_string(why));
+		begin_step(s, en, (size_t)jint(r->doc, "step") + 1, false);
 		return;
 	}
-	if (!breach && clock_mono() - r->since >= jint(r->doc, "soak_nano"))
+	r->judged++;
+	r->bad = verdict == COMPARE_BREACH ? r->bad + 1 : 0;
+	if (verdict == COMPARE_BREACH)
+		snprintf(text, sizeof(text), "%s; window %u of %d that have to say so in a row", why, r->bad, BREACHES);
+	note(s, en, canary, against, verdict == COMPARE_BREACH ? "breach" : "ok", verdict == COMPARE_BREACH ? text : why);
+	if (r->bad >= BREACHES)
+		go_back(s, en, why);
+	else if (!r->bad && now - r->since >= soak)
 		begin_step(s, en, (size_t)jint(r->doc, "step") + 1, false);
+	else
+		window_begin(r, rows);
+}
+
+static void baseline(struct server *s, struct policy_entry *en, const json_t *rows)
+{
+	struct rollout *r = en->rollout;
+	int64_t now = clock_mono();
+	double seen;
+	if (!r->began) {
+		window_begin(r, rows);
+		return;
+	}
+	if (now - r->window < clamp(jint(r->doc, "soak_nano"), SECOND, BASELINE_NS))
+		return;
+	json_t *past = past_of(r, rows, &seen);
+	if (seen < 2 * COMPARE_CALLS_MIN && seen > 0 && now - r->window < BASELINE_MOST_NS) {
+		json_decref(past);
+		return;
+	}
+	json_object_set_new(r->doc, "past", past);
+	begin_step(s, en, (size_t)jint(r->doc, "step"), true);
 }
 
 /* ---- asking --------------------------------------------------------------------------------------------------------------- */
@@ -461,20 +666,23 @@ static void asked(struct call *c)
 	call_free(c);
 }
 
+static void unheard(struct server *s, struct policy_entry *en, const char *msg)
+{
+	char why[500];
+	snprintf(why, sizeof(why), "%.400s: the step begins again when it can be watched", msg);
+	interrupt(s, en, "waiting", why);
+}
+
 static void vitals_then(struct call *c)
 {
 	struct policy_entry *en = still(c);
 	struct rollout *r = en ? en->rollout : NULL;
 	const json_t *rows = json_object_get(c->result, "processes");
-	if (r && c->rc < 0) {
-		note(c->s, en, NULL, NULL, "waiting", c->e.msg);
-		r->since = clock_mono();
-	} else if (r && r->phase == BASELINE) {
-		json_object_set_new(r->doc, "past", json_deep_copy(rows));
-		int64_t soak = jint(r->doc, "soak_nano");
-		if (clock_mono() - r->since >= (soak < BASELINE_NS ? soak : BASELINE_NS))
-			begin_step(c->s, en, (size_t)jint(r->doc, "step"), true);
-	} else if (r && r->phase == WATCH)
+	if (r && c->rc < 0)
+		unheard(c->s, en, c->e.msg);
+	else if (r && r->phase == BASELINE)
+		baseline(c->s, en, rows);
+	else if (r && r->phase == WATCH)
 		judge(c->s, en, rows);
 	asked(c);
 }
@@ -510,7 +718,7 @@ static json_t *matched_of(const json_t *ps, const json_t *where)
 static void targets_known(struct server *s, struct policy_entry *en)
 {
 	struct rollout *r = en->rollout;
-	bool again = json_is_array(json_object_get(r->doc, "past"));
+	bool again = json_object_get(r->doc, "past") != NULL;
 	if (!json_array_size(r->matched)) {
 		/* Nothing to try it on. After a restart processes may just not be back yet. */
 		if (!again && clock_mono() - r->since > 2 * SECOND) {
@@ -518,7 +726,7 @@ static void targets_known(struct server *s, struct policy_entry *en)
 			switch_rules(s, en, true);
 			finish(s, en);
 		} else
-			note(s, en, NULL, NULL, "waiting", "no process has a site that matches");
+			interrupt(s, en, "waiting", "no process has a site that matches: the step begins when there is one");
 		return;
 	}
 	if (again) {                             /* this step has been begun before */
@@ -527,6 +735,8 @@ static void targets_known(struct server *s, struct policy_entry *en)
 	}
 	r->phase = BASELINE;
 	r->since = clock_mono();
+	json_decref(r->began);
+	r->began = NULL;
 	json_t *set = json_array();
 	json_array_append_new(set, vitals_rule(en));
 	desired_change(s, set, NULL, policy_told, s);
@@ -539,10 +749,8 @@ static void ps_then(struct call *c)
 	size_t i;
 	json_t *x;
 	if (!r || c->rc < 0) {
-		if (r) {
-			note(c->s, en, NULL, NULL, "waiting", c->e.msg);
-			r->since = clock_mono();
-		}
+		if (r)
+			unheard(c->s, en, c->e.msg);
 		asked(c);
 		return;
 	}
@@ -564,17 +772,15 @@ static void ps_then(struct call *c)
 			continue;
 		char why[200];
 		snprintf(why, sizeof(why), "process %lld on %s of the canary is gone: the step begins again", (long long)jint(x, "pid"), jtext(x, "host"));
-		note(c->s, en, NULL, NULL, "waiting", why);
+		interrupt(c->s, en, "waiting", why);
 		if (++r->lost >= LOST_MAX)
 			stop(c->s, en, "processes of the canary keep ending");
 		r->phase = TARGETS;
 		asked(c);
 		return;
 	}
-	int64_t window = clock_mono() - r->since;
-	window = window < SECOND ? SECOND : window > WINDOW_NS ? WINDOW_NS : window;
 	json_t *rule = vitals_rule(en);
-	call_agent(c, "vitals", json_pack("{sO sI}", "selector", json_object_get(rule, "selector"), "window_nano", (json_int_t)window), vitals_then);
+	call_agent(c, "vitals", json_pack("{sO sI sb}", "selector", json_object_get(rule, "selector"), "window_nano", (json_int_t)SECOND, "totals", 1), vitals_then);
 	json_decref(rule);
 }
 
@@ -587,7 +793,7 @@ static void ls_then(struct call *c)
 	char text[32];
 	if (!en || (c->rc < 0 && c->rc != KLIEG_E_NO_MATCH)) {
 		if (en)
-			note(c->s, en, NULL, NULL, "waiting", c->e.msg);
+			unheard(c->s, en, c->e.msg);
 		asked(c);
 		return;
 	}
@@ -691,6 +897,7 @@ void api_policy_rollout_change(struct call *c)
 		note(c->s, en, NULL, NULL, "promoted", why);
 		bool stopped = !strcmp(jtext(r->doc, "state"), "stopped");
 		json_object_set_new(r->doc, "state", json_string("running"));
+		step_is(r->doc, "running", NULL);
 		json_object_del(r->doc, "why");
 		json_object_set_new(en->head, "state", json_string("rolling_out"));
 		json_object_del(en->head, "why");

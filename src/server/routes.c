@@ -55,15 +55,15 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "policy_doc", "name:s,rules:[<*>],limits:[<*>]" },
 	{ "policy_rule", "name:s,match:s,level:s,keep:n,rate?:n,sites:i,processes:i,measured?:@cost,predicted?:@cost?,raised?:s,expires_unix_nano?:i" },
 	{ "policy", "name:s,version:i,in_force:i,state:s,author:s,reason:s,updated_unix_nano:i,why?:s,rules:[@policy_rule],limits:[<*>],rollout?:@rollout" },
-	{ "vitals", "overhead_percent:n,p99_nano:i?,error_share:n?,processes:i,calls:n,past?:b" },
+	{ "vitals", "overhead_percent:n,p50_nano?:i?,p99_nano:i?,error_share:n?,processes:i,calls:n,errors?:n,past?:b" },
 	{ "evidence", "at:i,canary:@vitals?,rest:@vitals?,verdict:s,why:s" },
-	{ "rollout", "name:s,version:i,base:i,state:s,step:i,steps:[{share?:n,processes?:i,state:s,started?:i,until?:i}],soak_nano:i,evidence:[@evidence],why?:s,"
+	{ "rollout", "name:s,version:i,base:i,state:s,step:i,steps:[{share?:n,processes?:i,state:s,started?:i,until?:i,why?:s,not_compared?:s}],soak_nano:i,slower?:n,failing?:n,evidence:[@evidence],why?:s,"
 		"canary?:[{host:s,pid:i}]" },
 	{ "policy_version", "name:s,version:i,change:s,author:s,reason:s,created_unix_nano:i,text:s,before:i,evidence?:[@evidence]" },
 	{ "policy_plan",
 	"ok:b,diagnostics:[@diagnostic],policy:@policy_doc,changes:[{op:s,host?:s,pid:i,service:s,site:s,name:s,from:s,to:s}],changed:i,sites:i,processes:i,"
 		"predicted:@cost,predicted_percent:n,bytes_per_day:i,rules:[{name:s,op:s,sites:i,processes:i,predicted:@cost?,"
-		"replay?:{traces:i,kept:i,spans:i,bytes_per_day:i,window_nano:i,partial:b}}],fits:b,budget_percent:n,warnings:[s],"
+		"replay?:{traces:i,kept:i,spans:i,bytes_per_day:i,window_nano:i,partial:b}}],fits:b?,budget_percent:n,over_on?:s,warnings:[s],"
 		"suggestion?:{keep:n?,text:s,predicted_percent:n},unchanged?:b" },
 	{ "policy_changed", "policy:@policy,version:i,state:s,ack_nano:i?,plan?:@policy_plan,rollout?:@rollout,warning?:s" },
 	{ "cause", "query:s,value:n,threshold:n,over_nano:i" },
@@ -111,7 +111,9 @@ static const struct route routes[] = {
 	{ "PUT", "/policies/{name}", "operate", "a new version comes into force", NULL, P(TEXT, WHO,
 		{ "expected_version", F_INT, NULL, 0, 1e15, .about = "the newest version that you know, 0 for a new policy" }, { "rollout", F_TEXT,
 		"", .choices = "|steps|now" },
-		{ "soak", F_DURATION, "30s", 1e8, 86400e9, .about = "how long each step is watched" }, { "force", F_BOOL, "false",
+		{ "soak", F_DURATION, "30s", 1e8, 86400e9, .about = "how long each step is watched" },
+		{ "slower", F_NUMBER, "20", 1, 1000, .about = "percent that the canary's requests may take longer than the rest's" },
+		{ "failing", F_NUMBER, "2", .1, 100, .about = "points by which its share of failing requests may be higher" }, { "force", F_BOOL, "false",
 		.about = "over the budget all the same" }),
 		"@policy_changed", api_policy_put, TEXT_MAX },
 	{ "DELETE", "/policies/{name}", "operate", "switch a policy off", P(WHO), NULL, "@policy_changed", api_policy_off },
@@ -170,7 +172,7 @@ static const struct route routes[] = {
 		{ "limit", F_INT, "100", 1, 1000 }), NULL, "entries:[@audit],matched:i,total:i,let_go:i,next?:i", api_audit },
 	{ "GET", "/plugins", "view", "instrumentors that attaching finds by name", NULL, NULL, "plugins:[{name:s,path:s,host?:s}]", api_plugins },
 	{ "GET", "/agents", "view", "the agents, and whether they have the rules in force", NULL, NULL,
-		"generation:i,agents:[{host:s,agent:s,local:b,generation:i,behind:b,reachable:b,seen_unix_nano:i,spans:i}]", api_agents },
+		"generation:i,agents:[{host:s,agent:s,local:b,generation:i,behind:b,reachable:b,seen_unix_nano:i,spans:i,budget_percent:n}]", api_agents },
 	{ "GET", "/events", "view", "changes, as server-sent events", NULL, NULL, NULL, api_events },
 	{ "GET", "/doctor", "view", "health and the account of spans", NULL, NULL, "ok:b,checks:[@check],account:@account", api_doctor },
 	{ "GET", "/openapi.json", "view", "this table", NULL, NULL, "openapi:s,info:<*>,paths:<*>,components:<*>", api_openapi },

@@ -160,6 +160,7 @@ int server_create(const struct server_config *c, struct server **ret_s, struct e
 			s->bound, s->otlp_bound);
 	toggles_restore(s);
 	policies_restore(s);
+	rollouts_back(s);
 	*ret_s = s;
 	return 0;
 }

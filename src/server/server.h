@@ -17,7 +17,8 @@ struct server_config {
 	double sampling_default;   /* 0..1: what SDKs are told about services that no rule is about */
 	struct store *store;
 	struct state *state;
-	bool with_agent;           /* one will be set: not ready without it */
+	bool with_agent;           /* one will be set: not ready without it, */
+	double budget_percent;     /* and this is its budget */
 	struct loop *loop;
 };
 struct server;

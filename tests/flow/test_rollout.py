@@ -109,7 +109,7 @@ def test_one_process_then_half_then_all(shop):
 	assert [v["change"] for v in shop.up.get("/policies/shop/versions")["versions"]] == ["apply"]
 
 
-@pytest.mark.parametrize("effect,why", [("slow", "p99"), ("fail", "requests fail")])
+@pytest.mark.parametrize("effect,why", [("slow", "slower"), ("fail", "requests fail")])
 def test_harm_to_the_canary_rolls_back_by_itself_with_the_evidence(shop, effect, why):
 	shop.start(3, effect)
 	shop.put(soak="30s")
