@@ -97,12 +97,13 @@ double governor_allows(const struct process *p)
 	return limit > 0 && asked > limit ? asked : limit; /* they know what they do; a limit rule still forbids it */
 }
 
+bool governor_saturated(const struct agent *a) { return a->host_load && a->host_load->saturated; }
+
 /* What is allowed yields: a host without spare CPU pays for every probe with somebody's work. */
 double governor_limit(const struct process *p)
 {
-	const struct agent *a = p->agent;
 	double limit = governor_allows(p);
-	return a->host_load && a->host_load->saturated && limit > asked_cost(p) ? limit / 2 : limit;
+	return governor_saturated(p->agent) && limit > asked_cost(p) ? limit / 2 : limit;
 }
 
 static double budget(const struct process *p) { return governor_limit(p) * 1e7 * cores(p->guard); } /* ns a second */
@@ -477,6 +478,6 @@ json_t *governor_json(struct agent *a)
 	if (f)
 		fclose(f);
 	return json_pack("{s:f,s:b,s:{s:f,s:I},s:o,s:o,s:o}", "budget_percent", a->cfg.budget_percent, "saturated",
-		(int)(a->host_load && a->host_load->saturated), "agent", "cpu_percent", a->cpu_percent, "rss_bytes",
+		(int)governor_saturated(a), "agent", "cpu_percent", a->cpu_percent, "rss_bytes",
 		(json_int_t)(resident * (unsigned long long)sysconf(_SC_PAGESIZE)), "processes", list, "sites", sites_rows(a), "rules", rules_rows(a));
 }

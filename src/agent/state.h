@@ -385,6 +385,7 @@ void cost_compare(struct process *p, struct site *s, int64_t now); /* what was p
 /* governor.c: keeps what the probes cost under the limit */
 void governor_tick(struct agent *a);             /* four times a second */
 void governor_forget(struct process *p);
+bool governor_saturated(const struct agent *a);
 double governor_allows(const struct process *p); /* percent of its CPU time; 0 = none */
 double governor_limit(const struct process *p);  /* of that, what it may have at this moment */
 double governor_cpu(const struct process *p);    /* percent of one core that it uses, as last looked at */

@@ -179,7 +179,7 @@ int cli_run(int, char **), cli_ps(int, char **), cli_ls(int, char **), cli_on(in
 	cli_policy_show(int, char **), cli_policy_diff(int, char **), cli_policy_history(int, char **), cli_policy_rollback(int, char **), cli_policy_off(int, char **),
 	cli_policy_rollout(int, char **), cli_policy_promote(int, char **), cli_policy_stop(int, char **), cli_policy_export(int, char **), cli_policy_schema(int, char **),
 	cli_panic(int, char **), cli_alerts(int, char **), cli_firings(int, char **), cli_overhead(int, char **), cli_token(int, char **), cli_widen(int, char **),
-	cli_narrow(int, char **), cli_audit(int, char **), cli_plugins(int, char **);
+	cli_narrow(int, char **), cli_audit(int, char **), cli_revert(int, char **), cli_plugins(int, char **);
 /* In the composed executable only (up.c, agent.c, server.c are linked by src/meson.build); absent in the unit tests. */
 int cli_up(int, char **) __attribute__((weak));
 int cli_background(const struct cli_args *a, struct err *e);     /* --nice: this thread and all that it starts run after others */

@@ -133,11 +133,17 @@ void plan_text(const json_t *plan, bool wide, struct buf *b)
 	if (json_is_number(json_object_get(plan, "bytes_per_day")))
 		buf_printf(b, ", %s/day", fmt_bytes(&f, jnum(plan, "bytes_per_day")));
 	if (json_is_number(json_object_get(plan, "budget_percent"))) {
-		bool fits = !json_is_false(json_object_get(plan, "fits"));
+		const json_t *verdict = json_object_get(plan, "fits");
+		bool fits = !json_is_false(verdict), unknown = verdict && json_is_null(verdict);
 		if (json_is_number(json_object_get(plan, "predicted_percent")) && json_is_true(json_object_get(cost, "known")))
 			buf_printf(b, "; per process %s", fmt_percent(&g, jnum(plan, "predicted_percent")));
-		buf_printf(b, "; budget %s: %s%s%s", fmt_percent(&f, jnum(plan, "budget_percent")), style(fits ? "green" : "red"), fits ? "fits"
-			: "does NOT fit", style("off"));
+		if (jnum(plan, "budget_percent") > 0)
+			buf_printf(b, "; budget %s: ", fmt_percent(&f, jnum(plan, "budget_percent")));
+		else
+			buf_add_str(b, "; no budget: ");
+		buf_printf(b, "%s%s%s", style(unknown ? "yellow" : fits ? "green" : "red"), unknown ? "unknown whether it fits" : fits ? "fits" : "does NOT fit", style("off"));
+		if (*jstr(plan, "over_on"))
+			buf_printf(b, " on %s", jstr(plan, "over_on"));
 	}
 	buf_byte(b, '\n');
 	json_array_foreach(json_object_get(plan, "warnings"), i, r) {

@@ -248,6 +248,7 @@ static json_t *plan_of(struct cli *c, const struct policy_file *f, size_t i, int
 	return NULL;
 }
 
+static const char *const allowed[] = { "slower", "failing" };  /* what a canary may be worse by, in percent */
 static bool fits(const json_t *plan) { return !json_is_false(json_object_get(plan, "fits")); }
 
 int cli_policy_plan(int argc, char **argv)
@@ -326,6 +327,9 @@ static int apply_doc(struct cli *c, const struct policy_file *f, size_t i)
 		json_object_set_new(body, "rollout", json_string(now ? "now" : "steps"));
 	if (soak)
 		json_object_set_new(body, "soak", json_string(soak));
+	for (unsigned k = 0; k < 2; k++)
+		if (cli_opt(&c->args, allowed[k]))
+			json_object_set_new(body, allowed[k], json_real(strtod(cli_opt(&c->args, allowed[k]), NULL)));
 	if (cli_flag(&c->args, "force"))
 		json_object_set_new(body, "force", json_true());
 	struct buf t = { 0 };
@@ -384,6 +388,12 @@ int cli_policy_apply(int argc, char **argv)
 	if (!cli_open(argc, argv, &c, &status))
 		return status;
 	int64_t ns;
+	for (unsigned k = 0; k < 2; k++) {
+		const char *v = cli_opt(&c.args, allowed[k]);
+		char *end = NULL;
+		if (v && (strtod(v, &end) <= 0 || end == v || (*end && strcmp(end, "%"))))
+			return cli_fail_usage(c.args.cmd, "--%s: '%s' is not a percentage, like 20%%", allowed[k], v);
+	}
 	if (cli_opt(&c.args, "soak") && cli_parse_duration(cli_opt(&c.args, "soak"), &ns, &e) < 0)
 		return cli_fail(&e);
 	if (cli_flag(&c.args, "now") && cli_flag(&c.args, "steps"))

@@ -22,4 +22,5 @@ void plan_text(const json_t *plan, bool wide, struct buf *b);
 
 /* rollout.c: tells what happens on standard error until the rollout has ended; the exit status. *ret_rollout (may be NULL) the last state. */
 int rollout_follow(struct cli *c, const char *name, json_t **ret_rollout);
+void rollout_where(const json_t *r, struct buf *b);
 void rollout_text(const json_t *rollout, struct buf *b);  /* one line: which step, canary against the rest; pure */

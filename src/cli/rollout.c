@@ -26,10 +26,13 @@ static void vitals(const char *who, const json_t *v, struct buf *b)
 	struct fmt f, g, h;
 	long long n = (long long)jint(v, "processes");
 	buf_printf(b, "%s (%lld process%s): overhead %s", who, n, n == 1 ? "" : "es", fmt_percent(&f, jnum(v, "overhead_percent")));
+	if (json_is_number(json_object_get(v, "p50_nano")))
+		buf_printf(b, ", median %s", fmt_duration(&g, jnum(v, "p50_nano")));
 	if (json_is_number(json_object_get(v, "p99_nano")))
 		buf_printf(b, ", p99 %s", fmt_duration(&g, jnum(v, "p99_nano")));
 	if (json_is_number(json_object_get(v, "error_share")))
 		buf_printf(b, ", errors %s", fmt_percent(&h, jnum(v, "error_share") * 100));
+	buf_printf(b, ", n=%lld", (long long)jint(v, "calls"));
 }
 
 static void evidence_text(const json_t *x, struct buf *b)
@@ -49,16 +52,31 @@ static void evidence_text(const json_t *x, struct buf *b)
 	}
 }
 
-/* step counts from 0 in the API, from 1 for people. */
+/* Where it stands, and why if it is not just going on. step counts from 0 in the API, from 1 for people. */
+void rollout_where(const json_t *r, struct buf *b)
+{
+	const json_t *steps = json_object_get(r, "steps"), *step = json_array_get(steps, (size_t)jint(r, "step"));
+	const char *state = jstr(step, "state"), *why = *jstr(r, "why") ? jstr(r, "why") : jstr(step, "why");
+	buf_printf(b, "%s", jstr(r, "state"));
+	if (step) {
+		buf_printf(b, ", step %lld of %zu: ", (long long)jint(r, "step") + 1, json_array_size(steps));
+		step_name(step, b);
+		if (strcmp(state, jstr(r, "state")))
+			buf_printf(b, ", %s", state);
+	}
+	if (*why) {
+		buf_add_str(b, ": ");
+		fmt_safe(b, why, 0);
+	}
+	if (*jstr(step, "not_compared")) {
+		buf_add_str(b, ": latency and errors were not compared, ");
+		fmt_safe(b, jstr(step, "not_compared"), 0);
+	}
+}
 void rollout_text(const json_t *r, struct buf *b)
 {
-	const json_t *steps = json_object_get(r, "steps"), *all = json_object_get(r, "evidence");
-	int64_t at = jint(r, "step"), n = (int64_t)json_array_size(steps);
-	buf_printf(b, "%s", jstr(r, "state"));
-	if (at < n) {
-		buf_printf(b, ", step %lld of %lld: ", (long long)at + 1, (long long)n);
-		step_name(json_array_get(steps, (size_t)at), b);
-	}
+	const json_t *all = json_object_get(r, "evidence");
+	rollout_where(r, b);
 	if (json_array_size(all)) {
 		buf_add_str(b, "; ");
 		evidence_text(json_array_get(all, json_array_size(all) - 1), b);
@@ -77,7 +95,9 @@ static void progress(const char *name, const json_t *r, int64_t *told_step, int6
 	const json_t *steps = json_object_get(r, "steps"), *all = json_object_get(r, "evidence");
 	int64_t step = jint(r, "step");
 	struct buf b = { 0 };
-	/* Before it begins the server looks at how things are without it. */
+	/* Before it begins the server looks at how things are without it. Once it has been interrupted it begins again. */
+	if (!strcmp(jstr(json_array_get(steps, (size_t)step), "state"), "interrupted"))
+		*told_step = -1;
 	if (step != *told_step && !strcmp(jstr(json_array_get(steps, (size_t)step), "state"), "running")) {
 		const json_t *s = json_array_get(steps, (size_t)step);
 		struct fmt f;

@@ -10,7 +10,7 @@ static const struct column policy_columns[] = { { "POLICY", "name", COL_TEXT, .m
 	{ "RAISED", "raised", COL_TEXT }, { "AUTHOR", "author", COL_TEXT, .max = 16 }, { "UPDATED", "updated_unix_nano", COL_TIME },
 	{ "REASON", "reason", COL_TEXT, .max = 40 }, { "ROLLOUT", "rollout_text", COL_TEXT, true }, { 0 } };
 static const struct column version_columns[] = { { "VERSION", "version", COL_TEXT }, { "CHANGE", "change", COL_TEXT }, { "AUTHOR", "author", COL_TEXT, .max = 24 },
-	{ "WHEN", "when", COL_TEXT }, { "REASON", "reason", COL_TEXT, .max = 100 }, { 0 } };
+	{ "WHEN", "when", COL_TEXT }, { "REASON", "reason", COL_TEXT, .max = 100 }, { "ROLLOUT", "rollout_text", COL_TEXT, .max = 160 }, { 0 } };
 
 const char *policy_name_arg(struct cli *c) { return c->args.pos[0]; }
 
@@ -149,9 +149,13 @@ int cli_policy_show(int argc, char **argv)
 		struct buf t = { 0 };
 		client_path(&t, "/api/v1/policies/", name, "/rollout");
 		buf_byte(&t, 0);
-		if (c.out == OUT_WIDE && client_json(&c.client, "GET", (char *)t.p, NULL, &r, NULL, &e) >= 0 && json_array_size(json_object_get(r, "steps"))) {
+		if (!v && client_json(&c.client, "GET", (char *)t.p, NULL, &r, NULL, &e) >= 0 && json_array_size(json_object_get(r, "steps")) &&
+			(c.out == OUT_WIDE || strcmp(jstr(r, "state"), "done"))) {
 			struct buf b = { 0 };
-			rollout_text(r, &b);
+			if (c.out == OUT_WIDE)
+				rollout_text(r, &b);
+			else
+				rollout_where(r, &b);
 			fprintf(stderr, "# rollout: %.*s\n", (int)b.n, (char *)b.p);
 			buf_finish(&b);
 		}
@@ -287,6 +291,12 @@ int cli_policy_history(int argc, char **argv)
 		json_array_foreach(json_object_get(doc, "versions"), i, row) {
 			when_text(row, "created_unix_nano");
 			number_text(row, "version");
+			if (json_is_object(json_object_get(row, "rollout"))) {
+				struct buf b = { 0 };
+				rollout_where(json_object_get(row, "rollout"), &b);
+				json_object_set_new(row, "rollout_text", json_stringn((char *)b.p, b.n));
+				buf_finish(&b);
+			}
 		}
 	output_rows(c.out, doc, "versions", version_columns);
 	json_decref(doc);

@@ -487,9 +487,12 @@ void api_audit(struct call *c)
 		matched++;
 		if (before && jint(entry, "number") >= json_integer_value(before))
 			continue;
-		if (json_array_size(list) < limit)
-			json_array_append(list, entry);
-		else if (!next)
+		if (json_array_size(list) < limit) {
+			json_t *revert = revert_of(c->s, entry), *shown = revert ? json_copy(entry) : json_incref(entry);
+			if (revert)
+				json_object_set_new(shown, "revert", revert);
+			json_array_append_new(list, shown);
+		} else if (!next)
 			next = jint(json_array_get(list, limit - 1), "number");
 	}
 	json_t *out = json_pack("{so sI sI sI}", "entries", list, "matched", (json_int_t)matched, "total", a->last, "let_go", a->last - (json_int_t)n);

@@ -15,6 +15,7 @@ struct compare_group {
 };
 struct compare_limits {
 	double overhead;                 /* percent of CPU; 0: none */
+	bool busy;                       /* the host has no CPU to spare */
 	double slower, failing;          /* what is too much: .2 = a fifth slower; .02 = two of a hundred requests more fail */
 };
 enum compare_verdict { COMPARE_OK, COMPARE_BREACH, COMPARE_TOO_FEW };

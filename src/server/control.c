@@ -103,6 +103,8 @@ void toggles_tick(struct server *s)
 	}
 }
 
+const json_t *toggle_live(struct server *s, const char *id) { return json_object_get(s->toggles->live, id); }
+
 unsigned toggles_active(struct server *s, int64_t *ret_next)
 {
 	const char *id;

@@ -110,6 +110,7 @@ int toggles_create(struct server *s, struct err *e);   /* with what the state st
 void toggles_restore(struct server *s);                /* makes what is desired the same */
 void toggles_destroy(struct toggle_set *t);
 void server_clock(struct server *s);      /* walltime.c: notices that the clock was set */
+const json_t *toggle_live(struct server *s, const char *id); /* borrowed; NULL: it is not on */
 void toggles_tick(struct server *s);
 void toggles_shift(struct server *s, int64_t by);
 unsigned toggles_active(struct server *s, int64_t *ret_next_expiry);

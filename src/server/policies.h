@@ -50,6 +50,9 @@ void plan_ask(struct call *c, void (*then)(struct call *c));     /* of the agent
 void plan_invalid(struct call *c);                               /* ends the call: 422 with diagnostics */
 void plan_destroy(struct plan *x);
 
+/* revert.c */
+json_t *revert_of(struct server *s, const json_t *entry);         /* new: how an entry of the audit log can be undone; NULL: it cannot */
+
 /* rollout.c */
 bool rollout_wanted(const struct policy *p);                     /* a rule says in which steps */
 json_t *rollout_make(const struct policy *p, int64_t soak_ns, double slower, double failing);   /* as it is stored in the head */

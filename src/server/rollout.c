@@ -36,6 +36,7 @@ struct rollout {
 	json_t *began;                   /* "HOST PID" -> its vitals when the window began; NULL: it begins with the next look */
 	int64_t window;                  /* when that was */
 	double overhead[2]; unsigned looks; /* of canary and rest: the highest of each look, added up */
+	bool busy;                       /* a host of the canary had no CPU to spare at one of them */
 	unsigned bad, judged, lost;      /* windows: breached in a row, that had enough to say; processes that went away, in this step */
 	bool asking;
 };
@@ -163,7 +164,8 @@ static void interrupt(struct server *s, struct policy_entry *en, const char *ver
 	json_decref(r->began);
 	r->began = NULL;
 	r->bad = r->judged = 0;
-	r->since = clock_mono();
+	if (r->phase != TARGETS)
+		r->since = clock_mono();
 	if (news) {
 		step_is(r->doc, begun ? "interrupted" : "waiting", why);
 		json_object_set_new(r->doc, "why", json_string(why));
@@ -178,6 +180,8 @@ static void watch_again(struct server *s, struct policy_entry *en)
 	struct rollout *r = en->rollout;
 	json_t *step = json_array_get(json_object_get(r->doc, "steps"), (size_t)jint(r->doc, "step"));
 	int64_t now = clock_wall();
+	if (!strcmp(jtext(step, "state"), "interrupted"))
+		note(s, en, NULL, NULL, "resumed", "the step begins again");
 	step_is(r->doc, "running", NULL);
 	json_object_set_new(step, "started", json_integer(now));
 	json_object_set_new(step, "until", json_integer(now + jint(r->doc, "soak_nano")));
@@ -510,6 +514,7 @@ static void window_begin(struct rollout *r, const json_t *rows)
 	r->began = json_object();
 	r->window = clock_mono();
 	r->overhead[0] = r->overhead[1] = r->looks = 0;
+	r->busy = false;
 	json_array_foreach(rows, i, x)
 		if (among(r->matched, x)) {
 			json_t *key = key_of(x);
@@ -518,8 +523,8 @@ static void window_begin(struct rollout *r, const json_t *rows)
 		}
 }
 
-/* The lowest of what the hosts and the rules allow these processes; 0: nobody limits it. */
-static double look(struct rollout *r, const json_t *rows)
+/* ret_limit: the lowest of what the hosts and the rules allow these processes; 0: nobody limits it. */
+static void look(struct rollout *r, const json_t *rows, double *ret_limit)
 {
 	double most[2] = { 0, 0 }, limit = 0;
 	const json_t *x;
@@ -532,11 +537,12 @@ static double look(struct rollout *r, const json_t *rows)
 		double own = jnum(x, "limit_percent");
 		if (in && own > 0 && (limit <= 0 || own < limit))
 			limit = own;
+		r->busy |= in && json_is_true(json_object_get(x, "saturated"));
 	}
 	r->overhead[0] += most[0];
 	r->overhead[1] += most[1];
 	r->looks++;
-	return limit;
+	*ret_limit = limit;
 }
 
 /* What the governor took back in the canary, and in nobody else, since the step began: it is faster than two looks at the overhead. */
@@ -569,7 +575,9 @@ static void judge(struct server *s, struct policy_entry *en, const json_t *rows)
 		window_begin(r, rows);
 		return;
 	}
-	struct compare_limits lim = { look(r, rows), jnum(r->doc, "slower"), jnum(r->doc, "failing") };
+	struct compare_limits lim = { .slower = jnum(r->doc, "slower"), .failing = jnum(r->doc, "failing") };
+	look(r, rows, &lim.overhead);
+	lim.busy = r->busy;
 	if (now - r->window < window)
 		return;
 	groups(rows, r, true, &c, &c_before);
@@ -771,6 +779,16 @@ static void ps_then(struct call *c)
 		if (live)
 			continue;
 		char why[200];
+		const json_t *away;
+		bool unreachable = false;
+		json_array_foreach(json_object_get(c->result, "unreachable"), k, away)
+			unreachable |= json_is_string(away) && !strcmp(json_string_value(away), jtext(x, "host"));
+		if (unreachable) {
+			snprintf(why, sizeof(why), "the agent of %.80s does not answer", jtext(x, "host"));
+			unheard(c->s, en, why);
+			asked(c);
+			return;
+		}
 		snprintf(why, sizeof(why), "process %lld on %s of the canary is gone: the step begins again", (long long)jint(x, "pid"), jtext(x, "host"));
 		interrupt(c->s, en, "waiting", why);
 		if (++r->lost >= LOST_MAX)

@@ -59,7 +59,7 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "evidence", "at:i,canary:@vitals?,rest:@vitals?,verdict:s,why:s" },
 	{ "rollout", "name:s,version:i,base:i,state:s,step:i,steps:[{share?:n,processes?:i,state:s,started?:i,until?:i,why?:s,not_compared?:s}],soak_nano:i,slower?:n,failing?:n,evidence:[@evidence],why?:s,"
 		"canary?:[{host:s,pid:i}]" },
-	{ "policy_version", "name:s,version:i,change:s,author:s,reason:s,created_unix_nano:i,text:s,before:i,evidence?:[@evidence]" },
+	{ "policy_version", "name:s,version:i,change:s,author:s,reason:s,created_unix_nano:i,text:s,before:i,evidence?:[@evidence],rollout?:@rollout" },
 	{ "policy_plan",
 	"ok:b,diagnostics:[@diagnostic],policy:@policy_doc,changes:[{op:s,host?:s,pid:i,service:s,site:s,name:s,from:s,to:s}],changed:i,sites:i,processes:i,"
 		"predicted:@cost,predicted_percent:n,bytes_per_day:i,rules:[{name:s,op:s,sites:i,processes:i,predicted:@cost?,"
@@ -71,7 +71,7 @@ static const struct { const char *name, *fields; } shapes[] = {
 	"id:s,at_unix_nano:i,host:s,policy:s,rule:s,rule_id:s,service:s,cause:@cause,from:s,to:s,state:s,owner:s,match:s,version:i,ended_unix_nano?:i,traces:[s]" },
 	{ "alert", "id:s,severity:s,title:s,text:s,since_unix_nano:i,value:*,limit:*,link:s,cli:s" },
 	{ "audit", "id:s,number:i,at_unix_nano:i,who:s,what:s,object:s,why:s,before:<*>?,after:<*>?,outcome:s,detail?:s,code?:s,objects?:[s],"
-		"evidence?:@evidence,ack_nano?:i" },
+		"evidence?:@evidence,ack_nano?:i,revert?:{text:s,cli:s,method:s,path:s,who:s,body:<*>}" },
 	{ "check", "name:s,ok:b,value:*,limit:*,what:s,next:s" },
 };
 

@@ -46,7 +46,7 @@ void api_policy(struct call *c)
 
 /* ---- all ------------------------------------------------------------------------------------------------------------------ */
 
-struct past { int64_t newest, limit; };
+struct past { int64_t newest, limit; json_t *rollout; };
 static void versions_work(struct call *c)
 {
 	struct past *x = c->data;
@@ -54,9 +54,12 @@ static void versions_work(struct call *c)
 	for (int64_t v = x->newest; v > 0 && x->newest - v < x->limit; v--) {
 		struct err e = { 0 };
 		json_t *doc = policy_version(c->s, c->id, v, &e);
+		if (doc && v == x->newest && x->rollout)
+			json_object_set(doc, "rollout", x->rollout);
 		if (doc)
 			json_array_append_new(list, doc);
 	}
+	json_decref(x->rollout);
 	free(x);
 	c->result = json_pack("{ss so}", "name", c->id, "versions", list);
 	c->rc = 0;
@@ -66,7 +69,8 @@ void api_policy_versions(struct call *c)
 	if (!exists(c))
 		return;
 	struct past *x = c->data = base_alloc(sizeof(*x));
-	*x = (struct past){ jint(policy_find(c->s, c->id)->head, "version"), jint(c->params, "limit") };
+	const struct policy_entry *en = policy_find(c->s, c->id);
+	*x = (struct past){ jint(en->head, "version"), jint(c->params, "limit"), json_is_object(json_object_get(en->head, "rollout")) ? rollout_json(en, 1) : NULL };
 	call_work(c, versions_work, reply);
 }
 

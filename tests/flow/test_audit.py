@@ -1,4 +1,5 @@
 """The audit log: who changed what, why, from what to what, and how that went; nothing is missing and nothing is there twice."""
+import shlex
 import subprocess
 
 import pytest
@@ -126,3 +127,65 @@ def test_a_rollout_is_told_step_by_step(up):
 	assert [told(e) for e in entries] == [("apply", "ann", "why not", "done"), ("step", "system:rollout", "", "done"), ("stop", "ben", "wait", "done"),
 		("promote", "ben", "go", "done")]
 	assert [(e["after"]["state"], e["after"].get("step")) for e in entries] == [("rolling_out", None), ("rolling_out", 1), ("stopped", 1), ("rolling_out", 2)]
+
+
+# ---- undoing ----------------------------------------------------------------------------------------------------------------
+def on_now(up):
+	return {t["id"]: t for t in up.get("/toggles")["toggles"]}
+
+
+def undo(up, entry, *args):
+	"""With the very command that is shown."""
+	shown = up.cli("audit", entry["object"]).stdout
+	assert f"undo {entry['id']}" in shown and entry["revert"]["cli"] in shown, shown
+	command = entry["revert"]["cli"].replace("WHY", "'was not it'")
+	return up.cli(*shlex.split(command)[1:], *args)
+
+
+def test_an_entry_about_a_toggle_says_how_to_undo_it_and_that_works(up):
+	t = switch(up, "demo:outer", level="count", ttl="10m", owner="ann", hosts=["*"])
+	assert up.request("PATCH", f"/api/v1/toggles/{t['id']}", {"level": "span", "hosts": ["*", "web-*"]})[0] == 200
+	rows = up.cli("audit", t["id"], "--what", "change").stdout
+	assert "level count -> span" in rows and "hosts +web-*" in rows and "selector" not in rows and "{" not in rows, rows  # only what is different
+	changed, on = log(up)[:2]
+	undo(up, changed)
+	assert on_now(up)[t["id"]]["level"] == "count" and on_now(up)[t["id"]]["hosts"] == ["*"]
+	assert "revert" not in log(up, f"?before={changed['number'] + 1}")[0]  # it is undone
+	r = up.cli("revert", changed["id"], check=False)
+	assert r.returncode != 0 and "has been already" in r.stderr
+	undo(up, on)
+	assert not on_now(up)
+	off = log(up)[0]
+	assert off["what"] == "off" and off["why"] == "was not it"
+	undo(up, off)
+	back = list(on_now(up).values())
+	assert len(back) == 1 and back[0]["level"] == "count" and back[0]["selector"] == t["selector"] and back[0]["hosts"] == ["*"]
+	assert 0 < back[0]["expires_unix_nano"] - t["expires_unix_nano"] + 60e9 < 120e9  # the time that was left, not all of it again
+	assert up.cli("revert", "a-999", check=False).returncode != 0 and "no entry" in up.cli("revert", "a-999", check=False).stderr
+	assert "like a-12" in up.cli("revert", "12x", check=False).stderr
+
+
+def test_an_entry_about_a_policy_goes_back_to_what_was_in_force(up):
+	def state():
+		p = up.get("/policies")["policies"][0]
+		return p["state"], p["rules"][0]["level"]
+
+	assert put(up, POLICY.format("count"), 0, "shop", author="ann")[0] == 200
+	assert put(up, POLICY.format("span"), 1, "shop", author="ben")[0] == 200
+	second, first = log(up)
+	assert second["revert"]["cli"] == "klieg policy rollback shop --to 1 --reason WHY" and first["revert"]["cli"] == "klieg policy off shop --reason WHY"
+	undo(up, second)
+	assert state() == ("active", "count")
+	back = log(up)[0]
+	assert (back["what"], back["why"]) == ("rollback", "was not it") and "revert" not in log(up, f"?before={second['number'] + 1}")[0]
+	undo(up, back)
+	assert state() == ("active", "span")
+	undo(up, log(up, f"?before={first['number'] + 1}")[0])
+	assert state()[0] == "off"
+	off = log(up)[0]
+	undo(up, off)
+	assert state() == ("active", "span")
+	assert up.request("POST", "/api/v1/panic", {"owner": "eve", "reason": "latency"})[0] == 200
+	assert not [e for e in log(up, "?object=policy:*") if "revert" in e]  # all is off: first that
+	undo(up, log(up)[0])
+	assert not up.get("/status")["panic"] and state() == ("active", "span")

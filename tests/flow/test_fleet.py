@@ -193,3 +193,63 @@ def test_klieg_up_takes_agents_of_other_hosts_and_keeps_its_own(klieg_up, tmp_pa
 	up.all_off()
 	account = wait_for(up.settled)
 	assert account["made"] == account["stored"] + sum(account["dropped"].values()) > 0
+
+
+# As many calls a second as make a policy dear: about 2 % of a process's CPU at level detail.
+BUSY = r"""
+#define KLIEG_COMPONENT "work"
+#include <klieg/klieg.h>
+#include <stdio.h>
+#include <time.h>
+int main(void)
+{
+	klieg_init(&(struct klieg_options){ .size = sizeof(struct klieg_options), .service = "demo" });
+	puts("up");
+	fflush(stdout);
+	for (;;) {
+		for (int i = 0; i < 200; i++) {
+			KLIEG_SPAN("inner");
+			__asm__ volatile("" ::: "memory");
+		}
+		nanosleep(&(struct timespec){ 0, 2000000 }, NULL);
+	}
+}
+"""
+
+
+def test_each_host_has_the_budget_that_its_agent_was_given(tmp_path, spawn, cc, server):
+	def plan(level="detail"):
+		text = f"policy: all\nrules:\n  - name: inner\n    match: '{{ name = \"inner\" }}'\n    level: {level}\n"
+		return text, server.request("POST", "/api/v1/policies/plan", {"text": text, "estimate": "500ms"})[1]
+
+	def agent(host, budget):
+		a = spawn([KLIEG, "agent", "--server", server.http, "--dir", str(tmp_path / host), "--host", host, "--budget", budget], stdout=subprocess.PIPE, text=True)
+		socket = a.stdout.readline().split("socket=")[1].strip()
+		p = spawn([cc(BUSY)], env={**server.env, "KLIEG_SOCKET": socket}, stdout=subprocess.PIPE)
+		p.stdout.readline()
+		wait_for(lambda: host in agents_of(server))
+
+	agent("generous", "90%")
+	_, alone = plan()
+	assert alone["fits"] is True and alone["budget_percent"] == 90 and 0 < alone["predicted_percent"] < 90, alone
+	agent("mean", "0.01%")
+	assert {a["host"]: a["budget_percent"] for a in server.get("/agents")["agents"]} == {"generous": 90, "mean": 0.01}
+	assert server.get("/status")["budget_percent"] == 0.01
+	text, both = plan()
+	assert both["fits"] is False and both["budget_percent"] == 0.01 and both["over_on"] == "mean", both
+	body = {"text": text, "expected_version": 0, "author": "ann", "estimate": "0s"}
+	status, answer = server.request("PUT", "/api/v1/policies/all", body)
+	assert status == 422 and "the budget is 0.01 % on mean" in answer["detail"], answer
+	assert server.request("PUT", "/api/v1/policies/all", {**body, "force": True})[0] == 200
+
+
+def test_a_cost_that_nobody_knows_is_called_unknown_and_refused_by_nobody(tmp_path, server, spawn, cc):
+	a = spawn([KLIEG, "agent", "--server", server.http, "--dir", str(tmp_path / "a"), "--host", "a"], stdout=subprocess.PIPE, text=True)
+	p = spawn([cc(BUSY)], env={**server.env, "KLIEG_SOCKET": a.stdout.readline().split("socket=")[1].strip()}, stdout=subprocess.PIPE)
+	p.stdout.readline()
+	wait_for(lambda: "a" in agents_of(server))
+	text = "policy: all\nrules:\n  - name: inner\n    match: '{ name = \"inner\" }'\n    level: span\n"
+	status, plan = server.request("POST", "/api/v1/policies/plan", {"text": text, "estimate": "0s"})
+	assert status == 200 and plan["fits"] is None and [w for w in plan["warnings"] if "not known" in w], plan
+	status, answer = server.request("PUT", "/api/v1/policies/all", {"text": text, "expected_version": 0, "author": "ann", "estimate": "0s"})
+	assert status == 200 and answer["plan"]["fits"] is None and answer["plan"]["warnings"]

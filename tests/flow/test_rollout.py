@@ -170,7 +170,7 @@ def test_a_server_killed_in_the_middle_goes_on_and_says_so(shop):
 	shop.up.start()
 	wait_for(lambda: len(shop.on()) == 3)
 	r = shop.until("done")
-	assert [e for e in r["evidence"] if e["verdict"] == "resumed" and "restarted" in e["why"]]
+	assert [e for e in r["evidence"] if e["verdict"] == "interrupted" and "the server ended" in e["why"]] and "resumed" in [e["verdict"] for e in r["evidence"]]
 	assert len(shop.traced()) == 3 and shop.policy()["version"] == 1 and shop.policy()["state"] == "active"
 
 

@@ -286,6 +286,14 @@ static void test_plan(void **state)
 		"    of the last 1h00m would have kept 1,204 of 88,410 traces, 61.0 MB/day\npredicted: ~120 spans/s, 1.80 % CPU, 61.0 MB/day; budget "
 		"1.00 %: does NOT fit\n"
 		"  would fit: keep: 10%\n");
+	json_object_set_new(d, "fits", json_null());
+	json_object_set_new(json_object_get(d, "predicted"), "known", json_false());
+	json_object_set_new(json_object_get(d, "predicted"), "basis", json_string("unknown: some of it was never on"));
+	json_object_del(d, "suggestion");
+	buf_clear(&b);
+	plan_text(d, false, &b);
+	assert_non_null(strstr((char *)b.p, "predicted: unknown: some of it was never on, 61.0 MB/day; budget 1.00 %: unknown whether it fits\n"));
+	buf_clear(&b);
 	json_decref(d);
 	d = json_object();
 	plan_text(d, true, &b);  /* nothing that is not there */

@@ -144,6 +144,26 @@ static void overhead_is_the_versions_only_if_the_rest_has_less(void **state)
 	assert_int_equal(compare_groups(&c, &r, &b, &b, &usual, why, sizeof why), COMPARE_BREACH);
 }
 
+/* Alone on a host that has got busy: a tail that is five times as long, or all of it twice as slow, is not the version's; ten times as slow is. */
+static void a_busy_host_is_not_the_version(void **state)
+{
+	struct compare_group c, b;
+	char why[500];
+	struct traffic calm = { 8e6, .4, 0, 0, 3000 }, tail = { 8e6, .4, .1, 0, 3000 };
+	const struct compare_limits busy = { .overhead = 1, .busy = true, .slower = .2, .failing = .02 };
+	state_ = 3;
+	serve(&b, &calm, 1, 0), serve(&c, &tail, 1, 0);
+	assert_int_equal(compare_groups(&c, NULL, &b, NULL, &usual, why, sizeof why), COMPARE_OK);
+	serve(&c, &calm, 2, 0);
+	assert_int_equal(compare_groups(&c, NULL, &b, NULL, &usual, why, sizeof why), COMPARE_BREACH);
+	assert_int_equal(compare_groups(&c, NULL, &b, NULL, &busy, why, sizeof why), COMPARE_OK);
+	serve(&c, &calm, 10, 0);
+	assert_int_equal(compare_groups(&c, NULL, &b, NULL, &busy, why, sizeof why), COMPARE_BREACH);
+	assert_non_null(strstr(why, "no CPU to spare"));
+	serve(&c, &calm, 2, 0);                  /* the rest is there and is not slower: that is not the host */
+	assert_int_equal(compare_groups(&c, &b, &b, &b, &busy, why, sizeof why), COMPARE_BREACH);
+}
+
 /* One in a hundred was kept: what counts is how many were looked at, not what they stand for. */
 static void samples_are_not_more_than_they_are(void **state)
 {
@@ -164,6 +184,6 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(what_is_alike_is_hardly_ever_taken_back), cmocka_unit_test(harm_is_caught),
 		cmocka_unit_test(both_material_and_significant), cmocka_unit_test(overhead_is_the_versions_only_if_the_rest_has_less),
-		cmocka_unit_test(samples_are_not_more_than_they_are) };
+		cmocka_unit_test(a_busy_host_is_not_the_version), cmocka_unit_test(samples_are_not_more_than_they_are) };
 	return cmocka_run_group_tests_name("compare", tests, NULL, NULL);
 }

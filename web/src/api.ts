@@ -269,6 +269,8 @@ export interface Vitals {
   error_share: number | null;
   processes: number;
   calls: number;
+  errors?: number;
+  p50_nano?: number | null;
   past?: boolean;
 }
 export interface Evidence {
@@ -284,7 +286,7 @@ export interface Rollout {
   base: number;
   state: string;
   step: number;
-  steps: { share?: number; processes?: number; state: string; started?: string; until?: string }[];
+  steps: { share?: number; processes?: number; state: string; started?: string; until?: string; why?: string; not_compared?: string }[];
   soak_nano: number;
   evidence: Evidence[];
   why?: string;
@@ -342,7 +344,8 @@ export interface PolicyPlan {
     predicted?: Cost | null;
     replay?: { traces: number; kept: number; bytes_per_day: number; window_nano: number; partial?: boolean };
   }[];
-  fits: boolean;
+  fits: boolean | null; // null: what it costs is not known
+  over_on?: string;
   budget_percent: number;
   warnings: string[];
   suggestion?: { keep: number | null; text: string; predicted_percent: number };
@@ -406,6 +409,16 @@ export interface AuditEntry {
   evidence?: Evidence;
   measured_percent?: number;
   limit_percent?: number;
+  revert?: Revert;
+}
+/** How an entry can be undone now: the request, whose author it calls `who`, and the command. */
+export interface Revert {
+  text: string;
+  cli: string;
+  method: string;
+  path: string;
+  who: 'owner' | 'author';
+  body: Record<string, unknown>;
 }
 export interface Shed {
   site: string;
@@ -512,6 +525,10 @@ export const api = {
   firings: (since: string) => call<{ firings: Firing[] }>('GET', '/firings', { since }),
   audit: (query: Record<string, string>) =>
     call<{ entries: AuditEntry[]; matched: number; total: number; let_go: number; next?: number }>('GET', '/audit', query),
+  revert: ({ method, path, body, who }: Revert, reason: string) =>
+    method === 'DELETE'
+      ? call<{ warning?: string }>(method, path, { ...WHO(who), reason })
+      : call<{ warning?: string }>(method, path, {}, { ...body, ...WHO(who), reason }),
   plugins: () => call<{ plugins: { name: string; path: string; host?: string }[] }>('GET', '/plugins'),
   alerts: () => call<{ alerts: Alert[] }>('GET', '/alerts'),
   overhead: () => call<Overhead>('GET', '/overhead'),

@@ -480,7 +480,10 @@ function Plan({ plan: p, name }: { plan: PolicyPlan; name: string }) {
         )}
       </p>
       {p.predicted?.known && <meter min={0} max={p.budget_percent || 1} value={p.predicted_percent} aria-label="Predicted cost against the budget" />}
-      {!p.fits && (
+      {p.fits === null && (
+        <p class="quality">What it costs is not known, so neither is whether it fits the budget; it can be applied, and the governor keeps to the budget as it measures.</p>
+      )}
+      {p.fits === false && (
         <p class="over">
           Over the budget of {pct(p.budget_percent)}. {p.suggestion && <>Would fit: {p.suggestion.text}.</>}
         </p>
@@ -627,7 +630,7 @@ function Apply({
             </label>
           )}
         </div>
-        {!plan.fits && (
+        {plan.fits === false && (
           <label class="tick">
             <input type="checkbox" checked={force} onChange={(e) => setForce(e.currentTarget.checked)} /> over the budget all the same: the governor
             then sheds the dearest sites
@@ -642,7 +645,7 @@ function Apply({
           <button type="button" onClick={close}>
             Cancel
           </button>
-          <button class="primary" disabled={busy || (!plan.fits && !force)} title={!plan.fits && !force ? 'Over the budget.' : undefined}>
+          <button class="primary" disabled={busy || (plan.fits === false && !force)} title={plan.fits === false && !force ? 'Over the budget.' : undefined}>
             Apply
           </button>
         </div>
@@ -651,6 +654,17 @@ function Apply({
   );
 }
 
+const STEP: Record<string, string> = {
+  pending: '○ pending',
+  waiting: '… waiting',
+  running: '◔ watched',
+  interrupted: '‖ interrupted',
+  stopped: '‖ stopped',
+  done: '✓ done',
+  skipped: '– skipped',
+  rolled_back: '✗ rolled back',
+  not_reached: '– not reached',
+};
 const stepName = (s: { share?: number; processes?: number }) =>
   s.processes ? `${s.processes} process${s.processes === 1 ? '' : 'es'}` : pct((s.share ?? 1) * 100);
 
@@ -686,14 +700,15 @@ function RolloutTab({ name }: { name: string }) {
           const until = s.until ? instant(String(s.until)) : null,
             left = until !== null ? toMs(until) - now.value : 0,
             here = s.state === 'running' && r.state === 'running',
-            state = s.state === 'running' && !here ? 'ended' : s.state;
+            cut = ['interrupted', 'waiting'].includes(s.state);
           return (
-            <li key={i} class={s.state} aria-current={here ? 'step' : undefined}>
+            <li key={i} class={s.state} aria-current={here || cut ? 'step' : undefined}>
               <b>{stepName(s)}</b>
               <small>
-                {{ pending: '○ pending', running: '◔ watched', done: '✓ done', skipped: '– skipped', ended: '‖ ended here' }[state] ?? state}
+                {STEP[s.state] ?? s.state}
                 {here && left > 0 ? `, ${dur(left * 1e6).replace(/\.\d+/, '')} left` : ''}
               </small>
+              {s.not_compared && <small title={s.not_compared}>latency and errors not compared</small>}
             </li>
           );
         })}
@@ -719,10 +734,13 @@ function Evidences({ list }: { list: Evidence[] }) {
             <th>verdict</th>
             <th class="n">overhead: canary</th>
             <th class="n">rest</th>
+            <th class="n">median: canary</th>
+            <th class="n">rest</th>
             <th class="n">p99: canary</th>
             <th class="n">rest</th>
             <th class="n">errors: canary</th>
             <th class="n">rest</th>
+            <th class="n" title="requests that this rests on: canary / rest">requests</th>
             <th class="n">processes</th>
             <th>why</th>
           </tr>
@@ -734,13 +752,20 @@ function Evidences({ list }: { list: Evidence[] }) {
             return (
               <tr key={i}>
                 <td class="t">{at !== null ? clock(at).slice(0, 8) : ''}</td>
-                <td class={e.verdict === 'ok' || e.verdict === 'good' ? 'good' : e.verdict === 'breach' ? 'err' : ''}>{e.verdict}</td>
+                <td class={{ ok: 'good', breach: 'err', waiting: 'warn', not_compared: 'warn', interrupted: 'warn' }[e.verdict] ?? ''}>
+                  {e.verdict.replace('_', ' ')}
+                </td>
                 <td class="n">{pct(e.canary?.overhead_percent)}</td>
                 <td class="n">{pct(e.rest?.overhead_percent)}</td>
+                <td class="n">{dur(e.canary?.p50_nano)}</td>
+                <td class="n">{dur(e.rest?.p50_nano)}</td>
                 <td class="n">{dur(e.canary?.p99_nano)}</td>
                 <td class="n">{dur(e.rest?.p99_nano)}</td>
                 <td class="n">{share(e.canary?.error_share)}</td>
                 <td class="n">{share(e.rest?.error_share)}</td>
+                <td class="n">
+                  {num(e.canary?.calls)} / {num(e.rest?.calls)}
+                </td>
                 <td class="n">
                   {num(e.canary?.processes)} / {num(e.rest?.processes)}
                 </td>
