@@ -204,7 +204,7 @@ const struct cli_command cli_commands[] = {
 		EXAMPLES("klieg top", "klieg top 'payment:*' --sort p99", "klieg top --batch -n 3 --json"), 0, 1 },
 	{ "illuminate", "FUNC", "a function and what it calls, live", cli_illuminate,
 		"Switches FUNC and its callees on, to a depth, for a limited time, and shows the call graph as it happens, once a second: calls, self and total time, percentiles, "
-		"share of the caller's time. FUNC is the name of a function or another site, or a selector. Callees with little time are counted, not shown, and go off again. "
+		"share of the caller's time. FUNC is the name of a function or another site, or a selector. What it calls through pointers is observed while it is called, and marked so. Callees with little time are counted, not shown, and go off again. "
 		"Ctrl-C, the end of --ttl or --once end it, and everything is off. What costs too much goes off first, then a smaller share of traces is kept.",
 		OPTS({ 0, "service", "NAME", "only in this service" }, { 'p', "pid", "PID", "only in this process" }, { 'n', "depth", "N", "calls below FUNC, 0 to 16 (default: 1)" },
 			{ 't', "ttl", "DURATION", "at most this long (default: 1m)" }, { 0, "max-cost", "PERCENT", "of one core (default: 1%)" },

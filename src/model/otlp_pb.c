@@ -42,6 +42,7 @@ static inline int next(struct in *in, struct field *f)
 		return -1;
 	f->number = (uint32_t)(tag >> 3);
 	f->v = 0;
+	f->bytes = (struct in){ 0 }; /* of a number: so that nobody reads what was there */
 	f->type = tag & 7;
 	switch (f->type) {
 	case 0:

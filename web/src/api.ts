@@ -29,6 +29,7 @@ export interface Toggle {
   hosts?: string[];
   share?: number;
   rate?: number | null;
+  observed?: string[]; // of level deep: what was seen to be called through pointers
 }
 export interface Site {
   id: string;

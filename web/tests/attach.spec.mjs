@@ -66,6 +66,8 @@ test('attach by searching, illuminate a function, see its callees, detach, take 
   await p.locator('dialog').getByRole('button', { name: 'Switch on' }).click();
   await until(p, () => location.pathname === '/graph');
   await waitFor(async () => /handle_request.*parse_request/s.test(await p.locator('[role=treegrid] tbody').textContent()), 20000);
+  // What it calls through a pointer is not in its code, but is seen.
+  await waitFor(async () => /send_reply observed/.test(await p.locator('[role=treegrid] tbody').textContent()), 20000);
   assert.equal((await call('GET', '/toggles')).toggles[0].level, 'deep');
   await p.goto(new URL('/processes?v=1', p.url()).href);
   await p.getByRole('button', { name: `Detach from plain-target ${PID}` }).click();

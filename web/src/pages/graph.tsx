@@ -90,7 +90,8 @@ export function Graph() {
     else return;
     e.preventDefault();
   };
-  const pick = rows[chosen]?.node;
+  const pick = rows[chosen]?.node,
+    observed = new Set(toggles.value.flatMap((t) => t.observed ?? []));
   return (
     <section>
       <div class="bar">
@@ -184,6 +185,12 @@ export function Graph() {
                         </>
                       )}
                       {r.node.name}
+                      {r.parent && observed.has(r.node.name) && (
+                        <span class="dim" title="Called through a pointer: seen while it was, not read from the code">
+                          {' '}
+                          observed
+                        </span>
+                      )}
                     </td>
                     <td class="n">{(r.node.share * 100).toFixed(1)} %</td>
                     <td>
