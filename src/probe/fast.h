@@ -63,8 +63,8 @@ static inline __attribute__((always_inline)) bool not_for_us(const struct klieg_
 }
 
 /* The common case of begin(), and nothing else: no call, so no register to save. What follows is ordered by how few values are needed at a time. Returns
- * the level; 0, with nothing done, when anything is unusual: then the long way it is. */
-static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread *me, uint32_t site, klieg_span *s)
+ * the level; 0, with nothing done, when anything is unusual: then the long way it is. `kept`: in a trace that is, or in one that is not. */
+static inline __attribute__((always_inline)) int begin_quick(struct klieg__thread *me, uint32_t site, klieg_span *s, bool kept)
 {
 	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!at_ease(me)))
 		return 0;
@@ -77,18 +77,22 @@ static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread
 		klieg__unlikely(depth - 1 >= KW_OPEN_MAX - 1) /* none open, or no place left */ ||
 		klieg__unlikely(o[-1].cookie == (uint64_t)(uintptr_t)s) || klieg__unlikely(klieg__load(&o[-1].flags, ACQUIRE) & OPEN_ENDED))
 		return 0;
-	if (level != KW_COUNT && klieg__unlikely((me->ctx_flags & (KW_CTX_SAMPLED | CTX_UNDECIDED)) != KW_CTX_SAMPLED || !(me->trace_hi | me->trace_lo)))
+	if ((level != KW_COUNT || !kept) && klieg__unlikely((me->ctx_flags & (KW_CTX_SAMPLED | CTX_UNDECIDED)) != (kept ? KW_CTX_SAMPLED : 0u) || !(me->trace_hi | me->trace_lo)))
+		return 0;
+	if (!kept && klieg__unlikely(level == KW_COUNT))
 		return 0;
 	hold(me);
 	klieg__opaque(o);
 	klieg__store(&o->cookie, (uint64_t)(uintptr_t)s, RELAXED);
-	put_pair(&o->parent_seq, me->seq, level == KW_COUNT ? OPEN_COUNT : level >= KW_DETAIL ? OPEN_DETAIL : 0u); /* and flags */
+	put_pair(&o->parent_seq, me->seq, !kept ? OPEN_UNSAMPLED | OPEN_IF_FAILS : level == KW_COUNT ? OPEN_COUNT : level >= KW_DETAIL ? OPEN_DETAIL : 0u); /* and flags */
 	t->generation[depth] = me->generation;
 	uint64_t now = klieg__ticks();
 	bool over = lease_over(now);
 	if (klieg__likely(!over)) {
 		klieg__store(&o->start_tsc, now, RELAXED);
-		if (level != KW_COUNT) {
+		if (!kept) {
+			t->unsampled++;
+		} else if (level != KW_COUNT) {
 			seq = t->seq + 1;
 			klieg__store(&t->seq, seq, RELAXED);
 			me->seq = seq;
@@ -98,7 +102,29 @@ static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread
 		klieg__store(&t->depth, depth + 1, RELEASE);
 	}
 	leave(me);
-	return over ? 0 : (int)level;
+	return over ? 0 : kept ? (int)level : KW_COUNT;
+}
+
+static inline __attribute__((always_inline)) int begin_fast(struct klieg__thread *me, uint32_t site, klieg_span *s) { return begin_quick(me, site, s, true); }
+
+/* The end of what that began in a trace that is not kept, and that did not fail: no clock, no record. */
+static inline __attribute__((always_inline)) bool end_unsampled(struct klieg__thread *me, klieg_span *s)
+{
+	if (klieg__unlikely(!at_ease(me)))
+		return false;
+	struct kw_thread *t = me->t;
+	uint32_t i = s->open - 1;
+	if (klieg__unlikely(i + 1 != t->depth) || klieg__unlikely(i - 1 >= KW_OPEN_MAX - 1))
+		return false;
+	const struct kw_open *o = &t->open[i];
+	if (klieg__unlikely(o->cookie != (uint64_t)(uintptr_t)s || klieg__load(&o->flags, RELAXED) != (OPEN_UNSAMPLED | OPEN_IF_FAILS)) ||
+		klieg__unlikely(klieg__load(&o[-1].flags, RELAXED) & OPEN_ENDED) || klieg__unlikely(me->root_depth == i + 1))
+		return false;
+	hold(me);
+	klieg__store(&t->depth, i, RELEASE);
+	s->open = 0;
+	leave(me);
+	return true;
 }
 
 /* The common case of an end: the innermost open span of this thread, in the context it was begun in, with room in the ring (or a cell).

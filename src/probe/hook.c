@@ -350,7 +350,7 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 		goto no;
 	int got = begin_fast(me, h->site1 - 1, span_of(f));
 	if (klieg__unlikely(!got))
-		got = klieg__begin((const struct klieg__slot *)&h->site1, span_of(f));
+		got = klieg__begin_frame((const struct klieg__slot *)&h->site1, span_of(f));
 	if (klieg__likely(span_of(f)->open)) {
 		if (klieg__unlikely(h->data)) {
 			f->flags |= FRAME_PLUGIN;

@@ -24,6 +24,7 @@ uint64_t klieg__hook_argument(const struct kw_arg *a, const struct klieg__regs *
 size_t klieg__read_safely(void *to, uint64_t from, size_t n);
 
 /* span.c: for spans whose end is known by frame, not by scope. */
+int klieg__begin_frame(const struct klieg__slot *slot, klieg_span *s); /* within a trace that is not kept: nothing */
 void klieg__end_frame(klieg_span *s, uint64_t min_ticks); /* what is open above it ended without a word: longjmp, an exception */
 void klieg__drop_frame(klieg_span *s);                     /* so did it itself */
 void klieg__unstack(klieg_span *s);                         /* an explicit span that will be open for long, one of many */

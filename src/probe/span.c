@@ -321,8 +321,11 @@ static __attribute__((noinline)) bool asks(struct klieg__thread *me, const struc
 	return !rules || rules & ~(me->ctx_flags >> CTX_NO_SHIFT);
 }
 
-static inline __attribute__((always_inline)) int begin(const struct klieg__slot *slot, klieg_span *s, bool is_explicit)
+enum begun { SCOPED, EXPLICIT, FRAME };
+
+static inline __attribute__((always_inline)) int begin(const struct klieg__slot *slot, klieg_span *s, enum begun how)
 {
+	bool is_explicit = how == EXPLICIT;
 	uint32_t site = site_of(slot);
 	struct klieg__thread *me;
 	if (klieg__unlikely(site >= KW_MAX_SITES) || !(me = enter())) {
@@ -362,9 +365,9 @@ static inline __attribute__((always_inline)) int begin(const struct klieg__slot 
 			decide(me, st), me->ctx_dirty = true;
 		if (klieg__unlikely(!(me->ctx_flags & KW_CTX_SAMPLED))) {
 			t->unsampled++;
-			if (me->root_depth != depth + 1 && !classify)
-				goto no; /* a child of a trace that is not kept */
-			flags = OPEN_UNSAMPLED; /* its root: stands on the stack so that we know when the trace ends */
+			if (how == FRAME && me->root_depth != depth + 1)
+				goto no; /* a function within a trace that is not kept: nobody will say that it failed */
+			flags = OPEN_UNSAMPLED | OPEN_IF_FAILS; /* stands on the stack, so that we know what the trace was like if it fails, and when it ends */
 		}
 	} else {
 		flags = level ? OPEN_COUNT : OPEN_UNSAMPLED; /* level 0: not begun at all, unless its attributes say so */
@@ -413,7 +416,7 @@ no:
 	return 0;
 }
 
-static __attribute__((noinline)) int begin_slow(const struct klieg__slot *slot, klieg_span *s) { return begin(slot, s, false); }
+static __attribute__((noinline)) int begin_slow(const struct klieg__slot *slot, klieg_span *s) { return begin(slot, s, SCOPED); }
 
 KLIEG_PUBLIC int klieg__begin(const struct klieg__slot *slot, klieg_span *s)
 {
@@ -423,8 +426,17 @@ KLIEG_PUBLIC int klieg__begin(const struct klieg__slot *slot, klieg_span *s)
 		return 0;
 	}
 	int level = begin_fast(me, site_of(slot), s);
+	if (klieg__unlikely(!level))
+		level = begin_quick(me, site_of(slot), s, false);
 	return klieg__likely(level > 0) ? level : begin_slow(slot, s);
 }
+
+int klieg__begin_frame(const struct klieg__slot *slot, klieg_span *s)
+{
+	s->open = 0;
+	return klieg__unlikely(not_for_us(&klieg__thread, site_of(slot))) ? 0 : begin(slot, s, FRAME);
+}
+
 KLIEG_PUBLIC int klieg__begin_explicit(const struct klieg__slot *slot, klieg_span *s)
 {
 	if (klieg__unlikely(not_for_us(&klieg__thread, site_of(slot)))) {
@@ -432,7 +444,7 @@ KLIEG_PUBLIC int klieg__begin_explicit(const struct klieg__slot *slot, klieg_spa
 		s->check = 0;
 		return 0;
 	}
-	return begin(slot, s, true);
+	return begin(slot, s, EXPLICIT);
 }
 
 /* A span whose ring is not its context's any more: all ids in full. */
@@ -464,15 +476,13 @@ static inline __attribute__((always_inline)) void finish(struct klieg__thread *m
 	uint32_t flags = klieg__load(&o->flags, RELAXED);
 	uint64_t now = klieg__ticks(), start = o->start_tsc;
 	bool same = t->generation[i] == me->generation;
-	/* A request that failed is always kept, if only its first span is: so, of all that failed, each stands for itself. */
-	unsigned alone = same && klieg__unlikely(flags & KW_REC_ERROR) && me->root_depth == i + 1 ? KW_REC_ALONE : 0;
 	if (klieg__likely(!(flags & (OPEN_COUNT | OPEN_UNSAMPLED)))) {
 		struct kw_rec_span *r;
 		if (klieg__unlikely(!same)) {
 			put_spanx(me, o->site, flags, start, now, &t->origin[i], me->th24[i], kw_span_id(t->seed, o->seq),
 				o->parent_seq ? kw_span_id(t->seed, o->parent_seq) : t->origin[i].parent_id);
 		} else if (klieg__likely(context_ready(me)) && klieg__likely((r = (struct kw_rec_span *)reserve(me, sizeof *r)) != NULL)) {
-			r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)((flags & 0xff) | alone) };
+			r->r = (struct kw_rec){ o->site, KW_REC_SPAN, 1, (uint16_t)(flags & 0xff) };
 			r->start_tsc = start;
 			r->ticks = now - start;
 			r->seq = o->seq;
@@ -486,11 +496,6 @@ static inline __attribute__((always_inline)) void finish(struct klieg__thread *m
 	} else if (flags & OPEN_COUNT) {
 		count_span(me, o->site, now - start, flags & KW_REC_ERROR);
 	}
-	if (klieg__unlikely(alone && flags & OPEN_UNSAMPLED && me->trace_hi | me->trace_lo)) {
-		uint32_t seq = t->seq + 1;
-		klieg__store(&t->seq, seq, RELAXED);
-		put_spanx(me, o->site, (flags & 0xff) | alone, start, now, &(struct kw_origin){ me->trace_hi, me->trace_lo, 0 }, 0, kw_span_id(t->seed, seq), 0);
-	}
 	if (klieg__unlikely(flags & OPEN_MARKED) && same)
 		me->ctx_flags &= ~(7u << KW_CTX_LEVEL_SHIFT); /* what this span's attributes made of the request is over with it */
 	if (klieg__likely(i + 1 == t->depth)) { /* if what is below ended elsewhere, the next begin sees it */
@@ -502,10 +507,16 @@ static inline __attribute__((always_inline)) void finish(struct klieg__thread *m
 	}
 }
 
+/* A span that was kept because what it is in it failed has a number that its handle does not know. */
+static inline bool stands_for(const struct kw_open *o, const klieg_span *s)
+{
+	return klieg__likely(o->cookie == (uint64_t)(uintptr_t)s) && (klieg__likely(o->seq == s->seq) || (!s->seq && klieg__load(&o->flags, RELAXED) & KW_REC_ALONE));
+}
+
 static __attribute__((noinline)) uint32_t search(const struct kw_thread *t, const klieg_span *s, uint32_t below)
 {
 	while (below-- > 0)
-		if (t->open[below].cookie == (uint64_t)(uintptr_t)s && t->open[below].seq == s->seq)
+		if (stands_for(&t->open[below], s))
 			return below;
 	return UINT32_MAX;
 }
@@ -515,7 +526,7 @@ static __attribute__((noinline)) uint32_t search(const struct kw_thread *t, cons
 static inline uint32_t place_of(const struct kw_thread *t, const klieg_span *s)
 {
 	uint32_t i = s->open - 1;
-	if (klieg__likely(i < t->depth && t->open[i].cookie == (uint64_t)(uintptr_t)s && t->open[i].seq == s->seq))
+	if (klieg__likely(i < t->depth && stands_for(&t->open[i], s)))
 		return i;
 	return search(t, s, i < t->depth ? i : t->depth);
 }
@@ -548,7 +559,7 @@ static __attribute__((noinline)) void end_slow(klieg_span *s)
 
 KLIEG_PUBLIC void klieg__end(klieg_span *s)
 {
-	if (klieg__unlikely(!end_fast(&klieg__thread, s)))
+	if (klieg__unlikely(!end_fast(&klieg__thread, s)) && !end_unsampled(&klieg__thread, s))
 		end_slow(s);
 }
 
@@ -626,16 +637,24 @@ static __attribute__((noinline)) void end_elsewhere(struct klieg__thread *me, kl
 	struct kw_region *region = klieg__process.region;
 	uint32_t slot = s->flags >> HANDLE_SLOT_SHIFT;
 	struct kw_thread *other = (struct kw_thread *)(klieg__process.threads + (uint64_t)(slot < region->max_threads ? slot : 0) * region->thread_stride);
-	uint32_t depth = klieg__load(&other->depth, ACQUIRE), was = OPEN_ENDED;
+	uint32_t depth = klieg__load(&other->depth, ACQUIRE), was = OPEN_ENDED | OPEN_UNSAMPLED, seq = 0;
 	for (uint32_t i = depth < KW_OPEN_MAX ? depth : KW_OPEN_MAX; i-- > 0;)
 		if (klieg__load(&other->open[i].cookie, RELAXED) == (uint64_t)(uintptr_t)s && klieg__load(&other->open[i].start_tsc, RELAXED) == s->start) {
 			was = __atomic_fetch_or(&other->open[i].flags, OPEN_ENDED, __ATOMIC_ACQ_REL);
+			seq = other->open[i].seq;
 			break;
 		}
+	struct kw_origin trace = { s->trace_hi, s->trace_lo, 0 };
 	if (s->flags & OPEN_COUNT) {
 		count_span(me, s->site, now - s->start, s->flags & KW_REC_ERROR);
-	} else if (!(s->flags & OPEN_UNSAMPLED)) {
-		struct kw_origin trace = { s->trace_hi, s->trace_lo, 0 };
+	} else if (s->flags & OPEN_UNSAMPLED) { /* kept if it failed, or if there its own thread knows that something in it did */
+		if (!(was & (OPEN_ENDED | OPEN_UNSAMPLED))) {
+			put_spanx(me, s->site, (s->flags | was) & 0xff, s->start, now, &trace, 0, kw_span_id(other->seed, seq), s->parent);
+		} else if (s->flags & OPEN_IF_FAILS && s->flags & KW_REC_ALONE) {
+			klieg__store(&me->t->seq, me->t->seq + 1, RELAXED);
+			put_spanx(me, s->site, s->flags, s->start, now, &trace, 0, kw_span_id(me->t->seed, me->t->seq), s->parent);
+		}
+	} else {
 		if (was & OPEN_ENDED) /* its thread is gone and wrote it off: it did end. Only the sum over all slots means something. */
 			me->t->abandoned--;
 		/* The handle does not say what share of traces is kept; this thread knows when it is in the same one. */
@@ -853,6 +872,22 @@ static bool request_holds(const struct kw_request *r, const struct klieg__value 
 	return depth == 1 && stack & 1;
 }
 
+/* What an open span has become, its handle says too. */
+static void tell_handle(const struct klieg__thread *me, const struct kw_open *o, klieg_span *s)
+{
+	const struct kw_thread *t = me->t;
+	uint32_t flags = klieg__load(&o->flags, RELAXED);
+	s->seq = o->seq;
+	if (!(flags & OPEN_EXPLICIT))
+		return;
+	s->trace_hi = me->trace_hi;
+	s->trace_lo = me->trace_lo;
+	s->flags = (flags & ~(uint32_t)OPEN_MARKED) | me->slot << HANDLE_SLOT_SHIFT;
+	s->id = kw_span_id(t->seed, o->seq);
+	s->parent = o->parent_seq ? kw_span_id(t->seed, o->parent_seq) : me->parent;
+	s->check = check_of(s);
+}
+
 /* The request carries a level from here on, until this span ends; and the span itself is begun, if it is one that this level is about. */
 static void mark(struct klieg__thread *me, uint32_t site, klieg_span *s, struct kw_open *o, unsigned level, uint64_t threshold)
 {
@@ -875,20 +910,15 @@ static void mark(struct klieg__thread *me, uint32_t site, klieg_span *s, struct 
 			o->parent_seq = me->seq;
 			o->seq = t->seq + 1;
 			klieg__store(&t->seq, o->seq, RELAXED);
-			me->seq = s->seq = o->seq;
-			flags &= ~(uint32_t)(OPEN_UNSAMPLED | OPEN_COUNT);
+			me->seq = o->seq;
+			flags &= ~(uint32_t)(OPEN_UNSAMPLED | OPEN_COUNT | OPEN_IF_FAILS);
 		}
 		flags |= level >= KW_DETAIL ? OPEN_DETAIL : 0;
+	} else if (level >= KW_SPAN && flags & OPEN_UNSAMPLED) {
+		flags |= OPEN_IF_FAILS;
 	}
 	klieg__store(&o->flags, flags, RELAXED);
-	if (flags & OPEN_EXPLICIT) {
-		s->trace_hi = me->trace_hi;
-		s->trace_lo = me->trace_lo;
-		s->flags = (flags & ~(uint32_t)OPEN_MARKED) | me->slot << HANDLE_SLOT_SHIFT;
-		s->id = kw_span_id(t->seed, o->seq);
-		s->parent = o->parent_seq ? kw_span_id(t->seed, o->parent_seq) : me->parent;
-		s->check = check_of(s);
-	}
+	tell_handle(me, o, s);
 }
 
 static void breathe(void)
@@ -974,6 +1004,44 @@ KLIEG_PUBLIC void klieg__set(klieg_span *s, const char *const *keys, const struc
 	leave(me);
 }
 
+/* Functions' spans stand on the stack only in traces that are kept; but the first span of a trace always does. */
+static bool always_open(const struct klieg__thread *me, uint32_t i)
+{
+#if defined(__x86_64__)
+	return me->t->open[i].cookie - (uint64_t)(uintptr_t)klieg__gate_data >= sizeof(struct kw_gate) * KW_GATES || me->root_depth == i + 1;
+#else
+	return me && i < KW_OPEN_MAX;
+#endif
+}
+
+/* A span that fails is kept, and so are those that it is in: the way from the first one here to it. In a trace that is not kept they become spans now.
+ * In one that is, they are what they were; but in both they stand for themselves alone, since none of their kind is ever left out. */
+static __attribute__((noinline)) void keep_failed(struct klieg__thread *me, uint32_t failed)
+{
+	struct kw_thread *t = me->t;
+	uint32_t parent = 0;
+	for (uint32_t i = 0; i <= failed; i++) {
+		struct kw_open *o = &t->open[i];
+		uint32_t flags = klieg__load(&o->flags, RELAXED);
+		bool none = flags & OPEN_UNSAMPLED && !(flags & OPEN_IF_FAILS);
+		if (t->generation[i] != t->generation[failed] || none || flags & (OPEN_COUNT | OPEN_ENDED | OPEN_DETACHED))
+			continue;
+		if (always_open(me, i)) {
+			if (flags & OPEN_UNSAMPLED) {
+				o->parent_seq = parent;
+				o->seq = t->seq + 1;
+				klieg__store(&t->seq, o->seq, RELAXED);
+				if (level_of(me, klieg__process.sites + o->site) >= KW_DETAIL)
+					__atomic_fetch_or(&o->flags, OPEN_DETAIL, __ATOMIC_RELAXED);
+				__atomic_fetch_and(&o->flags, ~(uint32_t)(OPEN_UNSAMPLED | OPEN_IF_FAILS), __ATOMIC_RELEASE); /* another thread that ends it reads its number after this */
+			}
+			__atomic_fetch_or(&o->flags, KW_REC_ALONE, __ATOMIC_RELAXED);
+		}
+		parent = o->seq;
+	}
+	klieg__find_parent(me);
+}
+
 KLIEG_PUBLIC void klieg__status(klieg_span *s, int error, const char *text)
 {
 	struct klieg__thread *me = enter();
@@ -981,6 +1049,10 @@ KLIEG_PUBLIC void klieg__status(klieg_span *s, int error, const char *text)
 		return;
 	struct kw_open *o = entry_of(me, s);
 	if (o) {
+		if (error && always_open(me, (uint32_t)(o - me->t->open))) {
+			keep_failed(me, (uint32_t)(o - me->t->open));
+			tell_handle(me, o, s);
+		}
 		__atomic_fetch_and(&o->flags, ~(uint32_t)(KW_REC_ERROR | KW_REC_OK), __ATOMIC_RELAXED);
 		__atomic_fetch_or(&o->flags, error ? KW_REC_ERROR : KW_REC_OK, __ATOMIC_RELAXED);
 		if (text && *text && o->seq) {
@@ -989,7 +1061,7 @@ KLIEG_PUBLIC void klieg__status(klieg_span *s, int error, const char *text)
 			put_record(me, KW_REC_STATUS, o->site, o->seq, 0, 0, &key, 0, &v, 1);
 		}
 	} else if (s->check == check_of(s)) { /* its end writes what the handle says; if another thread began it, the text has no place there */
-		s->flags = (s->flags & ~(uint32_t)(KW_REC_ERROR | KW_REC_OK)) | (error ? KW_REC_ERROR : KW_REC_OK);
+		s->flags = (s->flags & ~(uint32_t)(KW_REC_ERROR | KW_REC_OK)) | (error ? KW_REC_ERROR | KW_REC_ALONE : KW_REC_OK);
 		if (text && *text && s->seq && by_handle(me, s)) {
 			struct klieg__value v = klieg__str(text);
 			put_record(me, KW_REC_STATUS, s->site, s->seq, 0, 0, &(const char *){ "status" }, 0, &v, 1);

@@ -304,7 +304,7 @@ struct kw_thread {
 	uint64_t lost_depth;     /* lost: nested deeper than KW_OPEN_MAX */
 	uint64_t lost_reentrant; /* lost: a signal handler interrupted a probe */
 	uint64_t abandoned;      /* begun, never ended (longjmp, thread exit): will never be recorded */
-	uint64_t unsampled;      /* spans not made: the trace was sampled out here at the head */
+	uint64_t unsampled;      /* spans not made: the trace was sampled out here at the head (those that failed were made after all) */
 	uint64_t lost_other;     /* attributes, events, links not recorded: ring full */
 	/* line 2: consumer */
 	uint64_t tail;           /* bytes ever consumed; release by the agent; pairs with the producer's acquire when it seems full */
@@ -342,7 +342,7 @@ enum kw_rec_type {
 enum kw_rec_flags {
 	KW_REC_ERROR = 1, KW_REC_OK = 2,
 	KW_REC_TRUNCATED = 4,    /* some attribute was cut or left out */
-	KW_REC_ALONE = 8,        /* kept whatever its trace's threshold: it stands for itself only */
+	KW_REC_ALONE = 8,        /* kept whatever its trace's threshold, since it failed or something in it did: it stands for itself only */
 	KW_REC_NATTR_SHIFT = 8,  /* flags >> 8: number of attributes that follow */
 };
 enum kw_ctx_flags {

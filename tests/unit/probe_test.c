@@ -25,6 +25,12 @@ __attribute__((noinline)) static void outer(void)
 	KLIEG_ERROR(s, "bad luck");
 	KLIEG_SET(s, KLIEG_DOUBLE("late", 2.5));
 }
+__attribute__((noinline)) static void calm(void)
+{
+	KLIEG_SPAN_AS(s, "calm");
+	inner();
+	inner();
+}
 static struct kw_thread *me(void) { return slot_of((unsigned)syscall(SYS_gettid)); }
 
 static int setup(void **state)
@@ -149,7 +155,7 @@ static void histogram_error_is_at_most_two_percent(void **state)
 static void sampling_is_a_function_of_the_trace_id(void **state)
 {
 	(void)state;
-	switch_site("outer", KW_SPAN);
+	switch_site("calm", KW_SPAN);
 	switch_site("inner", KW_SPAN);
 	uint64_t threshold = (1ull << 56) / 4 * 3;
 	for (uint32_t i = 0; i < H.c->sites_n; i++)
@@ -158,7 +164,7 @@ static void sampling_is_a_function_of_the_trace_id(void **state)
 	int kept = 0, spans = 0;
 	struct any_record r;
 	for (int i = 0; i < 400; i++) {
-		outer();
+		calm();
 		while (next_record(me(), &r)) {
 			if (r.r.type == KW_REC_CTX) {
 				kept++;
@@ -392,7 +398,7 @@ static void counts_agree_whatever_share_sender_and_service_keep(void **state)
 	headers[1][0] = "tracestate";
 	for (int i = 0; i < 18; i++) {
 		double theirs = shares[i % 3], ours = shares[i / 3 % 3], sum = 0;
-		bool explicit = i >= 9; /* the randomness is given, and says another thing than the trace id */
+		bool explicit = i >= 9, fails = i % 2; /* the randomness is given, and says another thing than the trace id */
 		uint64_t sender = (uint64_t)((1 - theirs) * 0x1p24) << 32, service = (uint64_t)((1 - ours) * 0x1p24) << 32;
 		set_thresholds(service);
 		for (int n = 0; n < N; n++) {
@@ -407,7 +413,10 @@ static void counts_agree_whatever_share_sender_and_service_keep(void **state)
 			struct klieg_ctx c, previous;
 			assert_int_equal(klieg_extract(get_header, NULL, &c), 1);
 			klieg_set_current(&c, &previous);
-			inner();
+			if (fails && n % 3 == 0)
+				failing(); /* always kept */
+			else
+				inner();
 			klieg_restore(&previous);
 			struct any_record r;
 			double stands_for = 0;
@@ -415,7 +424,7 @@ static void counts_agree_whatever_share_sender_and_service_keep(void **state)
 				if (r.r.type == KW_REC_CTX)
 					stands_for = 0x1p24 / (0x1p24 - (r.r.site >> 8));
 				else if (r.r.type == KW_REC_SPAN)
-					sum += stands_for;
+					sum += r.r.flags & KW_REC_ALONE ? 1 : stands_for;
 			}
 		}
 		double variance = N * (1 - ours) / ours, off = sum - N;
@@ -476,18 +485,129 @@ static void a_request_that_fails_is_kept(void **state)
 {
 	(void)state;
 	switch_site("inner", KW_SPAN);
-	for (uint32_t i = 0; i < H.c->sites_n; i++)
-		H.states[i].threshold = UINT64_MAX;
+	set_thresholds(UINT64_MAX);
 	struct any_record r;
 	inner();
 	assert_false(next_record(me(), &r));
 	failing();
-	for (uint32_t i = 0; i < H.c->sites_n; i++)
-		H.states[i].threshold = 0;
-	bool found = false;
-	while (next_record(me(), &r))
-		found |= r.r.type == KW_REC_SPANX && r.r.flags & KW_REC_ALONE && r.r.flags & KW_REC_ERROR;
-	assert_true(found);
+	set_thresholds(0);
+	bool found = false, said = false;
+	while (next_record(me(), &r)) {
+		found |= r.r.type == KW_REC_SPAN && r.r.flags & KW_REC_ALONE && r.r.flags & KW_REC_ERROR;
+		said |= r.r.type == KW_REC_STATUS;
+	}
+	assert_true(found && said);
+}
+
+/* The way down to the failure, in a trace that is not kept: each span in its parent, and none of those that have nothing to do with it. */
+__attribute__((noinline)) static void way_down(int how)
+{
+	KLIEG_SPAN_AS(top, "way_top");
+	inner();
+	{
+		KLIEG_SPAN_AS(middle, "way_middle");
+		inner();
+		{
+			KLIEG_SPAN_AS(bottom, "way_bottom", KLIEG_INT("n", expensive()));
+			if (how)
+				KLIEG_ERROR(bottom, "no");
+			inner();
+			KLIEG_SET(bottom, KLIEG_INT("late", 1));
+			if (how == 2)
+				KLIEG_OK(bottom);
+		}
+		inner();
+	}
+	inner();
+}
+
+static void the_way_to_a_failure_is_kept_at_any_depth(void **state)
+{
+	(void)state;
+	struct klieg_ctx remote = { .trace_hi = 5, .trace_lo = 6, .span_id = 7, .flags = KW_CTX_REMOTE | 1u << 17 }; /* its sender did not keep it */
+	switch_site("inner", KW_SPAN);
+	switch_site("way_top", KW_SPAN);
+	switch_site("way_middle", KW_SPAN);
+	switch_site("way_bottom", KW_DETAIL);
+	for (int i = 0; i < 6; i++) {
+		int how = i % 3;
+		struct klieg_ctx previous;
+		struct any_record r;
+		uint32_t seq[3] = { 0 }, parents[3] = { 0 }, n = 0, attributes = 0;
+		klieg_set_current(&(struct klieg_ctx){ 0 }, &previous);
+		if (i >= 3)
+			klieg_set_current(&remote, NULL);
+		uint32_t made = me() ? me()->seq : 0;
+		set_thresholds(UINT64_MAX);
+		evaluated = 0;
+		way_down(how);
+		set_thresholds(0);
+		klieg_restore(&previous);
+		while (next_record(me(), &r)) {
+			if (r.r.type == KW_REC_CTX && i >= 3)
+				assert_true(r.ctx.trace_hi == 5 && r.ctx.trace_lo == 6 && r.ctx.parent_id == 7);
+			attributes += r.r.type == KW_REC_ATTR;
+			if (r.r.type != KW_REC_SPAN)
+				continue;
+			assert_true(n < 3 && r.r.flags & KW_REC_ALONE);
+			assert_int_equal(r.r.flags & (KW_REC_ERROR | KW_REC_OK), n ? 0 : how == 2 ? KW_REC_OK : KW_REC_ERROR);
+			seq[n] = r.span.seq;
+			parents[n++] = r.span.parent_seq;
+		}
+		assert_int_equal(n, how ? 3 : 0); /* innermost first */
+		assert_int_equal(evaluated, 0);
+		assert_int_equal(attributes, how ? 1 : 0); /* what was set after it had failed */
+		assert_true(!how || (parents[0] == seq[1] && parents[1] == seq[2] && parents[2] == 0));
+		assert_int_equal(me()->seq - made, n);
+		assert_int_equal(me()->depth, 0);
+	}
+}
+
+static klieg_span given;
+static void *fail_it(void *arg) { KLIEG_ERROR(given, "too late"); KLIEG_END(given, "given"); return arg; }
+static void *give_back(void *arg) { KLIEG_END(given, "given"); return arg; }
+__attribute__((noinline)) static void within(void) { KLIEG_SPAN_AS(span, "within"); KLIEG_ERROR(span, "no"); }
+
+/* A span that one thread began and another ends, in a trace that is not kept: the failure is seen there, or was in something that this thread did in it. */
+static void a_failure_is_kept_also_of_a_span_that_is_handed_on(void **state)
+{
+	(void)state;
+	switch_site("calm", KW_COUNT);
+	switch_site("given", KW_SPAN);
+	switch_site("within", KW_SPAN);
+	for (int how = 0; how < 4; how++) { /* no failure; there; here; both */
+		pthread_t thread;
+		struct any_record r;
+		uint64_t depth_before = me() ? me()->depth : 0;
+		int made_before = 0;
+		for (uint32_t i = 0; i < H.r->max_threads; i++) {
+			struct kw_thread *t = (struct kw_thread *)((uint8_t *)H.r + H.r->threads_off + i * H.r->thread_stride);
+			made_before += t->state != KW_THREAD_FREE ? (int)t->seq : 0;
+		}
+		set_thresholds(UINT64_MAX);
+		KLIEG_BEGIN(given, "given");
+		if (how & 2)
+			within();
+		assert_int_equal(pthread_create(&thread, NULL, how & 1 ? fail_it : give_back, NULL), 0);
+		assert_int_equal(pthread_join(thread, NULL), 0);
+		int alone = 0, failed = 0, made = 0;
+		for (uint32_t i = 0; i < H.r->max_threads; i++) {
+			struct kw_thread *t = (struct kw_thread *)((uint8_t *)H.r + H.r->threads_off + i * H.r->thread_stride);
+			if (t->state != KW_THREAD_FREE)
+				made += (int)t->seq;
+			while (t->state != KW_THREAD_FREE && next_record(t, &r)) {
+				alone += (r.r.type == KW_REC_SPAN || r.r.type == KW_REC_SPANX) && r.r.flags & KW_REC_ALONE;
+				failed += (r.r.type == KW_REC_SPAN || r.r.type == KW_REC_SPANX) && r.r.flags & KW_REC_ERROR;
+			}
+		}
+		set_thresholds(0);
+		assert_int_equal(made - made_before, alone);
+		assert_int_equal(alone, how == 0 ? 0 : how == 1 ? 1 : 2);
+		assert_int_equal(failed, how == 0 ? 0 : how == 3 ? 2 : 1);
+		assert_int_equal(given.open, 0);
+		calm(); /* takes what has ended off the stack */
+		assert_int_equal(me()->depth, depth_before);
+	}
 }
 
 static void a_forked_child_without_room_for_a_region_goes_on(void **state)
@@ -592,7 +712,7 @@ static void a_span_may_end_on_another_thread(void **state)
 	pthread_create(&t, NULL, end_it, NULL);
 	pthread_join(t, NULL);
 	int found = 0;
-	for (uint32_t i = 0; i < 4; i++) { /* the other thread is gone; its slot is DEAD and not yet drained */
+	for (uint32_t i = 0; i < H.r->max_threads; i++) { /* the other thread is gone; its slot is DEAD and not yet drained */
 		struct kw_thread *s = (struct kw_thread *)((uint8_t *)H.r + H.r->threads_off + i * H.r->thread_stride);
 		struct any_record r;
 		while (s->state == KW_THREAD_DEAD && next_record(s, &r))
@@ -1141,7 +1261,8 @@ int main(int argc, char **argv)
 		T(sampling_is_a_function_of_the_trace_id), T(a_request_is_continued_from_its_headers_and_passed_on), T(foreign_and_broken_headers),
 		T(a_request_is_asked_once_what_it_is_about), T(rules_that_change_while_they_are_read_are_read_again),
 		T(a_strangers_level_is_not_taken_where_strangers_come), T(a_decision_is_sent_on_with_its_threshold_and_randomness), T(counts_agree_whatever_share_sender_and_service_keep),
-		T(a_gated_site_follows_only_requests_that_ask_for_it), T(the_keyed_hash_is_the_published_one), T(a_forked_child_without_room_for_a_region_goes_on), T(a_request_that_fails_is_kept), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
+		T(a_gated_site_follows_only_requests_that_ask_for_it), T(the_keyed_hash_is_the_published_one), T(a_forked_child_without_room_for_a_region_goes_on), T(a_request_that_fails_is_kept), T(the_way_to_a_failure_is_kept_at_any_depth),
+		T(a_failure_is_kept_also_of_a_span_that_is_handed_on), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
 		T(end_of_garbage_is_harmless), T(longjmp_over_spans_is_counted_and_mended), T(signal_handlers_may_use_probes), T(a_full_ring_loses_and_counts),
 		T(a_wrapping_ring_keeps_every_record), T(nesting_deeper_than_the_stack_is_counted), T(events_links_and_counters),
 		T(other_vendors_members_are_passed_on_whole_or_not_at_all), T(a_root_ended_elsewhere_ends_its_trace_here), T(a_root_may_end_before_its_children), T(a_span_left_open_in_a_scope_is_no_parent_of_what_follows),
