@@ -323,6 +323,8 @@ void site_source_get(void *ctx, const struct tq_field *f, struct tq_value *v)
 		give(v, strtab_get(&p->strs, s->file));
 	else if (str_is(f->key, "code.line.number") || str_is(f->key, "line"))
 		v->type = TQ_INT, v->i = s->line;
+	else if (str_is(f->key, "klieg.plugin") && s->kind == KW_SITE_FUNCTION)
+		v->type = TQ_BOOL, v->i = s->plugin != 0;
 	else if (str_is(f->key, "klieg.site.id"))
 		span_id_hex(s->id, r->id), give(v, (struct str){ r->id, 16 });
 	else if (str_is(f->key, "code.function.name") || str_is(f->key, "function")) {

@@ -66,7 +66,8 @@ void traceql_pushdown(const struct traceql *q, struct tq_pushdown *ret_p)
 /* Of a site these attributes are known; with `.` also the resource's, by the namespaces that resources have. */
 bool tq_known_of_site(const struct tq_field *f)
 {
-	static const char *const site_keys[] = { "component", "code.file.path", "code.function.name", "code.line.number", "klieg.site.id" };
+	static const char *const site_keys[] = { "component", "code.file.path", "code.function.name", "code.line.number", "klieg.site.id",
+		"klieg.plugin" };
 	static const char *const resource_prefixes[] = { "service.", "host.", "process.", "os.", "container.", "k8s.", "deployment.", "cloud.",
 		"telemetry.", "device.", "faas.", "webengine." };
 	if (f->scope == TQ_INTRINSIC)

@@ -112,7 +112,7 @@ def plain(tmp_path, spawn):
 
 @pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is not installed")
 @pytest.mark.parametrize("spec", SPECS)
-def test_dashboard(klieg_up, spawn, cc, spec, request):
+def test_dashboard(klieg_up, spawn, cc, spec, request, tmp_path):
 	p = spawn([cc(PROGRAM)], env=klieg_up.env, stdout=subprocess.PIPE)
 	assert p.stdout.readline() == b"up\n"
 	wait_for(lambda: [x for x in klieg_up.get("/processes")["processes"] if x["pid"] == p.pid and x["state"] == "live"])
@@ -123,6 +123,10 @@ def test_dashboard(klieg_up, spawn, cc, spec, request):
 	env = dict(os.environ, KLIEG_HTTP=klieg_up.http, KLIEG_OTLP=klieg_up.otlp, KLIEG_PID=str(p.pid))
 	if spec == "attach.spec.mjs":
 		env["KLIEG_TARGET"] = str(request.getfixturevalue("plain"))
+		env["KLIEG_REDIS_SOCKET"] = str(tmp_path / "redis.sock")
+		server = spawn(["redis-server", "--port", "0", "--unixsocket", env["KLIEG_REDIS_SOCKET"], "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL)
+		env["KLIEG_REDIS"] = str(server.pid)
+		wait_for(lambda: os.path.exists(env["KLIEG_REDIS_SOCKET"]))
 	r = subprocess.run([shutil.which("node"), "--test", "--test-reporter=spec", os.path.join("tests", spec)], cwd=WEB, env=env,
 		capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
 	assert r.returncode == 0, r.stdout[-6000:] + r.stderr[-2000:]

@@ -1,5 +1,6 @@
 // Attaching to a program that knows nothing of Klieg, its functions, the call graph of one of them, and leaving it again.
 import assert from 'node:assert/strict';
+import { connect } from 'node:net';
 import { after, before, test } from 'node:test';
 import { accessible, browser, call, send, span, stored, until, waitFor } from './browser.mjs';
 
@@ -78,6 +79,52 @@ test('attach by searching, illuminate a function, see its callees, detach, take 
   await waitFor(async () => (await call('GET', '/attachments')).attachments.length === 1);
   await call('DELETE', '/attachments?all=true');
   await call('DELETE', '/toggles?all=true');
+  await p.context().close();
+});
+
+/** What redis-server answers to some commands, one line each. */
+const redis = (...commands) =>
+  new Promise((done, failed) => {
+    let text = '';
+    const s = connect(process.env.KLIEG_REDIS_SOCKET, () => s.write(commands.map((c) => c + '\r\n').join('')));
+    s.on('error', failed);
+    s.on('data', (d) => {
+      text += d;
+      if (text.split('\r\n').length > commands.length) s.end();
+    });
+    s.on('close', () => done(text.trim().split('\r\n')));
+  });
+
+test('an instrumentor is added to a server that runs: its requests are spans, with what they were about', async () => {
+  const pid = Number(process.env.KLIEG_REDIS);
+  assert.deepEqual(await redis('PING'), ['+PONG']);
+  await call('POST', '/attachments', { pid });
+  const p = await b.page('/processes?v=1');
+  const row = p.locator('table.data tbody tr', { hasText: String(pid) });
+  const add = row.getByLabel(`Add an instrumentor to redis-server ${pid}`);
+  await add.waitFor();
+  assert.ok((await add.locator('option').allTextContents()).includes('redis-server'));
+  await add.selectOption('redis-server');
+  await waitFor(async () => /redis-server knows \d+ functions? of redis-server/.test(await p.textContent('.notices')));
+  await waitFor(async () => (await row.locator('.plugs .level').allTextContents()).includes('redis-server'));
+  assert.ok(!(await add.locator('option').allTextContents()).includes('redis-server'), 'what it has is not offered again');
+  await accessible(p, 'instrumentors');
+  // From the notice to its sites, and one of them on: what is asked of the server now is seen.
+  await p.locator('.notices').getByRole('button', { name: 'Show them' }).click();
+  await until(p, () => location.pathname === '/toggles');
+  await p.getByLabel('Switch on redis.command').click();
+  await p.waitForSelector('dialog .plan');
+  await p.getByRole('dialog').getByLabel('Level').selectOption('detail');
+  await until(p, () => !document.querySelector('dialog .primary').disabled);
+  await p.getByRole('dialog').getByRole('button', { name: 'Switch on' }).click();
+  await until(p, () => !document.querySelector('dialog[open]'));
+  assert.deepEqual(await redis('SET cart 7', 'GET cart'), ['+OK', '$1', '7']);
+  const set = '/spans?limit=5&q=' + encodeURIComponent('{ name = "redis.command" && .db.operation.name = "SET" }');
+  const { spans } = await waitFor(async () => { const r = await call('GET', set); return r.matched > 0 && r; });
+  assert.equal(spans[0].kind, 'server');
+  await call('DELETE', '/attachments?all=true');
+  await call('DELETE', '/toggles?all=true');
+  assert.deepEqual(await redis('GET cart'), ['$1', '7']);
   await p.context().close();
 });
 

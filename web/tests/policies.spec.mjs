@@ -184,7 +184,7 @@ test('a rollout that does harm goes back by itself; the page and the audit log s
   await p.goto(new URL('/audit?object=policy%3Aharm', p.url()).href);
   const row = p.getByRole('table', { name: 'Changes' }).locator('tbody tr', { hasText: 'system:guardrail' });
   await row.waitFor();
-  assert.match(await row.textContent(), /auto rollback.*policy harm.*p99.*done/s);
+  assert.match(await row.textContent(), /auto rollback.*policy harm.*slower.*requests.*done/s);
   await row.locator('[data-evidence]').waitFor();
   await accessible(p, 'audit');
   await p.context().close();

@@ -1,12 +1,13 @@
 // Who changed what, when and why, from what to what, and how it went. The filters are the address, so that what one looks at can be sent to somebody.
-import { api, type AuditEntry } from '../api';
+import { useState } from 'preact/hooks';
+import { api, type AuditEntry, type Problem, type Revert } from '../api';
 import { num, pct, shell } from '../format';
-import { changes, steering, toggles } from '../live';
+import { changes, notice, refreshToggles, steering, toggles } from '../live';
 import { usePolled } from '../poll';
 import { clock, type Instant } from '../time';
 import { go, param, place, set } from '../url';
 import { Copy, Empty, Link, Trouble, When } from '../parts/bits';
-import { useTitle } from '../parts/chrome';
+import { Modal, useTitle } from '../parts/chrome';
 
 const FILTERS = ['object', 'who', 'what'] as const;
 
@@ -25,18 +26,39 @@ const show = (key: string, v: unknown): string =>
         : String(v);
 const label = (key: string) => (key === 'expires_unix_nano' ? 'until' : key.replace(/_/g, ' '));
 
+/** Down to the single value: {a: {b: 1}} is "a.b" 1. */
+const leaves = (o: object | null, path = ''): [string, unknown][] =>
+  Object.entries(o ?? {}).flatMap(([k, v]) =>
+    v && typeof v === 'object' && !Array.isArray(v) ? leaves(v, `${path}${k}.`) : [[path + k, v] as [string, unknown]],
+  );
+const less = (a: unknown[], b: unknown[]) => a.filter((x) => !b.some((y) => JSON.stringify(x) === JSON.stringify(y)));
+
 /** What is different; of what is new, or gone, all of it. */
-function Change({ e }: { e: AuditEntry }) {
-  const a = e.before ?? {},
-    b = e.after ?? {};
+function Change({ e }: { e: Pick<AuditEntry, 'before' | 'after' | 'measured_percent' | 'limit_percent'> }) {
+  const a = Object.fromEntries(leaves(e.before)),
+    b = Object.fromEntries(leaves(e.after));
   const keys = [...new Set([...Object.keys(a), ...Object.keys(b)])].filter((k) => k !== 'owner' && show(k, a[k]) !== show(k, b[k]));
   return (
     <>
       {keys.map((k) => (
         <span class="rule" key={k}>
-          <span class="dim">{label(k)}</span> {e.before && <s class={e.after ? '' : 'gone'}>{show(k, a[k])}</s>}
-          {e.before && e.after && <span aria-label="becomes"> → </span>}
-          {e.after && <b>{show(k, b[k])}</b>}
+          <span class="dim">{label(k)}</span>{' '}
+          {Array.isArray(a[k]) && Array.isArray(b[k]) ? (
+            <>
+              {less(b[k], a[k]).map((x) => (
+                <b key={`+${x}`}>+{show(k, [x])} </b>
+              ))}
+              {less(a[k], b[k]).map((x) => (
+                <s key={`-${x}`}>−{show(k, [x])} </s>
+              ))}
+            </>
+          ) : (
+            <>
+              {e.before && <s class={e.after ? '' : 'gone'}>{show(k, a[k])}</s>}
+              {e.before && e.after && <span aria-label="becomes"> → </span>}
+              {e.after && <b>{show(k, b[k])}</b>}
+            </>
+          )}
         </span>
       ))}
       {e.measured_percent !== undefined && (
@@ -65,7 +87,52 @@ function Thing({ of }: { of: string }) {
 
 const MARKS: Record<string, string> = { done: '✓', partial: '◐', failed: '✗', refused: '⊘', pending: '…', interrupted: '‖' };
 
-function Row({ e }: { e: AuditEntry }) {
+/** Undoes a change, as the server says that it can be undone: a change of its own, so it wants a reason. */
+function Undo({ e, how, close }: { e: AuditEntry; how: Revert; close: () => void }) {
+  const [reason, setReason] = useState(''),
+    [busy, setBusy] = useState(false),
+    [problem, setProblem] = useState<Problem | null>(null);
+  const submit = async (ev: Event) => {
+    ev.preventDefault();
+    setBusy(true);
+    try {
+      const r = await api.revert(how, reason);
+      notice.value = { text: `Undone: ${e.what.replace(/_/g, ' ')} ${e.object.replace(':', ' ')}.`, hint: r?.warning };
+      steering.value++;
+      refreshToggles();
+      close();
+    } catch (err) {
+      setBusy(false);
+      setProblem(err as Problem);
+    }
+  };
+  return (
+    <Modal title={`Undo: ${e.what.replace(/_/g, ' ')} ${e.object.replace(':', ' ')}?`} onClose={close}>
+      <form class="sheet" onSubmit={submit}>
+        <p>
+          {how.text[0]!.toUpperCase() + how.text.slice(1)}. <Change e={{ ...e, before: e.after, after: e.before }} />
+        </p>
+        <label>
+          Reason
+          <input autofocus required placeholder="why, for those who read the log" value={reason} onInput={(ev) => setReason(ev.currentTarget.value)} />
+        </label>
+        {problem && <Trouble e={problem} />}
+        <div class="row end">
+          <Copy command={how.cli.replace('WHY', reason ? shell(reason) : 'WHY')} />
+          <span class="grow" />
+          <button type="button" onClick={close}>
+            Cancel
+          </button>
+          <button class="primary" disabled={busy}>
+            Revert
+          </button>
+        </div>
+      </form>
+    </Modal>
+  );
+}
+
+function Row({ e, undo }: { e: AuditEntry; undo: (e: AuditEntry) => void }) {
   const all = (key: (typeof FILTERS)[number], what: string) => (
     <button class="link" title={`Only ${key} ${what}`} onClick={() => set({ [key]: what, before: '' })}>
       {key === 'what' ? what.replace(/_/g, ' ') : what}
@@ -112,12 +179,20 @@ function Row({ e }: { e: AuditEntry }) {
           </small>
         )}
       </td>
+      <td class="act">
+        {e.revert && (
+          <button title={e.revert.text} aria-label={`Revert ${e.what} of ${e.object}`} onClick={() => undo(e)}>
+            Revert…
+          </button>
+        )}
+      </td>
     </tr>
   );
 }
 
 export function Audit() {
   useTitle('Audit');
+  const [undoing, undo] = useState<AuditEntry | null>(null);
   const query = Object.fromEntries([...FILTERS, 'before'].map((k) => [k, param(k)]));
   const asked = { ...range(), ...query, limit: '100' };
   const { data, problem } = usePolled(() => api.audit(asked), JSON.stringify([asked, steering.value, changes.value]), 3000);
@@ -175,11 +250,14 @@ export function Audit() {
                   <th>before → after</th>
                   <th>why</th>
                   <th>outcome</th>
+                  <th>
+                    <span class="sr">undo</span>
+                  </th>
                 </tr>
               </thead>
               <tbody>
                 {data.entries.map((e) => (
-                  <Row key={e.id} e={e} />
+                  <Row key={e.id} e={e} undo={undo} />
                 ))}
               </tbody>
             </table>
@@ -194,6 +272,7 @@ export function Audit() {
           </p>
         </>
       )}
+      {undoing?.revert && <Undo e={undoing} how={undoing.revert} close={() => undo(null)} />}
     </section>
   );
 }

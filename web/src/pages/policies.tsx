@@ -485,7 +485,8 @@ function Plan({ plan: p, name }: { plan: PolicyPlan; name: string }) {
       )}
       {p.fits === false && (
         <p class="over">
-          Over the budget of {pct(p.budget_percent)}. {p.suggestion && <>Would fit: {p.suggestion.text}.</>}
+          Over the budget of {pct(p.budget_percent)}
+          {p.over_on && ` on ${p.over_on}`}. {p.suggestion && <>Would fit: {p.suggestion.text}.</>}
         </p>
       )}
       {p.warnings?.map((w) => (

@@ -80,7 +80,7 @@ export async function instrument(p: Process, plugin: string) {
     notice.value = {
       text: got?.sites ? `${got.name} knows ${num(got.sites)} function${got.sites === 1 ? '' : 's'} of ${p.service} (${p.pid}).` : `${plugin} found nothing to do in ${p.service} (${p.pid}).`,
       hint: (a.notes ?? []).join('; ') || undefined,
-      action: got?.sites ? { label: 'Show them', run: () => go('toggles', { sel: `{ resource.service.name = "${p.service}" && instrumentation:name = "${got.name}" }` }) } : undefined,
+      action: got?.sites ? { label: 'Show them', run: () => go('toggles', { sel: `{ resource.service.name = "${p.service}" && .klieg.plugin = true && instrumentation:name = "${got.name}" }` }) } : undefined,
     };
   } catch (e) {
     fail(e as Problem);
