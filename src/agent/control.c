@@ -568,6 +568,9 @@ static void run(struct agent *a, struct request *r)
 	} else if (!strcmp(m, "stats")) {
 		json_t *w = json_object_get(r->params, "window_nano");
 		o = stats_json(a, q, w ? json_integer_value(w) : 10 * SECOND);
+	} else if (!strcmp(m, "triggers")) {
+		json_t *w = json_object_get(r->params, "window_nano");
+		o = triggers_json(a, w ? json_integer_value(w) : 10 * SECOND);
 	} else if (!strcmp(m, "inflight")) {
 		json_t *limit = json_object_get(r->params, "limit"), *all = json_array();
 		for (uint32_t i = 0; i < a->nprocs; i++)

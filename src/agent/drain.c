@@ -14,6 +14,7 @@ static void batch_begin(struct agent *a)
 	a->key_thread = batch_str(a->batch, STR("thread.id"));
 	a->key_cpu = batch_str(a->batch, STR("klieg.cpu_nano"));
 	a->key_off = batch_str(a->batch, STR("klieg.off_cpu_nano"));
+	a->key_queue = batch_str(a->batch, STR("klieg.queue_nano"));
 }
 
 static bool send(struct agent *a, struct batch *b)
@@ -255,6 +256,16 @@ static void events_and_links(struct process *p, struct batch *b, uint32_t row, u
 	}
 }
 
+/* What its attributes (the last n of the batch) say of how long it waited, for the triggers; also of a span that is not wanted otherwise. */
+static void feed_wait(struct agent *a, struct site *s, const struct ring_rec *rec, const struct row *r, uint32_t n)
+{
+	const struct attr *said = NULL;
+	for (const struct attr *x = a->batch->attrs + a->batch->attrs_n - n; x < a->batch->attrs + a->batch->attrs_n && !said; x++)
+		if (x->key == a->key_queue && x->type == ATTR_INT && x->i >= 0)
+			said = x;
+	triggers_wait(s, r->ticks, weight_of(r->th24), rec->r.flags & KW_REC_ERROR, said, said ? (uint64_t)said->i : 0);
+}
+
 static void add_row(struct process *p, struct thread *th, struct kw_thread *slot, const struct ring_rec *rec, const struct row *r)
 {
 	struct agent *a = p->agent;
@@ -278,6 +289,8 @@ static void add_row(struct process *p, struct thread *th, struct kw_thread *slot
 			pending_drop(p, i);
 		}
 	n += attrs_of(p, b, rec, &dropped);
+	if (s->nfeeds && rec->r.type != KW_REC_EVENT && (n || s->always >= KW_DETAIL)) /* at span there are no attributes: silence means nothing */
+		feed_wait(a, s, rec, r, n);
 	*batch_add_attrs(b, 1) = (struct attr){ .key = a->key_thread, .type = ATTR_INT, .i = r->tid };
 	n++;
 	uint64_t off_ticks;

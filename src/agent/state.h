@@ -83,6 +83,7 @@ struct site {
 	struct load *load;        /* NULL: never on */
 	struct trigger_feed *feeds; uint32_t nfeeds; /* triggers.c: whose measurements it is part of */
 	bool root;                /* a function that begins a request */
+	bool says_waits;          /* one of its spans has said how long it had waited (klieg.queue_nano) */
 	uint64_t plugin;          /* a function that a plugin knows: address of its struct klieg_plugin_hook in the process */
 	uint64_t min_ns;          /* shorter spans are only counted */
 	uint32_t probe_ns;        /* what the kernel's probe costs a call, where it is one */
@@ -254,7 +255,7 @@ struct agent {
 	struct batch *batch;
 	uint64_t batch_gen;
 	int64_t batch_since;
-	uint64_t key_gen; uint32_t key_thread, key_cpu, key_off;
+	uint64_t key_gen; uint32_t key_thread, key_cpu, key_off, key_queue;
 	struct spool *spool, **spool_end; uint32_t spool_n;
 	struct rule **rules;
 	uint32_t nrules;
@@ -395,6 +396,8 @@ void triggers_follow(struct agent *a); /* the rules, or the sites, are others: w
 void triggers_tick(struct agent *a);
 void triggers_forget(struct agent *a);
 void triggers_span(struct site *s, uint64_t ticks, double weight, bool error);
+void triggers_wait(struct site *s, uint64_t ticks, double weight, bool error, bool said, uint64_t wait_ns);
+json_t *triggers_json(struct agent *a, int64_t window_ns); /* the method `triggers` */
 void triggers_calls(struct site *s, uint32_t bucket, double calls, double error_share);
 /* rate.c: shares of traces that give the spans/s that rules ask for */
 void rate_tick(struct agent *a);

@@ -1,6 +1,8 @@
-/* Rules that raise themselves. The sites that a trigger's query is about are counted at least (grants.c looks at site.nfeeds); what they do is added up per rule and
- * service in short histograms: half a second each, the last ten seconds. Four times a second the metric is worked out and policy's trigger_step() decides. No server is
- * needed. Status and duration in the query are tried on what a call could be: counts tell both. Agent thread; owns a->groups and site.feeds. */
+/* Rules that raise themselves. The sites that both the rule's match and its trigger's query are about are counted at least (grants.c looks at site.nfeeds); what they do
+ * is added up per rule and service in short histograms: half a second each, the last ten seconds. Four times a second the metric is worked out and policy's trigger_step()
+ * decides. No server is needed; what only all hosts together show it works out from the same histograms (triggers_json). Status and duration in the query are tried on
+ * what a call could be: counts tell both. How long requests waited (klieg.queue_nano) no count tells, only spans at detail do: those that were kept stand for the others.
+ * Agent thread; owns a->groups and site.feeds. */
 #include "agent/state.h"
 #include <math.h>
 #include <stdlib.h>
@@ -11,10 +13,12 @@
 #define ENOUGH 100.       /* calls: then the window need not be longer */
 #define LEAST_CALLS 5.    /* fewer in ten seconds say nothing about a quantile */
 
-struct trigger_slot { int64_t at; double calls, ticks, max; float bucket[KW_BUCKETS]; };
+/* seen: calls that were counted, spans that were kept. calls: what they stand for. */
+struct trigger_slot { int64_t at; double seen, calls, ticks, max; float bucket[KW_BUCKETS]; };
 struct trigger_group {
 	struct trigger_group *next;
 	char *when, *service;
+	bool waits;               /* measured is how long requests waited: "ticks" are nanoseconds */
 	struct rule *rule;        /* NULL: gone, with the next tick */
 	int64_t since;
 	struct trigger_slot slot[SLOTS];
@@ -36,9 +40,10 @@ static struct trigger_slot *slot_now(struct trigger_group *g)
 	return s;
 }
 
-static void add(struct trigger_group *g, uint32_t b, double ticks, double calls)
+static void add(struct trigger_group *g, uint32_t b, double ticks, double calls, double seen)
 {
 	struct trigger_slot *s = slot_now(g);
+	s->seen += seen;
 	s->calls += calls;
 	s->ticks += ticks * calls;
 	s->max = ticks > s->max ? ticks : s->max;
@@ -50,17 +55,28 @@ static bool takes(const struct trigger_feed *f, bool error, uint32_t b) { return
 void triggers_span(struct site *s, uint64_t ticks, double weight, bool error)
 {
 	for (uint32_t i = 0; i < s->nfeeds; i++)
-		if (takes(&s->feeds[i], error, kw_bucket(ticks)))
-			add(s->feeds[i].g, kw_bucket(ticks), (double)ticks, weight);
+		if (!s->feeds[i].g->waits && takes(&s->feeds[i], error, kw_bucket(ticks)))
+			add(s->feeds[i].g, kw_bucket(ticks), (double)ticks, weight, 1);
+}
+
+/* A span at detail. Where one has said that it waited, those that say nothing have not: nothing was there when they were about to read. */
+void triggers_wait(struct site *s, uint64_t ticks, double weight, bool error, bool said, uint64_t wait_ns)
+{
+	s->says_waits |= said;
+	for (uint32_t i = 0; s->says_waits && i < s->nfeeds; i++)
+		if (s->feeds[i].g->waits && takes(&s->feeds[i], error, kw_bucket(ticks)))
+			add(s->feeds[i].g, kw_bucket(said ? wait_ns : 0), said ? (double)wait_ns : 0, weight, 1);
 }
 
 /* Counts do not say which calls failed: those that did are taken to be as long as the others. */
 void triggers_calls(struct site *s, uint32_t b, double calls, double errors)
 {
 	for (uint32_t i = 0; i < s->nfeeds; i++) {
+		if (s->feeds[i].g->waits)
+			continue;
 		double n = calls * ((takes(&s->feeds[i], false, b) ? 1 - errors : 0) + (takes(&s->feeds[i], true, b) ? errors : 0));
 		if (n > 0)
-			add(s->feeds[i].g, b, kw_bucket_mid(b), n);
+			add(s->feeds[i].g, b, kw_bucket_mid(b), n, n);
 	}
 }
 
@@ -117,8 +133,9 @@ static struct trigger_group *group_of(struct agent *a, struct rule *r, const cha
 	if (n >= GROUPS_MAX)
 		return NULL;
 	struct trigger_group *g = base_calloc(1, sizeof *g);
+	struct tq_metric m;
 	*g = (struct trigger_group){ .next = a->groups, .when = str_dup(str_of(r->trigger->when)), .service = str_dup(str_of(service)), .rule = r,
-		.since = clock_mono() };
+		.since = clock_mono(), .waits = traceql_metric(r->trigger->q, &m) && traceql_metric_waits(&m) };
 	return a->groups = g;
 }
 
@@ -126,7 +143,7 @@ static void feed(struct agent *a, struct process *p, uint32_t i, struct rule *r,
 {
 	struct site *s = &p->sites[i];
 	struct trigger_feed f = { 0 };
-	if (!find_takes(p, i, r->trigger->q, &f))
+	if (!site_match(p, i, r->site) || !find_takes(p, i, r->trigger->q, &f)) /* what the rule is not about is not its trigger's business */
 		return;
 	if (!(f.g = group_of(a, r, p->service))) {
 		*full = true;
@@ -217,13 +234,15 @@ static bool measure(const struct trigger_group *g, const struct tq_metric *m, in
 	int64_t at = now / SLOT, over = over_ns < SECOND ? SECOND : over_ns > 10 * SECOND ? 10 * SECOND : over_ns;
 	bool amount = m->fn == TQ_RATE || m->fn == TQ_COUNT || m->fn == TQ_SUM;
 	uint32_t want = amount ? (uint32_t)(over / SLOT) : SLOTS, had = 0;
-	double calls = 0, ticks = 0, max = 0;
-	if (m->fn != TQ_RATE && m->fn != TQ_COUNT && !(m->field.scope == TQ_INTRINSIC && m->field.intrinsic == TQ_DURATION_))
-		return false; /* of attributes counts know nothing */
-	while (had < want && (amount || had < 2 || calls < ENOUGH)) {
+	double calls = 0, seen = 0, ticks = 0, max = 0;
+	if (m->fn != TQ_RATE && m->fn != TQ_COUNT && !g->waits && !(m->field.scope == TQ_INTRINSIC && m->field.intrinsic == TQ_DURATION_))
+		return false; /* of other attributes counts know nothing */
+	ns = g->waits ? 1 : ns;
+	while (had < want && (amount || had < 2 || seen < ENOUGH)) {
 		const struct trigger_slot *s = &g->slot[(at - had) % SLOTS];
 		if (s->at == at - had) {
 			calls += s->calls;
+			seen += s->seen;
 			ticks += s->ticks;
 			max = s->max > max ? s->max : max;
 		}
@@ -237,7 +256,7 @@ static bool measure(const struct trigger_group *g, const struct tq_metric *m, in
 		*ret_v = m->fn == TQ_RATE ? calls / s : (m->fn == TQ_COUNT ? calls : ticks * ns) / s * per_over;
 		return true;
 	}
-	if (calls < LEAST_CALLS)
+	if (seen < LEAST_CALLS)
 		return false;
 	int64_t from = at - had + 1;
 	switch (m->fn) {
@@ -273,9 +292,11 @@ static bool beside_baseline(struct trigger_group *g, const struct tq_metric *m, 
 
 static void tell(struct agent *a, const struct rule *r, const char *service, unsigned from, unsigned to, double value, double threshold)
 {
-	log_info("agent", "%s: %s -> %s in %s (%s: %.4g)", r->id, level_name(from), level_name(to), service, r->trigger->when, value);
-	agent_emit(a, "trigger", json_pack("{s:s,s:s,s:s?,s:s?,s:s,s:s,s:s,s:{s:s,s:f,s:f,s:I},s:I}", "what", to > from ? "raised" : "lowered", "rule", r->id, "policy",
-		r->policy, "name", r->name, "service", service, "from", level_name(from), "to", level_name(to), "cause", "query", r->trigger->when, "value", value,
+	char words[200];
+	trigger_words(r->trigger, value, to > from, words, sizeof words);
+	log_info("agent", "%s: %s -> %s in %s: %s", r->id, level_name(from), level_name(to), service, words);
+	agent_emit(a, "trigger", json_pack("{s:s,s:s,s:s?,s:s?,s:s,s:s,s:s,s:{s:s,s:s,s:f,s:f,s:I},s:I}", "what", to > from ? "raised" : "lowered", "rule", r->id, "policy",
+		r->policy, "name", r->name, "service", service, "from", level_name(from), "to", level_name(to), "cause", "query", r->trigger->when, "text", words, "value", value,
 		"threshold", threshold, "over_nano", (json_int_t)r->trigger->over_ns, "at_unix_nano", (json_int_t)clock_wall()));
 }
 
@@ -323,6 +344,36 @@ void triggers_tick(struct agent *a)
 	for (uint32_t k = 0; h && k < a->nrules; k++)
 		if (a->rules[k]->trigger && !a->rules[k]->dead)
 			decide(a, a->rules[k], now);
+}
+
+/* What each rule's trigger measured over the window, by service, for who adds up hosts: histograms add up exactly, their quantiles do not. */
+json_t *triggers_json(struct agent *a, int64_t window_ns)
+{
+	int64_t now = clock_mono(), slots = window_ns / SLOT < 1 ? 1 : window_ns / SLOT > SLOTS ? SLOTS : window_ns / SLOT, from = now / SLOT - slots + 1;
+	json_t *rows = json_array();
+	for (uint32_t i = 0; i < a->nprocs; i++)
+		if (a->procs[i]->map)
+			cells_read(a->procs[i]);
+	for (const struct trigger_group *g = a->groups; g; g = g->next) {
+		double ns = g->waits ? 1 : a->clock.ns_per_tick, seen = 0, calls = 0, sum = 0, max = 0;
+		json_t *hist = json_array();
+		int64_t covered = now - (g->since > from * SLOT ? g->since : from * SLOT);
+		for (uint32_t k = 0; k < SLOTS; k++)
+			if (g->slot[k].at >= from) {
+				seen += g->slot[k].seen, calls += g->slot[k].calls, sum += g->slot[k].ticks * ns;
+				max = g->slot[k].max > max ? g->slot[k].max : max;
+			}
+		for (uint32_t b = 0; b < KW_BUCKETS; b++) {
+			double n = 0;
+			for (uint32_t k = 0; k < SLOTS; k++)
+				n += g->slot[k].at >= from ? (double)g->slot[k].bucket[b] : 0;
+			if (n > 0)
+				json_array_append_new(hist, json_pack("[f,f]", kw_bucket_mid(b) * ns, n));
+		}
+		json_array_append_new(rows, json_pack("{s:s,s:s,s:f,s:f,s:f,s:f,s:I,s:o}", "rule", g->rule ? g->rule->id : "", "service", g->service, "seen", seen, "calls", calls,
+			"sum_nano", sum, "max_nano", max * ns, "covered_nano", (json_int_t)covered, "histogram", hist));
+	}
+	return json_pack("{s:o}", "triggers", rows);
 }
 
 void triggers_forget(struct agent *a) { sweep(a, true); }

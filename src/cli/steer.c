@@ -269,7 +269,7 @@ static void alert_value(json_t *x, const char *key, const char *into)
 	bool firing = !strncmp(id, "firing.", 7);
 	if (!json_is_number(v))
 		return;
-	if (!strcmp(id, "store.age") || (firing && strstr(jstr(x, "text"), "duration")))
+	if (!strcmp(id, "store.age") || (firing && (strstr(jstr(x, "text"), "duration") || strstr(jstr(x, "text"), "queue_nano"))))
 		fmt_duration(&f, n);
 	else if (!strcmp(id, "store.queue"))
 		fmt_bytes(&f, n);
@@ -306,8 +306,11 @@ static void cause_text(json_t *x)
 {
 	const json_t *cause = json_object_get(x, "cause");
 	struct buf b = { 0 };
-	fmt_safe(&b, jstr(cause, "query"), 0);
-	if (json_is_number(json_object_get(cause, "value"))) {
+	fmt_safe(&b, *jstr(cause, "text") ? jstr(cause, "text") : jstr(cause, "query"), 0);
+	if (*jstr(cause, "text")) {
+		buf_add_str(&b, ": ");
+		fmt_safe(&b, jstr(cause, "query"), 0);
+	} else if (json_is_number(json_object_get(cause, "value"))) {
 		struct fmt f, g;
 		bool time = strstr(jstr(cause, "query"), "duration") != NULL;
 		buf_printf(&b, ": %s, limit %s", time ? fmt_duration(&f, jnum(cause, "value")) : fmt_count(&f, jnum(cause, "value")),

@@ -33,6 +33,23 @@ static void capped(const struct policy *p, struct doc *d, uint32_t i, const stru
 			policy_level_name(r->escalate->to), least->line, policy_level_name(least->level));
 }
 
+/* A trigger that cannot measure what its writer has in mind. */
+static void unmeasured(const struct policy_rule *r, struct doc *d, const struct policy_places *at)
+{
+	struct tq_metric m;
+	if (!r->escalate || !r->escalate->q || !r->q || !traceql_metric(r->escalate->q, &m))
+		return;
+	if (traceql_excludes(r->site ? r->site : r->q, r->escalate->q))
+		doc_diag(d, "P210", at->when, "a trigger measures only what its rule matches: widen `match`, or say in `when` only what narrows it",
+			"the trigger of rule `%s` measures nothing: `match` and `when` exclude each other", r->name);
+	if (r->request && !traceql_metric_waits(&m))
+		doc_diag(d, "P211", at->when, "it raises only the requests that `match` chooses; what it measures are the calls of all of them",
+			"the trigger of rule `%s` measures all requests: counts do not know the attributes in `match`", r->name);
+	if (traceql_metric_waits(&m) && r->level < POLICY_LEVEL_DETAIL)
+		doc_diag(d, "P212", at->when, "write `level: detail` with a `keep` of a few percent, or grant that by another rule",
+			"what requests waited is only said by spans at detail: at level %s the trigger of rule `%s` measures nothing", policy_level_name(r->level), r->name);
+}
+
 void policy_advise(const struct policy *p, struct doc *d, const struct policy_places *rules, const struct policy_places *limits)
 {
 	if (!p->nrules && !p->nlimits)
@@ -68,6 +85,7 @@ void policy_advise(const struct policy *p, struct doc *d, const struct policy_pl
 		else
 			first[id] = i + 1;
 		capped(p, d, i, at);
+		unmeasured(r, d, at);
 	}
 	strtab_finish(&matches);
 	free(first);

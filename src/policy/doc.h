@@ -62,5 +62,5 @@ void value_duration_print(int64_t ns, struct buf *b);
 void value_step_print(const struct policy_step *s, struct buf *b);
 
 /* advise.c: what is allowed but hardly meant. places: of each rule, limit. */
-struct policy_places { const struct doc_node *match, *level, *keep, *to, *rollout, *send, *retain; };
+struct policy_places { const struct doc_node *match, *level, *keep, *when, *to, *rollout, *send, *retain; };
 void policy_advise(const struct policy *p, struct doc *d, const struct policy_places *rules, const struct policy_places *limits);

@@ -32,7 +32,7 @@ struct reader {
 	struct doc d;
 	struct policy *p;
 	struct policy_places *rules, *limits;    /* beside p's */
-	const struct doc_node *to;               /* of the escalation that is read */
+	const struct doc_node *when, *to;        /* of the escalation that is read */
 	size_t size;                             /* of all queries' regular expressions */
 };
 /* example: of what must be there; NULL: it may be left away. into: what the object is read into. places: may be NULL. */
@@ -255,6 +255,7 @@ static struct traceql *read_query(struct reader *r, const struct doc_node *n, en
 static void when(struct reader *r, const struct doc_node *n, void *into, struct policy_places *at)
 {
 	struct policy_trigger *t = into;
+	r->when = n;
 	t->q = read_query(r, n, TQ_PROFILE_TRIGGER, &t->when);
 }
 static void over(struct reader *r, const struct doc_node *n, void *into, struct policy_places *at)
@@ -343,8 +344,9 @@ static void rule_escalate(struct reader *r, const struct doc_node *n, void *into
 	struct policy_rule *rule = into;
 	rule->escalate = base_calloc(1, sizeof *rule->escalate);
 	*rule->escalate = (struct policy_trigger){ .over_ns = 30 * SECOND_NS, .decay_ns = 5 * MINUTE_NS, .cooldown_ns = MINUTE_NS };
-	r->to = NULL;
+	r->when = r->to = NULL;
 	read_map(r, n, "`escalate`", trigger_keys, NKEYS(trigger_keys), rule->escalate, NULL);
+	at->when = r->when;
 	at->to = r->to;
 }
 

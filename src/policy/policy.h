@@ -62,3 +62,5 @@ extern const char policy_schema[];                                   /* JSON Sch
 struct trigger_state { uint8_t base, level; bool breached, calm; int64_t since_ns, quiet_until_ns, last_ns; };
 enum trigger_move { TRIGGER_STAY, TRIGGER_UP, TRIGGER_DOWN };
 enum trigger_move trigger_step(const struct policy_trigger *t, struct trigger_state *s, int64_t now_ns, bool known, double value);
+/* Why it moved, for people: "the p99 of what requests waited is 83 ms, over 50 ms for 2 s". */
+void trigger_words(const struct policy_trigger *t, double value, bool up, char *ret_text, size_t n);

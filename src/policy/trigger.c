@@ -2,6 +2,7 @@
  * moves nothing. Pure. */
 #include "policy/policy.h"
 #include <math.h>
+#include <stdio.h>
 
 #define GAP_MAX_NS 10000000000ll /* between two measurements no more than this is taken as proven */
 
@@ -45,4 +46,42 @@ enum trigger_move trigger_step(const struct policy_trigger *t, struct trigger_st
 		return TRIGGER_DOWN;
 	}
 	return TRIGGER_STAY;
+}
+
+static void amount(double v, bool time, const char *unit, char ret[40])
+{
+	if (!time)
+		snprintf(ret, 40, "%.4g%s", v, unit);
+	else if (fabs(v) < 1e3)
+		snprintf(ret, 40, "%.4g ns", v);
+	else if (fabs(v) < 1e6)
+		snprintf(ret, 40, "%.4g us", v / 1e3);
+	else if (fabs(v) < 1e9)
+		snprintf(ret, 40, "%.4g ms", v / 1e6);
+	else
+		snprintf(ret, 40, "%.4g s", v / 1e9);
+}
+
+void trigger_words(const struct policy_trigger *t, double value, bool up, char *ret_text, size_t n)
+{
+	static const char *const fns[] = { [TQ_MIN] = "the least", [TQ_MAX] = "the greatest", [TQ_AVG] = "the mean", [TQ_SUM] = "the sum" };
+	struct tq_metric m;
+	char what[80], is[40], limit[40], lasted[40];
+	if (!traceql_metric(t->q, &m) || !m.compared) {
+		snprintf(ret_text, n, "%s", "");
+		return;
+	}
+	const char *of = traceql_metric_waits(&m) ? "of what requests waited" : "of the durations";
+	bool time = m.fn != TQ_RATE && m.fn != TQ_COUNT, above = (m.cmp[0] == '>') == up;
+	if (m.fn == TQ_QUANTILE)
+		snprintf(what, sizeof what, "the p%.6g %s", m.quantile * 100, of);
+	else if (time)
+		snprintf(what, sizeof what, "%s %s", fns[m.fn] ? fns[m.fn] : "the metric", of);
+	else
+		snprintf(what, sizeof what, "%s", m.fn == TQ_RATE ? "the rate" : "the number of calls");
+	const char *unit = m.baseline_ns ? " times as usual" : m.fn == TQ_RATE ? "/s" : "";
+	amount(value, time && !m.baseline_ns, unit, is);
+	amount(m.threshold, time && !m.baseline_ns, unit, limit);
+	amount((double)(up ? t->over_ns : t->decay_ns), true, "", lasted);
+	snprintf(ret_text, n, "%s is %s, %s %s for %s", what, is, above ? "over" : "under", limit, lasted);
 }

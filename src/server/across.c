@@ -1,7 +1,7 @@
-/* Triggers across hosts. Each agent watches its own host and reacts without us; what no host sees alone (a service's rate, its errors, its latency
- * over all of them) is worked out here once a second from what the agents count, for rules whose service runs on several hosts. What is raised goes
- * to all agents as the rule's "raised", by the same steps, decay and cool-down. Quantiles of hosts cannot be added up: theirs are weighed by calls,
- * which is near enough for a threshold. Loop thread. */
+/* Triggers across hosts. Each agent watches its own host and reacts without us; what no host sees alone (a service's rate, its errors, its latency, what
+ * its requests wait, over all of them) is worked out here once a second from what the agents' triggers have measured, for rules whose service runs on
+ * several hosts: histograms of hosts add up, so a quantile over all of them is as exact as one host's. What is raised goes to all agents as the
+ * rule's "raised", by the same steps, decay and cool-down. Loop thread. */
 #include "base/clock.h"
 #include "server/policies.h"
 #include <math.h>
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #define WINDOW_NS 10000000000ll
-enum { RULES_MAX = 256, LEAST_CALLS = 20 };
+enum { RULES_MAX = 256, LEAST_CALLS = 20, BUCKETS_MAX = 1 << 16 };
 
 struct watched { struct watched *next; char id[220], when[2000]; struct policy_trigger t; struct tq_metric m; struct trigger_state st; bool seen; };
 static struct { struct watched *list; bool asking; } across;  /* one server in a process */
@@ -50,65 +50,68 @@ static struct watched *watch(const char *id, const json_t *rule)
 	return *at = w;
 }
 
-/* ---- a metric over rows of statistics ------------------------------------------------------------------------------------- */
+/* ---- a metric over what the hosts have measured --------------------------------------------------------------------------- */
 
-struct call_of { const json_t *row; bool error; };
-static void row_get(void *ctx, const struct tq_field *f, struct tq_value *ret_v)
+struct bucket { double value, n; };
+static int by_value(const void *a, const void *b)
 {
-	struct call_of *c = ctx;
-	const char *key = NULL;
-	*ret_v = (struct tq_value){ .type = TQ_NIL };
-	if (f->scope == TQ_INTRINSIC && f->intrinsic == TQ_NAME)
-		key = "name";
-	else if (f->scope == TQ_INTRINSIC && f->intrinsic == TQ_STATUS_)
-		*ret_v = (struct tq_value){ .type = TQ_STATUS, .i = c->error ? STATUS_ERROR : STATUS_UNSET };
-	else if (f->scope == TQ_INTRINSIC && f->intrinsic == TQ_DURATION_)
-		*ret_v = (struct tq_value){ .type = TQ_DURATION, .i = jint(c->row, "mean_nano") };
-	else if ((f->scope == TQ_RESOURCE || f->scope == TQ_ANY) && str_is(f->key, "service.name"))
-		key = "service";
-	else if (f->scope == TQ_ANY && str_is(f->key, "component"))
-		key = "component";
-	if (key)
-		*ret_v = (struct tq_value){ .type = TQ_STR, .s = str_of(jtext(c->row, key)) };
+	double x = ((const struct bucket *)a)->value, y = ((const struct bucket *)b)->value;
+	return x < y ? -1 : x > y;
 }
 
-static const char *quantile_key(double q) { return q <= .5 ? "p50_nano" : q <= .95 ? "p95_nano" : q <= .99 ? "p99_nano" : "max_nano"; }
+/* q 0: the least. */
+static double quantile(struct bucket *list, size_t n, double q)
+{
+	double all = 0, at = 0;
+	qsort(list, n, sizeof(*list), by_value);
+	for (size_t i = 0; i < n; i++)
+		all += list[i].n;
+	for (size_t i = 0; i < n; i++)
+		if ((at += list[i].n) >= floor(q * (all > 1 ? all - 1 : 0)) + 1 - 1e-6)
+			return list[i].value;
+	return n ? list[n - 1].value : 0;
+}
 
 /* Of one service; false: it is on one host only, or there is too little of it. */
 static bool measure(const struct watched *w, const json_t *rows, const char *service, double *ret_v)
 {
-	double calls = 0, per_s = 0, value = 0, most = 0, least = INFINITY;
+	double seen = 0, calls = 0, per_s = 0, sum = 0, most = 0;
+	struct bucket *list = NULL;
+	size_t n = 0, i, k;
 	const char *host = NULL;
-	bool several = false;
-	size_t i;
-	const json_t *row;
+	bool several = false, shape = w->m.fn == TQ_QUANTILE || w->m.fn == TQ_MIN;
+	const json_t *row, *pair;
 	json_array_foreach(rows, i, row) {
-		if (strcmp(jtext(row, "service"), service))
-			continue;
-		struct call_of ok = { row, false }, bad = { row, true };
-		bool takes_ok = traceql_eval(w->t.q, &(struct tq_source){ &ok, row_get, NULL }), takes_bad = traceql_eval(w->t.q,
-			&(struct tq_source){ &bad, row_get, NULL });
-		double all = jnum(row, "calls"), errors = jnum(row, "errors"), n = (takes_ok ? all - errors : 0) + (takes_bad ? errors : 0);
-		if (!takes_ok && !takes_bad)
+		const json_t *hist = json_object_get(row, "histogram");
+		double covered = jnum(row, "covered_nano") / 1e9;
+		if (strcmp(jtext(row, "service"), service) || strcmp(jtext(row, "rule"), w->id) || covered < .5)
 			continue;
 		several |= host && strcmp(host, jtext(row, "host"));
 		host = jtext(row, "host");
-		calls += n;
-		per_s += (takes_ok ? jnum(row, "calls_per_s") - jnum(row, "errors_per_s") : 0) + (takes_bad ? jnum(row, "errors_per_s") : 0);
-		value += n * jnum(row, w->m.fn == TQ_QUANTILE ? quantile_key(w->m.quantile) : "mean_nano");
+		seen += jnum(row, "seen");
+		calls += jnum(row, "calls");
+		per_s += jnum(row, "calls") / covered;
+		sum += jnum(row, "sum_nano");
 		most = jnum(row, "max_nano") > most ? jnum(row, "max_nano") : most;
-		least = jnum(row, "p50_nano") < least ? jnum(row, "p50_nano") : least;
+		if (!shape || n + json_array_size(hist) > BUCKETS_MAX)
+			continue;
+		list = base_realloc(list, (n + json_array_size(hist) + 1) * sizeof(*list));
+		json_array_foreach(hist, k, pair)
+			list[n++] = (struct bucket){ json_number_value(json_array_get(pair, 0)), fmax(json_number_value(json_array_get(pair, 1)), 0) };
 	}
-	if (!several)
-		return false;
+	double over = w->t.over_ns < 1000000000 ? 1 : (double)w->t.over_ns / 1e9;
+	bool known = several && (w->m.fn == TQ_RATE || w->m.fn == TQ_COUNT || w->m.fn == TQ_SUM || seen >= LEAST_CALLS);
 	switch (w->m.fn) {
-	case TQ_RATE: *ret_v = per_s; return true;
-	case TQ_COUNT: *ret_v = calls; return true;
-	case TQ_MAX: *ret_v = most; return calls > 0;
-	case TQ_SUM: *ret_v = value; return calls > 0;
-	case TQ_AVG: case TQ_QUANTILE: *ret_v = calls > 0 ? value / calls : 0; return calls >= LEAST_CALLS;
-	default: return false;
+	case TQ_RATE: *ret_v = per_s; break;
+	case TQ_COUNT: *ret_v = per_s * over; break;
+	case TQ_SUM: *ret_v = calls > 0 ? per_s * over * sum / calls : 0; break;
+	case TQ_AVG: *ret_v = calls > 0 ? sum / calls : 0; break;
+	case TQ_MAX: *ret_v = most; break;
+	case TQ_MIN: case TQ_QUANTILE: *ret_v = quantile(list, n, w->m.quantile); break;
+	default: known = false;
 	}
+	free(list);
+	return known;
 }
 
 /* ---- deciding ------------------------------------------------------------------------------------------------------------- */
@@ -117,14 +120,19 @@ static void raise_rule(struct server *s, struct watched *w, const json_t *rule, 
 {
 	json_t *copy = json_deep_copy(rule), *set = json_array(), *ev;
 	bool up = w->st.level > from;
+	char words[240];
+	size_t said;
+	trigger_words(&w->t, value, up, words, sizeof(words));
+	said = strlen(words);
+	snprintf(words + said, sizeof(words) - said, ", over all hosts");
 	if (w->st.level > w->st.base)
 		json_object_set_new(copy, "raised", json_string(policy_level_name(w->st.level)));
 	else
 		json_object_del(copy, "raised");
 	json_array_append_new(set, copy);
-	ev = json_pack("{ss ss ss ss ss ss ss s{ss sf sf sI} sI}", "type", "trigger", "what", up ? "raised" : "lowered", "rule", w->id, "service",
+	ev = json_pack("{ss ss ss ss ss ss ss s{ss ss sf sf sI} sI}", "type", "trigger", "what", up ? "raised" : "lowered", "rule", w->id, "service",
 		service, "host", "", "from",
-		policy_level_name(from), "to", policy_level_name(w->st.level), "cause", "query", w->when, "value", value, "threshold", w->m.threshold, "over_nano",
+		policy_level_name(from), "to", policy_level_name(w->st.level), "cause", "query", w->when, "text", words, "value", value, "threshold", w->m.threshold, "over_nano",
 		(json_int_t)w->t.over_ns, "at_unix_nano", (json_int_t)clock_wall());
 	firings_event(s, ev);
 	events_send(s, "trigger", ev);
@@ -157,7 +165,7 @@ static void step(struct server *s, struct watched *w, const json_t *rule, const 
 	json_decref(done);
 }
 
-static void stats_then(struct call *c)
+static void measured_then(struct call *c)
 {
 	json_t *rules = json_copy(desired_rules(c->s)), *rule;
 	const char *id;
@@ -170,7 +178,7 @@ static void stats_then(struct call *c)
 			continue;
 		w->seen = true;
 		if (c->rc >= 0)
-			step(c->s, w, rule, json_object_get(c->result, "sites"));
+			step(c->s, w, rule, json_object_get(c->result, "triggers"));
 	}
 	for (struct watched **at = &across.list, *w; (w = *at);)
 		if (w->seen)
@@ -199,5 +207,5 @@ void across_tick(struct server *s)
 	struct call *c = base_calloc(1, sizeof(*c));
 	c->s = s;
 	across.asking = true;
-	call_agent(c, "stats", json_pack("{ss sI}", "selector", "", "window_nano", (json_int_t)WINDOW_NS), stats_then);
+	call_agent(c, "triggers", json_pack("{sI}", "window_nano", (json_int_t)WINDOW_NS), measured_then);
 }

@@ -129,8 +129,9 @@ static void of_firings(struct server *s, json_t *out)
 			continue;
 		snprintf(id, sizeof(id), "firing.%s", jtext(f, "id"));
 		add(out, id, "warning", "a trigger has fired", json_real(jnum(cause, "value")), json_real(jnum(cause, "threshold")), "#/policies", "klieg firings",
-			"%s%s%s in %s%s%s: %s -> %s because of %.300s", jtext(f, "policy"), *jtext(f, "policy") ? "/" : "", jtext(f, "rule"), jtext(f, "service"),
-			*jtext(f, "host") ? " on " : "", jtext(f, "host"), jtext(f, "from"), jtext(f, "to"), jtext(cause, "query"));
+			"%s%s%s in %s%s%s: %s -> %s because %s%s%.300s", jtext(f, "policy"), *jtext(f, "policy") ? "/" : "", jtext(f, "rule"), jtext(f, "service"),
+			*jtext(f, "host") ? " on " : "", jtext(f, "host"), jtext(f, "from"), jtext(f, "to"), jtext(cause, "text"),
+			*jtext(cause, "text") ? ": " : "of ", jtext(cause, "query"));
 	}
 }
 

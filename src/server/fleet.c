@@ -167,7 +167,7 @@ void member_deliver(struct member *m, bool even_if_empty)
 /* Most of what is asked is for somebody who looks at a page; attaching reads symbols, loads a library, waits for a safe place. */
 static int64_t patience(const struct member *m, const char *method, const json_t *params)
 {
-	static const char *const reads[] = { "ps", "ls", "stats", "account", "health", "inflight", "candidates", "vitals", "overhead", "toggles" };
+	static const char *const reads[] = { "ps", "ls", "stats", "account", "health", "inflight", "candidates", "vitals", "overhead", "toggles", "triggers" };
 	if (m->local)
 		return INT64_MAX;                    /* a thread of this process */
 	if (!strcmp(method, "attach") || !strcmp(method, "detach"))

@@ -30,7 +30,7 @@ static const struct member_rule rules[] = {
 	{ "(cost)", "known", ALL }, { "(cost)", "calls_per_s", SUM }, { "(cost)", "spans_per_s", SUM }, { "(cost)", "bytes_per_s", SUM },
 	{ "(cost)", "cpu_percent", MAX },
 	{ "(cost)", "overhead_percent", MAX },
-	{ "stats", "sites", ROWS }, { "inflight", "spans", ROWS }, { "candidates", "processes", ROWS }, { "plugins", "plugins", ROWS }, { "vitals", "processes", ROWS },
+	{ "stats", "sites", ROWS }, { "triggers", "triggers", ROWS }, { "inflight", "spans", ROWS }, { "candidates", "processes", ROWS }, { "plugins", "plugins", ROWS }, { "vitals", "processes", ROWS },
 	{ "account", "made", SUM }, { "account", "passed", SUM }, { "account", "carried", SUM }, { "account", "open", SUM }, { "account", "unsampled", SUM },
 	{ "account", "events_passed", SUM }, { "account", "dropped", SUMS }, { "account", "processes", ROWS },
 	{ "overhead", "budget_percent", MIN }, { "overhead", "saturated", ANY }, { "overhead", "agent", OBJECT, "(agent)" },

@@ -149,7 +149,21 @@ static bool counted(const struct tq_field *f)
 	return tq_known_of_site(f) || (f->scope == TQ_INTRINSIC && (f->intrinsic == TQ_DURATION_ || f->intrinsic == TQ_STATUS_));
 }
 
-/* A trigger is decided by each agent alone, from what it counts: calls, errors and durations, by site and service. */
+static bool is_wait(const struct tq_field *f) { return (f->scope == TQ_SPAN || f->scope == TQ_ANY) && str_is(f->key, "klieg.queue_nano"); }
+
+bool traceql_metric_waits(const struct tq_metric *m) { return m->fn != TQ_RATE && m->fn != TQ_COUNT && is_wait(&m->field); }
+
+/* A wait is a number to the language, but in a trigger `> 50` would mean nanoseconds, which nobody wants. */
+static int check_wait(const struct traceql *q, const struct tq_metric *m, struct err *e)
+{
+	const struct tq_stage *c = q->stages + 2;
+	if (m->baseline_ns || c->value.type == TQ_DURATION)
+		return 0;
+	err_at(e, KLIEG_E_TYPE, (int)c->line, (int)c->column, "a wait is compared with a duration");
+	return err_hint(e, "write the unit: `> 50ms`"), KLIEG_E_TYPE;
+}
+
+/* A trigger is decided by each agent alone, from what it counts (calls, errors and durations, by site and service), and from the waits that requests say. */
 static int check_trigger(const struct traceql *q, struct err *e)
 {
 	static const char whole[] = "is of a whole trace, which no agent sees", other[] = "is not counted: triggers look at calls by site, service, status and duration";
@@ -169,9 +183,11 @@ static int check_trigger(const struct traceql *q, struct err *e)
 	for (uint16_t i = 0; i < q->n; i++)
 		if (q->nodes[i].op == OP_FIELD && !counted(&q->nodes[i].field))
 			return refuse(&q->nodes[i].field, (int)q->nodes[i].line, (int)q->nodes[i].column, tq_whole_trace(&q->nodes[i].field) ? whole : other, hint, e);
-	if (s->of_field && !(s->field.scope == TQ_INTRINSIC && s->field.intrinsic == TQ_DURATION_))
+	if (s->of_field && !is_wait(&s->field) && !(s->field.scope == TQ_INTRINSIC && s->field.intrinsic == TQ_DURATION_))
 		return refuse(&s->field, line, column, tq_whole_trace(&s->field) ? whole : "is not measured by triggers",
-			"triggers measure `duration`, `rate()` and `count_over_time()`", e);
+			"triggers measure `duration`, `span.klieg.queue_nano` (how long requests waited), `rate()` and `count_over_time()`", e);
+	if (s->of_field && is_wait(&s->field) && check_wait(q, &m, e) < 0)
+		return KLIEG_E_TYPE;
 	for (uint16_t i = 0; i < s->nby; i++) {
 		const struct tq_field *f = q->by + s->by + i;
 		if (!(f->scope == TQ_RESOURCE && str_is(f->key, "service.name")))

@@ -96,6 +96,7 @@ struct tq_metric {
 	const struct tq_field *by; uint32_t nby;
 };
 bool traceql_metric(const struct traceql *q, struct tq_metric *ret_m); /* false: it is a filter */
+bool traceql_metric_waits(const struct tq_metric *m); /* of span.klieg.queue_nano: how long requests waited before their first span */
 
 /* A filter's inside, for who compiles it to something else. Nodes are numbered; false = nothing simpler to be said of this one (arithmetic, ...). */
 enum tq_view_op { TQ_VIEW_AND, TQ_VIEW_OR, TQ_VIEW_NOT, TQ_VIEW_CMP, TQ_VIEW_EXISTS /* != nil */, TQ_VIEW_ABSENT /* = nil */ };
@@ -105,3 +106,5 @@ bool traceql_view(const struct traceql *q, uint16_t node, struct tq_view *ret_v)
 bool traceql_eval_node(const struct traceql *q, uint16_t node, const struct tq_source *src); /* is this condition true? */
 /* Whatever a matches, b matches too. False proves nothing: only conditions that are the same, or a field that is fixed to a value, are compared. */
 bool traceql_implies(const struct traceql *a, const struct traceql *b);
+/* No site matches both (a site's resource has one value of each attribute). False proves nothing either. */
+bool traceql_excludes(const struct traceql *a, const struct traceql *b);

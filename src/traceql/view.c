@@ -210,3 +210,37 @@ bool traceql_implies(const struct traceql *a, const struct traceql *b)
 {
 	return b->root == TQ_NONE || (a->root != TQ_NONE && implies(a, b, b->root));
 }
+
+#define COMPARISONS_MAX 20000u /* of conditions with each other: then nothing is proven */
+
+/* x fixes a field to a value of which y is false. An attribute may have several values; what is intrinsic, or of the resource of a site, has one. */
+static bool fixes_otherwise(const struct traceql *a, const struct tq_node *x, const struct traceql *b, const struct tq_node *y)
+{
+	if (x->op != OP_EQ || y->op < OP_EQ || y->op > OP_NRE)
+		return false;
+	const struct tq_node *xf = a->nodes + x->l, *xv = a->nodes + x->r, *yf = b->nodes + y->l, *yv = b->nodes + y->r;
+	if (xf->op != OP_FIELD || xv->op != OP_LIT || yf->op != OP_FIELD || yv->op != OP_LIT || tq_is_multi(&xf->field) || !same_field(&xf->field, &yf->field))
+		return false;
+	return (xf->field.scope == TQ_INTRINSIC || xf->field.scope == TQ_RESOURCE) && xv->lit.type != TQ_NIL && yv->lit.type != TQ_NIL &&
+		!tq_compare(b, y, &xv->lit, &yv->lit);
+}
+
+static bool excludes(const struct traceql *a, uint16_t i, const struct traceql *b, uint16_t k, uint32_t *left)
+{
+	const struct tq_node *x = a->nodes + i, *y = b->nodes + k;
+	if (x->op == OP_OR)
+		return excludes(a, x->l, b, k, left) && excludes(a, x->r, b, k, left);
+	if (y->op == OP_OR)
+		return excludes(a, i, b, y->l, left) && excludes(a, i, b, y->r, left);
+	if (x->op == OP_AND)
+		return excludes(a, x->l, b, k, left) || excludes(a, x->r, b, k, left);
+	if (y->op == OP_AND)
+		return excludes(a, i, b, y->l, left) || excludes(a, i, b, y->r, left);
+	return *left && (*left)-- && (fixes_otherwise(a, x, b, y) || fixes_otherwise(b, y, a, x));
+}
+
+bool traceql_excludes(const struct traceql *a, const struct traceql *b)
+{
+	uint32_t left = COMPARISONS_MAX;
+	return a->root != TQ_NONE && b->root != TQ_NONE && excludes(a, a->root, b, b->root, &left);
+}

@@ -3,9 +3,11 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 
 from conftest import wait_for
+from test_policies import put
 from test_attach_servers import free_port, needs, nginx, serve  # noqa: F401
 
 WAIT = 0.2
@@ -95,3 +97,84 @@ def test_a_command_that_redis_comes_to_late_says_how_late(klieg_up, serve, tmp_p
 def test_a_request_that_nginx_comes_to_late_says_how_late(klieg_up, nginx):  # noqa: F811
 	client = Client(int(re.search(r":(\d+)/", nginx.url)[1]))
 	watch(klieg_up, "nginx", nginx.workers(), "nginx", "nginx.request", client, b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+class Load:
+	"""Clients that ask one after the other, each as soon as it has its answer; while the server stands still all of them wait."""
+
+	def __init__(self, port, n=20):
+		self.over, self.answers = False, [0] * n
+		self.threads = [threading.Thread(target=self.run, args=(port, i), daemon=True) for i in range(n)]
+		for t in self.threads:
+			t.start()
+
+	def run(self, port, i):
+		client = Client(port)
+		while not self.over:
+			client.ask(b"PING\r\n")
+			self.answers[i] += 1
+			time.sleep(.02)  # they are no flood: what they wait for is the server, not each other
+
+	def stall(self, pid):
+		"""The server stands still until everybody has waited; then everybody is answered."""
+		os.kill(pid, signal.SIGSTOP)
+		try:
+			start, before = time.monotonic(), list(self.answers)
+			wait_for(lambda: time.monotonic() - start > WAIT)
+		finally:
+			os.kill(pid, signal.SIGCONT)
+		wait_for(lambda: all(now > was + 1 for now, was in zip(self.answers, before)))
+
+	def stop(self):
+		self.over = True
+		for t in self.threads:
+			t.join(20)
+
+
+BACKLOG = """policy: backlog
+rules:
+  - name: waits
+    match: '{ resource.service.name = "redis-server" && name =~ "redis.(read|command)" }'
+    level: detail
+    keep: 50%
+  - name: look
+    match: '{ resource.service.name = "redis-server" && name =~ "redis.*" }'
+    level: "off"
+    escalate:
+      when: '{ name = "redis.command" } | quantile_over_time(span.klieg.queue_nano, .9) > 50ms'
+      over: 1s
+      to: span
+      decay: 2s
+      cooldown: 1s
+"""
+
+
+@needs("redis-server")
+def test_requests_that_queue_raise_the_level_and_it_comes_down_when_they_do_not(klieg_up, serve, tmp_path):  # noqa: F811
+	up, port = klieg_up, free_port()
+	p = serve(["redis-server", "--port", str(port), "--save", "", "--dir", str(tmp_path)])
+	wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+	up.attach(p.pid, "--plugin", "redis-server")
+	status, answer = put(up, BACKLOG, 0, "backlog")
+	assert status == 200
+	# Its own rule records no waits; that another one does cannot be known, so it is said.
+	assert [d["code"] for d in answer["plan"]["diagnostics"]] == ["P212"]
+	levels = lambda: {s["name"]: s["level"] for s in up.get("/sites?sel=redis-server:redis.*")["sites"]}
+	load = Load(port)
+	try:
+		wait_for(lambda: len(waits(up, "redis.command")) > 50)
+		assert levels()["redis.call"] in ("off", "count") and not up.get("/firings")["firings"]
+
+		def queued():
+			load.stall(p.pid)
+			return [f for f in up.get("/firings")["firings"] if f["to"] == "span"]
+		firing = wait_for(queued, 60, every=0)[0]
+		assert levels()["redis.call"] == "span"
+		cause = firing["cause"]
+		assert cause["value"] > 100e6 and cause["threshold"] == 50e6 and firing["rule"] == "look" and firing["service"] == "redis-server"
+		assert re.match(r"the p90 of what requests waited is [\d.]+ m?s, over 50 ms for 1 s", cause["text"]), cause
+		assert "what requests waited" in up.cli("firings").stdout
+		# The server keeps up again, and the level comes down step by step.
+		wait_for(lambda: levels()["redis.call"] in ("off", "count") and all(f["state"] == "lowered" for f in up.get("/firings")["firings"]), 60)
+	finally:
+		load.stop()

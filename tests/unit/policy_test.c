@@ -424,6 +424,29 @@ static void trigger_does_not_flap(void **state)
 	policy_destroy(x.p);
 }
 
+static void trigger_says_why(void **state)
+{
+	static const struct { const char *when; double value; bool up; const char *words; } cases[] = {
+		{ slow, 300 * MS, true, "the p99 of the durations is 300 ms, over 250 ms for 10 s" },
+		{ slow, 100 * MS, false, "the p99 of the durations is 100 ms, under 250 ms for 60 s" },
+		{ "{ } | avg_over_time(span.klieg.queue_nano) > 50ms", 1.5e9, true, "the mean of what requests waited is 1.5 s, over 50 ms for 10 s" },
+		{ "{ } | quantile_over_time(.klieg.queue_nano, .5) > 3 with(baseline=10m)", 7.25, true,
+			"the p50 of what requests waited is 7.25 times as usual, over 3 times as usual for 10 s" },
+		{ "{ } | rate() < 10", 2, true, "the rate is 2/s, under 10/s for 10 s" },
+		{ "{ } | count_over_time() >= 5", 1, false, "the number of calls is 1, under 5 for 60 s" },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct trial x;
+		char words[200], cut[10];
+		begin(&x, cases[i].when, times);
+		trigger_words(x.t, cases[i].value, cases[i].up, words, sizeof words);
+		assert_string_equal(words, cases[i].words);
+		trigger_words(x.t, cases[i].value, cases[i].up, cut, sizeof cut);
+		assert_int_equal(strlen(cut), 9);
+		policy_destroy(x.p);
+	}
+}
+
 static void trigger_unknown_and_clocks(void **state)
 {
 	struct trial x;
@@ -683,7 +706,7 @@ int main(int argc, char **argv)
 		return print_golden();
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(policy_of_the_design), cmocka_unit_test(policy_golden), cmocka_unit_test(policy_limits), cmocka_unit_test(policy_places),
-		cmocka_unit_test(trigger_climbs_and_decays), cmocka_unit_test(trigger_does_not_flap), cmocka_unit_test(trigger_unknown_and_clocks),
+		cmocka_unit_test(trigger_climbs_and_decays), cmocka_unit_test(trigger_does_not_flap), cmocka_unit_test(trigger_unknown_and_clocks), cmocka_unit_test(trigger_says_why),
 		cmocka_unit_test(match_agrees_with_evaluation), cmocka_unit_test(match_many_come_and_go),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

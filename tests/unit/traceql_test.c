@@ -559,11 +559,30 @@ static void traceql_what_follows(void **state)
 	}
 }
 
+static void traceql_what_excludes(void **state)
+{
+	static const struct { const char *a, *b; bool yes; } cases[] = {
+		{ "{ name = \"a\" }", "{ name = \"b\" }", true }, { "{ name = \"a\" }", "{ name = \"a\" }", false }, { "{ name = \"a\" }", "{ }", false },
+		{ "{ name =~ \"b.*\" }", "{ name = \"ab\" || name = \"c\" }", true }, { "{ name =~ \"b.*\" }", "{ name = \"ab\" || name = \"bc\" }", false },
+		{ "{ name =~ \"b.*\" }", "{ name =~ \"a.*\" }", false }, /* true, but not seen */
+		{ "{ kind = server && resource.service.name = \"x\" }", "{ status = error && resource.service.name = \"y\" }", true },
+		{ "{ .a = 1 }", "{ .a = 2 }", false }, /* an array may hold both */
+		{ "{ !(name = \"a\") }", "{ name = \"a\" }", false }, { "{ name = \"a\" && name != \"b\" }", "{ name != \"a\" }", true },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct traceql *a = parse(cases[i].a), *b = parse(cases[i].b);
+		if (traceql_excludes(a, b) != cases[i].yes || traceql_excludes(b, a) != cases[i].yes)
+			fail_msg("%s and %s", cases[i].a, cases[i].b);
+		traceql_destroy(a);
+		traceql_destroy(b);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(traceql_golden), cmocka_unit_test(traceql_metric_parts), cmocka_unit_test(traceql_views),
-		cmocka_unit_test(traceql_parts_keep_their_places), cmocka_unit_test(traceql_what_follows), cmocka_unit_test(traceql_limits),
+		cmocka_unit_test(traceql_parts_keep_their_places), cmocka_unit_test(traceql_what_follows), cmocka_unit_test(traceql_what_excludes), cmocka_unit_test(traceql_limits),
 		cmocka_unit_test(traceql_semantics),
 		cmocka_unit_test(traceql_regex_gives_up), cmocka_unit_test(traceql_site_check), cmocka_unit_test(traceql_pushes_down),
 		cmocka_unit_test(traceql_prints_what_it_parses), cmocka_unit_test(traceql_matcher_changes_batches),

@@ -115,7 +115,7 @@ export function Overview() {
               </thead>
               <tbody>
                 {firings.slice(0, 50).map((f) => {
-                  const unit = (x: number) => (/duration/.test(f.cause.query) && x > 1e3 ? dur(x) : num(x));
+                  const unit = (x: number) => (/duration|queue_nano/.test(f.cause.query) && x > 1e3 ? dur(x) : num(x));
                   return (
                     <tr key={f.id}>
                       <td class="t">{clock(f.at_unix_nano).slice(0, 8)}</td>
