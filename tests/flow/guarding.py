@@ -16,7 +16,7 @@ PROGRAM = r"""
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-static atomic_int storm, slow_us, frequent = 100, failing;
+static atomic_int storm, slow_us, frequent = 100, failing, queued_us;
 static atomic_ulong entries;
 static void pause_us(long us) { nanosleep(&(struct timespec){ us / 1000000, us % 1000000 * 1000 }, NULL); }
 static void *innermost(void *arg)
@@ -40,6 +40,8 @@ static void request(void)
 	step();
 	if (slow_us)
 		pause_us(slow_us);
+	if (queued_us)
+		KLIEG_SET(span, KLIEG_INT("klieg.queue_nano", queued_us * 1000l));
 	if (failing)
 		KLIEG_ERROR(span, "declined");
 }
@@ -71,6 +73,8 @@ int main(void)
 			frequent = n;
 		else if (!strcmp(word, "failing"))
 			failing = n;
+		else if (!strcmp(word, "queued_us"))
+			queued_us = n;
 		printf("%lu\n", atomic_load(&entries));
 		fflush(stdout);
 	}

@@ -89,6 +89,41 @@ def test_what_differs_from_its_own_baseline_raises_it(run):
 	wait_for(lambda: steps(agent) == UP[:1] + DOWN[2:], timeout=40)
 
 
+def test_requests_that_wait_raise_it_and_those_that_were_kept_stand_for_the_others(run):
+	agent, program = run
+	when = '{ name = "request" } | avg_over_time(span.klieg.queue_nano) > 50ms'
+	program.tell("queued_us", 80000)
+	program.tell("frequent", 1000)
+	few = {"id": "p:test/spans", "selector": "request", "keep": .125}
+	watch = {**rule(when), "keep": .125}
+	measured = lambda: next(t for t in agent("triggers")["triggers"] if t["rule"] == "p:test/watch")
+	agent.rules(watch, {**few, "level": "span"})
+	wait_for(lambda: (agent.stat("request") or {"calls": 0})["calls"] > 1000)
+	assert measured()["seen"] == 0 and not steps(agent)  # no attributes, no waits: below detail nothing is known
+
+	agent.rules(watch, {**few, "level": "detail"})
+	wait_for(lambda: steps(agent) == UP and measured()["seen"] > 100)
+	m = measured()
+	assert m["calls"] == 8 * m["seen"] and abs(m["sum_nano"] / m["calls"] - 80e6) < 1 and m["max_nano"] == 80e6, m
+	cause = agent.told("trigger")[0]["cause"]
+	assert cause["text"] == "the mean of what requests waited is 80 ms, over 50 ms for 250 ms" and cause["value"] == 80e6, cause
+
+	program.tell("queued_us", 0)  # who does not wait says nothing, and that is known by now
+	wait_for(lambda: steps(agent) == UP + DOWN, timeout=40)
+
+
+def test_a_trigger_measures_what_its_rule_matches_and_nothing_else(run):
+	agent, program = run
+	busy = rule("{ } | rate() > 1000", to="count")
+	agent.rules({**busy, "selector": "storm.entry"}, {**busy, "selector": "rare", "id": "p:test/confined"})
+	wait_for(lambda: agent.levels() == {"request": "off", "request.step": "off", "rare": "count", "storm.entry": "count"})
+	program.tell("storm", 1)
+	wait_for(lambda: agent.told("trigger", rule="p:test/watch"))
+	before = agent.stat("rare", 30)["calls"]
+	wait_for(lambda: agent.stat("rare", 30)["calls"] > before + 2)  # it is measured, and it is what it is
+	assert not agent.told("trigger", rule="p:test/confined")
+
+
 def test_a_trigger_keeps_its_level_when_its_rule_is_sent_again_and_loses_it_with_the_rule(run):
 	agent, program = run
 	program.tell("slow_us", 40000)

@@ -373,7 +373,7 @@ export interface Firing {
   rule: string;
   rule_id: string;
   service: string;
-  cause: { query: string; value: number; threshold: number; over_nano: number };
+  cause: { query: string; text?: string; value: number; threshold: number; over_nano: number };
   from: string;
   to: string;
   state: string;

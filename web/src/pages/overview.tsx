@@ -134,7 +134,7 @@ export function Overview() {
                       </td>
                       <td class="wrap">
                         <button class="link" onClick={() => around(f.at_unix_nano, ofFiring(f))}>
-                          <code>{f.cause.query}</code>
+                          <code title={f.cause.text}>{f.cause.query}</code>
                         </button>{' '}
                         {f.cause.over_nano > 0 && <small>for {dur(f.cause.over_nano)}</small>}
                       </td>
