@@ -214,8 +214,12 @@ static void otel(const char *s, size_t n, struct klieg_ctx *c, struct klieg__thr
 	char rest[200];
 	size_t used = 0;
 	for (size_t i = 0, end; i < n; i = end + 1) {
-		for (end = i; end < n && s[end] != ';'; end++) {}
-		if (end == i || sampling(s + i, end - i, c) || used + 1 + (end - i) > sizeof rest)
+		bool plain = true, pair = false;
+		for (end = i; end < n && s[end] != ';'; end++) {
+			plain &= s[end] > ' ';
+			pair |= s[end] == ':' && end > i;
+		}
+		if (!plain || !pair || sampling(s + i, end - i, c) || used + 1 + (end - i) > sizeof rest)
 			continue;
 		if (used)
 			rest[used++] = ';';
@@ -240,11 +244,9 @@ static void tracestate(const char *s, struct klieg_ctx *c)
 	me->foreign_lo = c->trace_lo;
 	for (size_t i = 0; s && i < 512 && s[i];) {
 		size_t from = i, end;
-		bool plain = true, pair = false;
-		for (; i < 1024 && s[i] && s[i] != ','; i++) {
+		bool plain = true;
+		for (; i < 1024 && s[i] && s[i] != ','; i++)
 			plain &= (s[i] >= ' ' && s[i] <= '~') || s[i] == '\t';
-			pair |= s[i] == '=' && i > from;
-		}
 		end = i;
 		if (s[i] == ',')
 			i++;
@@ -252,7 +254,7 @@ static void tracestate(const char *s, struct klieg_ctx *c)
 			from++;
 		while (from < end && (s[end - 1] == ' ' || s[end - 1] == '\t'))
 			end--;
-		if (!plain || !pair)
+		if (!plain || end - from < 2 || !memchr(s + from + 1, '=', end - from - 1))
 			continue;
 		const char *m = s + from;
 		size_t n = end - from, others = me->foreign_len - me->foreign_ot;

@@ -221,14 +221,16 @@ static void abandon(struct klieg__thread *me, struct kw_open *o)
 		me->t->abandoned++;
 }
 
-/* The stack is full: takes ended spans out of its middle (explicit ones end in any order). */
+/* The stack is full: takes ended spans out of its middle (explicit ones end in any order), and explicit ones that are only there in case they fail: their
+ * handles say enough. */
 static __attribute__((noinline)) void make_room(struct klieg__thread *me)
 {
 	struct kw_thread *t = me->t;
 	uint32_t to = 0, root = 0;
 	bool root_ended = me->root_depth != 0;
 	for (uint32_t i = 0; i < t->depth; i++) {
-		if (klieg__load(&t->open[i].flags, ACQUIRE) & OPEN_ENDED)
+		uint32_t flags = klieg__load(&t->open[i].flags, ACQUIRE);
+		if (flags & OPEN_ENDED || (flags & OPEN_EXPLICIT && flags & OPEN_IF_FAILS && me->root_depth != i + 1))
 			continue;
 		if (me->root_depth == i + 1)
 			root = to + 1, root_ended = false;
@@ -351,7 +353,9 @@ static inline __attribute__((always_inline)) int begin(const struct klieg__slot 
 	if ((!level && !classify) || lease_over(now = klieg__ticks()))
 		goto no;
 	if (klieg__unlikely(depth >= KW_OPEN_MAX)) {
-		make_room(me);
+		bool unsampled = me->trace_hi | me->trace_lo && !(me->ctx_flags & (CTX_UNDECIDED | KW_CTX_SAMPLED));
+		if (!unsampled || klieg__load(&t->open[depth - 1].flags, RELAXED) & OPEN_EXPLICIT) /* else most likely a deep recursion: not worth the looking */
+			make_room(me);
 		depth = t->depth;
 		if (depth >= KW_OPEN_MAX) {
 			count_lost(me, level);
@@ -880,11 +884,15 @@ static void tell_handle(const struct klieg__thread *me, const struct kw_open *o,
 	s->seq = o->seq;
 	if (!(flags & OPEN_EXPLICIT))
 		return;
-	s->trace_hi = me->trace_hi;
-	s->trace_lo = me->trace_lo;
+	bool here = t->generation[o - t->open] == me->generation;
+	if (here) {
+		s->trace_hi = me->trace_hi;
+		s->trace_lo = me->trace_lo;
+	}
 	s->flags = (flags & ~(uint32_t)OPEN_MARKED) | me->slot << HANDLE_SLOT_SHIFT;
 	s->id = kw_span_id(t->seed, o->seq);
-	s->parent = o->parent_seq ? kw_span_id(t->seed, o->parent_seq) : me->parent;
+	if (o->parent_seq || here)
+		s->parent = o->parent_seq ? kw_span_id(t->seed, o->parent_seq) : me->parent;
 	s->check = check_of(s);
 }
 
@@ -1024,7 +1032,7 @@ static __attribute__((noinline)) void keep_failed(struct klieg__thread *me, uint
 		struct kw_open *o = &t->open[i];
 		uint32_t flags = klieg__load(&o->flags, RELAXED);
 		bool none = flags & OPEN_UNSAMPLED && !(flags & OPEN_IF_FAILS);
-		if (t->generation[i] != t->generation[failed] || none || flags & (OPEN_COUNT | OPEN_ENDED | OPEN_DETACHED))
+		if (t->generation[i] != t->generation[failed] || none || flags & (OPEN_COUNT | OPEN_ENDED) || (flags & OPEN_DETACHED && i < failed))
 			continue;
 		if (always_open(me, i)) {
 			if (flags & OPEN_UNSAMPLED) {

@@ -33,7 +33,12 @@ static void *innermost(void *arg)
 	}
 	return NULL;
 }
-static void step(void) { KLIEG_SPAN("request.step"); __asm__ volatile("" ::: "memory"); }
+static void step(void)
+{
+	KLIEG_SPAN_AS(span, "request.step");
+	if (failing == 2)
+		KLIEG_ERROR(span, "no stock");
+}
 static void request(void)
 {
 	KLIEG_SPAN_AS(span, "request", KLIEG_INT("n", 1));
@@ -42,7 +47,7 @@ static void request(void)
 		pause_us(slow_us);
 	if (queued_us)
 		KLIEG_SET(span, KLIEG_INT("klieg.queue_nano", queued_us * 1000l));
-	if (failing)
+	if (failing == 1)
 		KLIEG_ERROR(span, "declined");
 }
 static void rare(void) { KLIEG_SPAN("rare"); }

@@ -105,6 +105,26 @@ def test_statistics_do_not_move_when_the_share_changes(run):
 		assert abs(shown - true) < 4 * sigma + 50, (keep, shown, true, sigma)
 
 
+def test_what_fails_is_kept_with_what_it_is_in_and_counts_once(run):
+	agent, program = run
+	keep = .05
+	program.tell("frequent", 2000)
+	program.tell("failing", 2)  # the inner span, not the request's own
+	agent.rules({"id": "p:share", "selector": "{ name =~ \"request.*\" }", "level": "span", "keep": keep})
+	kept = Kept(agent)
+	wait_for(lambda: kept.at or kept.since_last())
+	was = kept.at
+	wait_for(lambda: (lambda a: a["unsampled"] > was["unsampled"] + 4000)(agent("account")), timeout=40)
+	program.tell("failing", 0)
+	d = kept.since_last()
+	# Of all that were begun nearly all are kept: more than those that chance alone would have.
+	assert d["passed"] > d["unsampled"] * .95, d
+	step, request = agent.stat("request.step", 10), agent.stat("request", 10)
+	assert step["errors"] > 1000 and request["errors"] == 0
+	# Both are in the same traces: what they stand for agrees, also while most fail and some do not any more.
+	assert abs(step["calls"] - request["calls"]) < request["calls"] * .01 + 40, (step, request)
+
+
 def test_a_limit_of_spans_a_second_holds_for_all_rules_together(run):
 	agent, program = run
 	program.tell("frequent", 4000)
@@ -148,6 +168,26 @@ def test_the_shop_shows_as_many_requests_as_were_made_whatever_share_is_kept(kli
 		assert abs(rows["payment", "POST /charge"]["calls"] - checkouts) < 2
 		cells = up.get("/heatmap?q=" + urllib.parse.quote('{ resource.service.name = "gateway" && (name = "POST /checkout" || name = "GET /cart") }') + "&since=10m")
 		assert abs(sum(map(sum, cells["columns"])) - shown) < shown * .02  # each cell is rounded
+	finally:
+		shop.terminate()
+		shop.wait(15)
+
+
+def test_a_service_shows_all_its_requests_behind_one_that_keeps_a_tenth(klieg_up, spawn, tmp_path):
+	up, keep = klieg_up, .1
+	shop = spawn([os.path.join(TOP, "examples/shop/shop"), "up", "--build", BUILD, "--state", str(tmp_path / "shop")], env=up.env, stdout=subprocess.PIPE, text=True)
+	try:
+		url = re.match(r"shop ready url=(\S+)", shop.stdout.readline())[1]
+		up.switch('{ resource.service.name = "gateway" }', level="span", keep=keep, reason="sampling")
+		up.switch('{ resource.service.name = "payment" }', level="span", reason="sampling")
+		load = spawn([os.path.join(BUILD, "examples/shop/shop-load"), "--url", url, "--connections", "4", "--rate", "400", "--seconds", "5"], stdout=subprocess.PIPE, text=True)
+		assert json.loads(load.communicate(timeout=60)[0])["errors"] == 0
+		up.all_off()
+		wait_for(up.settled)
+		rows = {(r["service"], r["name"]): r for r in up.get("/hot?since=10m&limit=200")["rows"]}
+		charges, checkouts = rows["payment", "POST /charge"]["calls"], rows["gateway", "POST /checkout"]["calls"]
+		assert charges == up.stored('{ name = "POST /charge" }')  # each is there, and stands for itself
+		assert abs(checkouts - charges) < 4 * (charges * (1 - keep) / keep) ** .5, (charges, checkouts)
 	finally:
 		shop.terminate()
 		shop.wait(15)

@@ -1,5 +1,5 @@
 /* Headers of a hostile request through klieg_extract, and back out through klieg_inject. Input: lines "name: value". Whatever comes in, what goes
- * out must be a valid traceparent or nothing. */
+ * out must be a valid traceparent or nothing; and with it a tracestate that says the same when it is read again. */
 #include "klieg/klieg.h"
 #include <assert.h>
 #include <stdlib.h>
@@ -17,6 +17,12 @@ static const char *get(void *arg, const char *name)
 		if (!strncmp(p, name, k) && p[k] == ':')
 			return p + k + 1 + (p[k + 1] == ' ');
 	return NULL;
+}
+
+static const char *get_sent(void *arg, const char *name)
+{
+	const struct klieg_headers *h = arg;
+	return !strcmp(name, "traceparent") ? h->traceparent : !strcmp(name, "tracestate") ? h->tracestate : NULL;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -40,6 +46,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	assert(found ? n == 55 : n == 0);
 	assert(strlen(out.tracestate) < sizeof out.tracestate);
 	klieg_restore(&previous);
+	if (found) {
+		struct klieg_ctx again;
+		struct klieg_headers twice;
+		klieg_extract(get_sent, &out, &again);
+		assert(again.threshold == c.threshold && again.home == c.home);
+		klieg_set_current(&again, &previous);
+		klieg_inject(&twice);
+		assert(!strcmp(out.tracestate, twice.tracestate));
+		klieg_restore(&previous);
+	}
 	free(h.text);
 	return 0;
 }

@@ -1249,6 +1249,44 @@ static int extract_level(void)
 	return klieg_extract(get_header, NULL, &c) && c.threshold == 0x40000000000000 ? (int)(c.flags >> KW_CTX_LEVEL_SHIFT & 7) : 99;
 }
 
+/* An event loop has many requests open at once, most of them in traces that are not kept: those take nobody's place, and still are kept when they fail. */
+static void many_open_requests_that_are_not_kept_leave_room_for_one_that_is(void **state)
+{
+	(void)state;
+	enum { N = 200 };
+	static klieg_span s[N];
+	struct klieg_ctx ctx = { .trace_hi = 1, .trace_lo = 1, .span_id = 3, .flags = KW_CTX_REMOTE }, none = { 0 };
+	switch_site("slide", KW_SPAN);
+	switch_site("inner", KW_SPAN);
+	for (int i = 0; i < N; i++) {
+		ctx.trace_lo++;
+		klieg_set_current(&ctx, NULL);
+		KLIEG_BEGIN(s[i], "slide");
+	}
+	ctx.flags |= KW_CTX_SAMPLED;
+	klieg_set_current(&ctx, NULL);
+	inner();
+	assert_int_equal(spans(), 1);
+	klieg_set_current(&none, NULL);
+	for (int i = 0; i < N; i++) {
+		if (i == 7 || i == N - 1) /* one of those that are not on the stack any more, one that is */
+			KLIEG_ERROR(s[i], "no");
+		KLIEG_END(s[i], "slide");
+	}
+	struct any_record r;
+	int found = 0;
+	while (next_record(me(), &r))
+		if (r.r.type == KW_REC_SPAN || r.r.type == KW_REC_SPANX) {
+			assert_int_equal(r.r.type, KW_REC_SPANX);
+			assert_true(r.r.flags & KW_REC_ERROR && r.r.flags & KW_REC_ALONE);
+			assert_int_equal(r.spanx.parent_id, 3);
+			found += r.spanx.trace_lo == 9 ? 1 : r.spanx.trace_lo == N + 1 ? 10 : 100;
+		}
+	assert_int_equal(found, 11);
+	inner();
+	assert_int_equal(me()->depth, 0);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc > 1 && !strcmp(argv[1], "extract"))
@@ -1262,7 +1300,7 @@ int main(int argc, char **argv)
 		T(a_request_is_asked_once_what_it_is_about), T(rules_that_change_while_they_are_read_are_read_again),
 		T(a_strangers_level_is_not_taken_where_strangers_come), T(a_decision_is_sent_on_with_its_threshold_and_randomness), T(counts_agree_whatever_share_sender_and_service_keep),
 		T(a_gated_site_follows_only_requests_that_ask_for_it), T(the_keyed_hash_is_the_published_one), T(a_forked_child_without_room_for_a_region_goes_on), T(a_request_that_fails_is_kept), T(the_way_to_a_failure_is_kept_at_any_depth),
-		T(a_failure_is_kept_also_of_a_span_that_is_handed_on), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
+		T(many_open_requests_that_are_not_kept_leave_room_for_one_that_is), T(a_failure_is_kept_also_of_a_span_that_is_handed_on), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
 		T(end_of_garbage_is_harmless), T(longjmp_over_spans_is_counted_and_mended), T(signal_handlers_may_use_probes), T(a_full_ring_loses_and_counts),
 		T(a_wrapping_ring_keeps_every_record), T(nesting_deeper_than_the_stack_is_counted), T(events_links_and_counters),
 		T(other_vendors_members_are_passed_on_whole_or_not_at_all), T(a_root_ended_elsewhere_ends_its_trace_here), T(a_root_may_end_before_its_children), T(a_span_left_open_in_a_scope_is_no_parent_of_what_follows),
