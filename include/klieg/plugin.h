@@ -110,6 +110,15 @@ struct klieg_plugin {
 	const char *unfit;
 };
 
+/* What a thread is about to begin with, if that has waited somewhere: filled in by a plugin that watches how threads take their work. */
+struct klieg_waiting {
+	/* Asked once, when the next request begins on this thread (as a handler, at DETAIL): the time stamp counter (aarch64: cntvct) when what was taken from
+	 * `queue` was put there, 0: not known. The request then says how long ago that was: klieg.queue_nano, and klieg.queue_kind = "pool". */
+	uint64_t (*since)(void *queue);
+	void *queue;                 /* NULL: nothing was taken. Cleared when a request begins or ends */
+	uint64_t mine[3];            /* the plugin's own, zero at first */
+};
+
 /* W3C Trace Context headers of the current span. */
 struct klieg_plugin_headers { char traceparent[56]; char tracestate[384]; };
 
@@ -176,9 +185,13 @@ struct klieg_host {
 
 	/* In enter, and where filtered() says no: this call is about to read from the connected TCP socket fd. What is there already has been waiting since it
 	 * came (tcp(7): TCP_INFO's tcpi_last_data_recv, in steps of the kernel's tick, 1 to 10 ms); the next request that begins on this thread (KLIEG_HOOK_ROOT,
-	 * or open() in such a hook) says how long by then, at DETAIL, as klieg.queue_nano. When nothing is there yet, nothing waits. Two system calls. 1, or 0: nothing waits
+	 * or open() in such a hook) says how long by then, at DETAIL, as klieg.queue_nano (klieg.queue_kind = "socket"). When nothing is there yet, nothing waits. Two system calls. 1, or 0: nothing waits
 	 * there, or fd is no such socket. */
 	int (*reading)(struct klieg_call *call, int fd);
+
+	/* In klieg_plugin(): the struct klieg_waiting of the calling thread. It is at the same distance from the thread pointer in every thread, so that hooks
+	 * with KLIEG_HOOK_LIGHT reach that of theirs, which no other thread uses. */
+	struct klieg_waiting *(*waiting)(void);
 };
 
 /* The one symbol that a plugin exports: it may look at the process (dlsym, options), called once on a thread of Klieg's own.

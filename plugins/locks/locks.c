@@ -1,13 +1,12 @@
 /* Waiting for other threads: mutexes, conditions, semaphores, read-write locks. Contention only: a mutex that is free, a
  * semaphore that is up, is passed over by a glance at its first word (which glibc's static initialisers have fixed for good),
- * before anything is recorded; of the rest, waits under a microsecond are counted and not kept as spans. */
-#include <klieg/plugin.h>
-
-#define LIGHT __attribute__((target("general-regs-only")))
+ * before anything is recorded; of the rest, waits under a microsecond are counted and not kept as spans. And pools of threads (pool.h). */
+#include "pool.h"
 
 LIGHT static int mutex_enter(struct klieg_call *c)
 {
 	const volatile int *lock = (const volatile int *)c->args[0];
+	pool_lock(c->args[0], (uint64_t)(uintptr_t)c->caller);
 	return *lock ? KLIEG_TRACE : KLIEG_PASS; /* struct __pthread_mutex_s: 0 = free */
 }
 
@@ -15,6 +14,18 @@ LIGHT static int semaphore_enter(struct klieg_call *c)
 {
 	const volatile unsigned *value = (const volatile unsigned *)c->args[0];
 	return *value ? KLIEG_PASS : KLIEG_TRACE; /* struct new_sem: the low half is the value */
+}
+
+LIGHT static int wait_enter(struct klieg_call *c)
+{
+	pool_wait(c->args[0], c->args[1]);
+	return KLIEG_TRACE;
+}
+
+LIGHT static int signal_enter(struct klieg_call *c)
+{
+	pool_signal(c->args[0]);
+	return KLIEG_PASS;
 }
 
 static void begin(struct klieg_call *c)
@@ -34,9 +45,11 @@ static const struct klieg_plugin_hook hooks[] = {
 	LOOK("sem_timedwait", "lock.semaphore", semaphore_enter),
 	WAIT("pthread_rwlock_rdlock", "lock.read"),
 	WAIT("pthread_rwlock_wrlock", "lock.write"),
-	WAIT("pthread_cond_wait", "wait.condition"),
-	WAIT("pthread_cond_timedwait", "wait.condition"),
-	WAIT("pthread_cond_clockwait", "wait.condition"),
+	LOOK("pthread_cond_wait", "wait.condition", wait_enter),
+	LOOK("pthread_cond_timedwait", "wait.condition", wait_enter),
+	LOOK("pthread_cond_clockwait", "wait.condition", wait_enter),
+	LOOK("pthread_cond_signal", "lock.signal", signal_enter), /* never spans: what is put into queues */
+	LOOK("pthread_cond_broadcast", "lock.signal", signal_enter),
 	WAIT("pthread_barrier_wait", "wait.barrier"),
 	WAIT("pthread_join", "wait.thread"),
 };
@@ -45,4 +58,11 @@ static const struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "lo
 	"glibc 2.34 and later (before, the functions are in libpthread)", NULL,
 	KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
-const struct klieg_plugin *klieg_plugin(const struct klieg_host *host) { return host->abi == KLIEG_PLUGIN_ABI ? &plugin : NULL; }
+const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
+{
+	if (host->abi != KLIEG_PLUGIN_ABI)
+		return NULL;
+	if (host->size >= offsetof(struct klieg_host, waiting) + sizeof host->waiting)
+		waiting_at = (char *)host->waiting() - (char *)__builtin_thread_pointer();
+	return &plugin;
+}

@@ -148,9 +148,14 @@ static uint64_t now_ns(void)
 static long no_option(const char *p, const char *k, char *v, size_t n) { (void)p; (void)k; (void)v; (void)n; return -1; }
 static void no_note(const char *p, const char *t) { (void)p; (void)t; }
 static int no_filter(void) { return 0; }
+static int no_reading(struct klieg_call *c, int fd) { return 0; }
+static __thread struct klieg_waiting no_queue __attribute__((tls_model("initial-exec")));
+static struct klieg_waiting *own_waiting(void) { return &no_queue; }
+
+_Static_assert(sizeof(struct klieg_host) == offsetof(struct klieg_host, waiting) + sizeof(void *), "what is added to the table is needed here, too");
 static const struct klieg_host host = { sizeof host, KLIEG_PLUGIN_ABI, "0.1.0", no_text, no_number, no_address, no_query,
 	no_status, own_read, own_read_text, no_parent,
-	no_headers, no_drop, no_key, no_key, no_key, no_key, now_ns, no_option, no_note, no_filter };
+	no_headers, no_drop, no_key, no_key, no_key, no_key, now_ns, no_option, no_note, no_filter, no_reading, own_waiting };
 
 static _Noreturn void child(const char *path, int out)
 {

@@ -38,9 +38,11 @@ static void add_wait(struct fall *f, const json_t *span, int indent)
 {
 	const json_t *v = json_object_get(json_object_get(span, "attributes"), "klieg.queue_nano");
 	double ns = json_is_string(v) ? strtod(json_string_value(v), NULL) : json_number_value(v);
+	const char *kind = jstr(json_object_get(span, "attributes"), "klieg.queue_kind");
 	struct fmt d;
 	if (ns >= WAIT_SHOWN)
-		buf_printf(f->out, "%*s%swaited %s before it was read%s\n", indent, "", f->colour ? "\033[33m" : "", fmt_duration(&d, ns), f->colour ? "\033[0m" : "");
+		buf_printf(f->out, "%*s%swaited %s before %s%s\n", indent, "", f->colour ? "\033[33m" : "", fmt_duration(&d, ns),
+			strcmp(kind, "pool") ? "it was read" : "a thread took it", f->colour ? "\033[0m" : "");
 }
 
 static void draw(struct fall *f, int at, struct buf *prefix, bool last, bool root)

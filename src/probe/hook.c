@@ -184,6 +184,7 @@ static void root_over(struct klieg__thread *me, struct kw_gate *g)
 	me->seq = (uint32_t)g->saved[5];
 	me->root_depth = (uint32_t)(g->saved[5] >> 32);
 	me->rv = g->saved_rv;
+	me->waiting.queue = NULL; /* what was taken during a request is not what the next one begins with */
 	g->in_root = 0;
 }
 
@@ -357,6 +358,8 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 			if (got >= KW_SPAN)
 				klieg__plugin_begun(h, regs, slot, f->user, span_of(f));
 		}
+		if (klieg__unlikely(got >= KW_DETAIL && h->flags & KW_HOOK_ROOT && !h->data && klieg__has_waited()))
+			klieg__plugin_root(h, span_of(f));
 		if (klieg__unlikely(got >= KW_DETAIL && h->nargs)) {
 			struct capture c = { h, regs, slot, f, 0, false };
 			klieg__call_kept(capture_saved, &c);

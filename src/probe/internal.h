@@ -54,6 +54,7 @@ struct klieg__thread {
 	uint16_t foreign_len, foreign_ot; /* all of it; of what comes first, sub-keys of the ot member that are not ours to write */
 	char foreign[256];
 	uint64_t waited_ns, waited_at; /* what was read last on this thread had waited so long by then (monotonic); at 0: nothing */
+	struct { uint64_t (*since)(void *); void *queue; uint64_t mine[3]; } waiting; /* plugin.h's struct klieg_waiting */
 };
 extern __thread struct klieg__thread klieg__thread __attribute__((tls_model("initial-exec")));
 

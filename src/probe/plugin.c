@@ -162,11 +162,21 @@ void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *regs
 	klieg_span *s)
 {
 	const struct klieg_plugin_hook *k = hook_of(h);
-	if (!k || (!k->begin && !(k->flags & KLIEG_HOOK_ROOT && klieg__thread.waited_at)))
+	if (!k || (!k->begin && !(k->flags & KLIEG_HOOK_ROOT && klieg__has_waited())))
 		return;
 	unsigned level = level_now(s);
 	if (level >= from_level(k))
 		begin_heavy(h, regs, ra_slot, user, level, s);
+}
+
+void klieg__plugin_root(const struct kw_hook *h, klieg_span *s)
+{
+	struct klieg__run r;
+	prepare_run(&r, h, NULL, KLIEG_LEVEL_DETAIL, s);
+	r.enter = NULL;
+	r.handler = NULL;
+	r.begins = true;
+	klieg__call_kept(run_saved, &r);
 }
 
 static inline bool failed(uint32_t fails, uint64_t rax)

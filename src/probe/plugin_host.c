@@ -324,17 +324,47 @@ static int host_reading(struct klieg_call *call, int fd)
 	return 1;
 }
 
+_Static_assert(sizeof(struct klieg_waiting) == sizeof klieg__thread.waiting && offsetof(struct klieg_waiting, queue) == 8, "the same in a header that knows nothing of threads");
+
+/* Two clocks that were read together, so that the counter's ticks are known in nanoseconds some time later. */
+static struct { uint64_t ticks, ns; } met;
+static struct klieg_waiting *host_waiting(void)
+{
+	if (!met.ticks) {
+		met.ns = host_now_ns();
+		met.ticks = klieg__ticks();
+	}
+	return (struct klieg_waiting *)&klieg__thread.waiting;
+}
+
+static uint64_t ticks_to_ns(uint64_t ticks)
+{
+	uint64_t now = klieg__ticks(), ns = host_now_ns();
+	return now > met.ticks ? (uint64_t)((__uint128_t)ticks * (ns - met.ns) / (now - met.ticks)) : 0;
+}
+
 /* Once for each read: of requests that come together only the first is known to have begun to wait then. What was read long ago was for
  * something else: a request begins soon after its bytes were read. */
 void klieg__run_waited(struct klieg__run *r)
 {
 	struct klieg__thread *me = &klieg__thread;
-	if (!me->waited_at)
+	uint64_t longest = 0, ns;
+	const char *kind = NULL;
+	if (me->waited_at) {
+		ns = host_now_ns() - me->waited_at;
+		if (ns < SOON_NS)
+			longest = me->waited_ns + ns, kind = "socket";
+		me->waited_at = 0;
+	}
+	void *queue = me->waiting.queue;
+	me->waiting.queue = NULL;
+	uint64_t put = queue ? me->waiting.since(queue) : 0;
+	if (put && (ns = ticks_to_ns(klieg__ticks() - put)) >= longest) /* the one may have gone on during the other: not their sum */
+		longest = ns, kind = "pool";
+	if (!kind)
 		return;
-	uint64_t since = host_now_ns() - me->waited_at;
-	if (since < SOON_NS)
-		host_number(&r->call, "klieg.queue_nano", KLIEG_TYPE_INT, me->waited_ns + since);
-	me->waited_at = 0;
+	host_number(&r->call, "klieg.queue_nano", KLIEG_TYPE_INT, longest);
+	host_text(&r->call, "klieg.queue_kind", kind, KLIEG_TEXT_END, 0);
 }
 
 void klieg__run_requests_lost(void) { __atomic_fetch_add(&shared.area.requests_lost, 1, __ATOMIC_RELAXED); }
@@ -345,7 +375,7 @@ static struct shared shared = {
 	.host = { sizeof(struct klieg_host), KLIEG_PLUGIN_ABI, "0.1.0", host_text, host_number, host_address, host_query, host_status,
 		host_read, host_read_text,
 		host_parent, host_headers, host_drop, klieg__request_open, klieg__request_find, klieg__request_resume,
-			klieg__request_close, host_now_ns, host_option, host_note, host_filtered, host_reading },
+			klieg__request_close, host_now_ns, host_option, host_note, host_filtered, host_reading, host_waiting },
 };
 
 void *klieg__plugin_host(void) { return &shared.host; }

@@ -12,6 +12,9 @@ int klieg__plugin_enter(const struct kw_hook *h, const struct klieg__regs *regs,
 void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *regs, uint64_t *ra_slot, uint64_t user[4],
 	klieg_span *s);
 void klieg__plugin_leave(const struct kw_hook *h, uint64_t rax, uint64_t user[4], klieg_span *s);
+/* The span of a root that was declared, and is no plugin's, is open at detail: how long has what it begins waited? */
+void klieg__plugin_root(const struct kw_hook *h, klieg_span *s);
+static inline bool klieg__has_waited(void) { return klieg__thread.waited_at || klieg__thread.waiting.queue; }
 /* The host table given to plugins; kw_region.plugin_host. Behind it is struct kw_plugin_area (wire/plugin_area.h). */
 void *klieg__plugin_host(void);
 

@@ -61,6 +61,7 @@ static void end(struct klieg__run *r, struct request *q)
 		r->span = NULL;
 		r->ctx = NULL;
 	}
+	klieg__thread.waiting.queue = NULL;
 	klieg__end_explicit(&q->span);
 	klieg__store(&q->key, 0, RELEASE);
 }

@@ -3,8 +3,12 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
+import urllib.parse
+
+import pytest
 
 from conftest import wait_for
 from test_policies import put
@@ -178,3 +182,68 @@ def test_requests_that_queue_raise_the_level_and_it_comes_down_when_they_do_not(
 		wait_for(lambda: levels()["redis.call"] in ("off", "count") and all(f["state"] == "lowered" for f in up.get("/firings")["firings"]), 60)
 	finally:
 		load.stop()
+
+
+def stated(up, numbers):
+	"""{job: seconds that its span says it waited}; None where it says nothing."""
+	rows = up.get("/spans?since=5m&limit=1000&q=" + urllib.parse.quote('{ name = "serve" }'))["spans"]
+	return {int(s["attributes"]["arg.number"]): s["attributes"].get("klieg.queue_nano") for s in rows if int(s["attributes"]["arg.number"]) in numbers}
+
+
+@pytest.mark.parametrize("habits", ["-", "b", "c", "i", "w", "bc", "iw"])
+def test_a_job_says_how_long_it_lay_in_the_queue_of_its_pool(klieg_up, target, habits):
+	"""Whoever wrote the pool. The program knows what each job waited; no span says more than that, and where each put has its signal none says less."""
+	up, t = klieg_up, target("pool")
+	t.ask(f"start 2 {habits}")
+	up.attach(t.pid, "--plugin", "locks", "--root", "serve")
+	up.switch("pool:serve", level="detail", keep=1)
+	for site in ("lock.mutex", "lock.signal", "wait.condition"):
+		up.switch(f"pool:{site}", level="count")
+	for _ in range(4):
+		t.ask("burst 1 100")  # how it goes about it is learnt while there is nothing to do
+	really = {int(n): int(ns) for n, ns in (x.split(":") for x in t.ask("burst 60 2000")[1:])}
+	found = wait_for(lambda: len(f := stated(up, really)) == len(really) and f)
+	said = {n: int(ns) for n, ns in found.items() if ns is not None}
+	late = [(n, ns, really[n]) for n, ns in said.items() if ns > really[n] + 10e6]
+	assert len(late) <= 2, (habits, late)  # a thread that lost the CPU between taking its job and beginning it
+	if habits in ("-", "b", "c", "bc"):
+		assert len(said) >= 55, (habits, found)
+		off = sorted(abs(ns - really[n]) for n, ns in said.items())
+		assert off[len(off) // 2] < 5e6, (habits, off)
+		assert max(said.values()) > 4e6 and max(really.values()) > 4e6  # two workers, and eight at least were waiting
+	if habits == "-":
+		row = max(up.get("/spans?since=5m&limit=1000&q=" + urllib.parse.quote('{ name = "serve" }'))["spans"], key=lambda s: int(s["attributes"].get("klieg.queue_nano", 0)))
+		assert row["attributes"]["klieg.queue_kind"] == "pool"
+		assert re.search(r"waited [\d.]+ms before a thread took it", up.cli("trace", row["trace_id"]).stdout)
+	up.all_off()
+	up.detach(t.pid)
+	t.end()
+
+
+@needs("redis-server")
+def test_what_redis_frees_in_the_background_waits_behind_what_it_freed_before(klieg_up, serve, tmp_path):  # noqa: F811
+	"""redis' own pool (bio.c), which nobody wrote for us: forty jobs put there by one command, and one thread that takes them."""
+	up, sock = klieg_up, str(tmp_path / "redis.sock")
+	p = serve(["redis-server", "--port", "0", "--unixsocket", sock, "--save", "", "--dir", str(tmp_path)])
+	wait_for(lambda: os.path.exists(sock))
+
+	def redis(*args):
+		return subprocess.run(["redis-cli", "-s", sock, *args], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+	up.attach(p.pid, "--plugin", "locks", "--root", "lazyfreeFreeObject")
+	up.switch("redis-server:lazyfreeFreeObject", level="detail", keep=1)
+	for site in ("lock.mutex", "lock.signal", "wait.condition"):
+		up.switch(f"redis-server:{site}", level="count")
+	fill = "for k=1,ARGV[1] do for i=1,ARGV[2] do redis.call('SADD', 'set'..k, i..'member'..k) end end"
+	for jobs in (1, 1, 40):
+		redis("EVAL", fill, "0", str(jobs), "10000")
+		before = up.stored('{ name = "lazyfreeFreeObject" }')
+		assert redis("UNLINK", *[f"set{k}" for k in range(1, jobs + 1)]) == str(jobs)
+		wait_for(lambda: up.stored('{ name = "lazyfreeFreeObject" }') == before + jobs)
+	rows = up.get("/spans?since=5m&limit=100&q=" + urllib.parse.quote('{ name = "lazyfreeFreeObject" }'))["spans"]
+	rows = sorted(rows, key=lambda s: s["start_unix_nano"])[-40:]
+	said = [int(s["attributes"].get("klieg.queue_nano", -1)) for s in rows]
+	assert min(said) >= 0, said
+	# All were put there at about the same time, so each waits longer than the one before by what that took.
+	put = [s["start_unix_nano"] - ns for s, ns in zip(rows, said)]
+	assert max(put) - min(put) < 50e6 and max(said) > 5e6, (put, said)
+	assert said[-1] > sum(s["duration_nano"] for s in rows[:-1])
