@@ -1,10 +1,10 @@
-/* gRPC: what it puts into HTTP/2 (length-prefixed messages, status in the trailers), and its listeners on libuv. One connection = one h2_session;
+/* gRPC: what it puts into HTTP/2 (length-prefixed messages, status in the trailers), on the connections of serve.c. One connection = one h2_session;
  * whatever it sends besides gRPC gets an answer that says what this port is. Loop thread. */
 #include "net/grpc.h"
 #include "base/clock.h"
-#include "net/address.h"
 #include "net/h2.h"
 #include "net/http.h"
+#include "net/serve.h"
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,78 +97,52 @@ void grpc_request(struct h2_stream *st, size_t max, void *listener_arg, grpc_han
 
 /* ---- connections ---------------------------------------------------------------------------------------------------------- */
 
-struct listener { uv_tcp_t tcp; struct grpc_server *s; void *arg; struct listener *next; };
 struct grpc_server {
-	struct loop *l;
+	struct serve serve;              /* first: freed as that */
 	struct grpc_limits lim;
 	grpc_handler fn; void *arg;
-	uv_timer_t sweep;
-	struct listener *listeners;
-	struct conn *conns;
-	unsigned n;
 	size_t held;
-	bool closed;
-	char chunk[64 << 10];
 };
 struct conn {
-	uv_tcp_t tcp;
+	struct serve_conn io;            /* first */
 	struct grpc_server *s;
-	struct conn *next, **prev;
 	struct h2_session *h2;
-	void *listener_arg;
-	bool closing, ending, paused;
+	bool ending, paused;
 	int64_t heard;
 };
 struct out { uv_write_t w; char data[]; };
 enum { BACKLOG = 4 << 20 };              /* bytes not yet sent; a client that reads none of our answers is not read from either */
 
-static void on_alloc(uv_handle_t *h, size_t hint, uv_buf_t *b);
-static void on_read(uv_stream_t *st, ssize_t n, const uv_buf_t *b);
-
-static void on_closed(uv_handle_t *h)
+static void conn_close(struct conn *c) { serve_conn_close(&c->io); }
+static void closing(struct serve_conn *io)
 {
-	struct conn *c = h->data;
-	struct grpc_server *s = c->s;
-	*c->prev = c->next;
-	if (c->next)
-		c->next->prev = c->prev;
-	free(c);
-	if (!--s->n && s->closed)
-		free(s);
-}
-
-static void conn_close(struct conn *c)
-{
-	if (c->closing)
-		return;
-	c->closing = true;
+	struct conn *c = (struct conn *)io;
 	h2_session_destroy(c->h2);
 	c->h2 = NULL;
-	uv_close((uv_handle_t *)&c->tcp, on_closed);
 }
 
 static void wrote(uv_write_t *w, int status)
 {
 	struct conn *c = w->handle->data;
-	bool drained = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp) == 0;
+	bool drained = uv_stream_get_write_queue_size(&c->io.u.stream) == 0;
 	free(w);
 	if (status < 0 || (c->ending && drained))
 		conn_close(c);
-	else if (c->paused && drained && !c->closing) {
+	else if (c->paused && drained && !c->io.closing) {
 		c->paused = false;
-		uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read);
+		serve_read(&c->io, true);
 	}
 }
 
 static void send_bytes(void *arg, struct str bytes)
 {
 	struct conn *c = arg;
-	if (c->closing)
+	if (c->io.closing)
 		return;
 	struct out *o = base_alloc(sizeof *o + bytes.n);
 	memcpy(o->data, bytes.p, bytes.n);
 	uv_buf_t b = uv_buf_init(o->data, (unsigned)bytes.n);
-	if (uv_write(&o->w, (uv_stream_t *)&c->tcp, &b, 1, wrote) < 0) {
+	if (uv_write(&o->w, &c->io.u.stream, &b, 1, wrote) < 0) {
 		free(o);
 		c->ending = true;                /* closed by the sweep: our caller may be inside the session */
 		c->heard = 0;
@@ -178,138 +152,74 @@ static void send_bytes(void *arg, struct str bytes)
 static void on_request(void *arg, struct h2_stream *st)
 {
 	struct conn *c = arg;
-	grpc_request(st, c->s->lim.message, c->listener_arg, c->s->fn, c->s->arg);
+	grpc_request(st, c->s->lim.message, c->io.listener_arg, c->s->fn, c->s->arg);
 }
 
-static void on_alloc(uv_handle_t *h, size_t hint, uv_buf_t *b)
-{
-	struct grpc_server *s = ((struct conn *)h->data)->s;
-	*b = uv_buf_init(s->chunk, sizeof s->chunk);
-}
-
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b)
+static void on_read(struct serve_conn *io, struct str bytes)
 {
 	static const char what[] = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
 		"Content-Length: 52\r\n\r\nthis port speaks gRPC (HTTP/2 with prior knowledge)\n";
-	struct conn *c = stream->data;
-	if (n < 0 || c->ending) {
-		if (n < 0)
-			conn_close(c);
+	struct conn *c = (struct conn *)io;
+	if (c->ending)
 		return;
-	}
 	c->heard = clock_mono();
-	int rc = h2_session_feed(c->h2, (struct str){ b->base, (size_t)n });
+	int rc = h2_session_feed(c->h2, bytes);
 	if (rc == KLIEG_E_UNSUPPORTED)
 		send_bytes(c, (struct str){ what, sizeof what - 1 });
 	if (rc < 0) {
 		c->ending = true;                /* once what was said has gone out */
-		if (!uv_stream_get_write_queue_size(stream))
+		if (!uv_stream_get_write_queue_size(&io->u.stream))
 			conn_close(c);
 		return;
 	}
-	if (uv_stream_get_write_queue_size(stream) > BACKLOG) {
+	if (uv_stream_get_write_queue_size(&io->u.stream) > BACKLOG) {
 		c->paused = true;
-		uv_read_stop(stream);
+		serve_read(io, false);
 	}
 }
 
-static void on_connect(uv_stream_t *stream, int status)
+static void opened(struct serve_conn *io)
 {
-	struct listener *li = stream->data;
-	struct grpc_server *s = li->s;
-	if (status < 0)
-		return;
-	struct conn *c = base_calloc(1, sizeof *c);
-	uv_tcp_init(loop_uv(s->l), &c->tcp);
-	c->tcp.data = c;
-	c->s = s;
-	c->listener_arg = li->arg;
-	c->heard = clock_mono();
-	c->next = s->conns;
-	c->prev = &s->conns;
-	if (c->next)
-		c->next->prev = &c->next;
-	s->conns = c;
-	s->n++;
+	struct conn *c = (struct conn *)io;
+	struct grpc_server *s = c->s = (struct grpc_server *)io->s;
 	struct h2_limits lim = { .head = 16 << 10, .body = s->lim.message + 5, .streams = 100, .held = &s->held, .held_max = s->lim.held };
-	if (uv_accept(stream, (uv_stream_t *)&c->tcp) < 0 || (int)s->n > s->lim.conns || h2_session_create(&lim, on_request, send_bytes, c, &c->h2) < 0) {
+	c->heard = clock_mono();
+	if ((int)s->serve.n > s->lim.conns || h2_session_create(&lim, on_request, send_bytes, c, &c->h2) < 0)
 		conn_close(c);
-		return;
-	}
-	uv_tcp_nodelay(&c->tcp, 1);
-	uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read);
+	else
+		serve_read(io, true);
 }
 
-static void on_sweep(uv_timer_t *t)
+/* One that has begun a request has to go on with it; one without may wait for its next. */
+static void sweep(struct serve_conn *io, int64_t now)
 {
-	struct grpc_server *s = t->data;
-	int64_t now = clock_mono();
-	for (struct conn *c = s->conns, *next; c; c = next) {
-		next = c->next;
-		int64_t quiet = now - c->heard;
-		/* One that has begun a request has to go on with it; one without may wait for its next. */
-		if (!c->closing && (quiet > s->lim.idle_s * 1000000000ll || (c->ending && quiet > 5000000000ll)))
-			conn_close(c);
-	}
+	const struct conn *c = (struct conn *)io;
+	int64_t quiet = now - c->heard;
+	if (quiet > c->s->lim.idle_s * 1000000000ll || (c->ending && quiet > 5000000000ll))
+		serve_conn_close(io);
 }
 
 int grpc_server_create(struct loop *l, const struct grpc_limits *lim, grpc_handler fn, void *arg, struct grpc_server **ret_s)
 {
+	static const struct serve_ops ops = { sizeof(struct conn), opened, on_read, sweep, closing, NULL };
 	struct grpc_server *s = base_calloc(1, sizeof *s);
-	s->l = l;
 	s->lim = *lim;
 	s->fn = fn;
 	s->arg = arg;
 #define DEFAULT(f, v) if (!s->lim.f) s->lim.f = (v)
 	DEFAULT(message, 64 << 20); DEFAULT(held, 256 << 20); DEFAULT(conns, 1024); DEFAULT(idle_s, 300);
-	uv_timer_init(loop_uv(l), &s->sweep);
-	s->sweep.data = s;
-	uv_timer_start(&s->sweep, on_sweep, 1000, 1000);
+	serve_begin(&s->serve, l, &ops);
 	*ret_s = s;
 	return 0;
 }
 
 int grpc_listen(struct grpc_server *s, const char *address, void *arg, char ret_bound[80], struct err *e)
 {
-	struct sockaddr_storage a;
-	struct listener *li = base_calloc(1, sizeof *li);
-	int rc = net_address(address, &a, e);
-	if (rc < 0) {
-		free(li);
-		return rc;
-	}
-	li->s = s;
-	li->arg = arg;
-	uv_tcp_init(loop_uv(s->l), &li->tcp);
-	li->tcp.data = li;
-	li->next = s->listeners;
-	s->listeners = li;
-	rc = uv_tcp_bind(&li->tcp, (struct sockaddr *)&a, 0);
-	if (rc < 0 || (rc = uv_listen((uv_stream_t *)&li->tcp, 511, on_connect)) < 0)
-		return net_listen_failed(rc, address, e);
-	net_bound(&li->tcp, ret_bound);
-	return 0;
-}
-
-static void listener_closed(uv_handle_t *h) { free(h->data); }
-static void server_closed(uv_handle_t *h)
-{
-	struct grpc_server *s = h->data;
-	s->closed = true;
-	if (!s->n)
-		free(s);
+	return serve_tcp(&s->serve, address, arg, ret_bound, e);
 }
 void grpc_server_close(struct grpc_server *s)
 {
-	if (!s)
-		return;
-	for (struct listener *li = s->listeners, *next; li; li = next) {
-		next = li->next;
-		uv_close((uv_handle_t *)&li->tcp, listener_closed);
-	}
-	s->listeners = NULL;
-	for (struct conn *c = s->conns; c; c = c->next)
-		conn_close(c);
-	uv_close((uv_handle_t *)&s->sweep, server_closed);
+	if (s)
+		serve_close(&s->serve);
 }
-unsigned grpc_server_conns(const struct grpc_server *s) { return s->n; }
+unsigned grpc_server_conns(const struct grpc_server *s) { return s->serve.n; }

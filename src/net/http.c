@@ -1,70 +1,40 @@
-/* HTTP/1.1 on libuv and llhttp. One http_conn per connection, at most one request of it in the hands of the handler: the parser is paused at the
+/* HTTP/1.1 by llhttp, on the connections of serve.c. One http_conn per connection, at most one request of it in the hands of the handler: the parser is paused at the
  * end of a message and reading stops, so pipelined requests wait in conn->in (and in the kernel). A sweep each second enforces the deadlines. */
 #include "net/http.h"
 #include "base/clock.h"
-#include "net/address.h"
+#include "net/serve.h"
 #include <ctype.h>
 #include <llhttp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
 #include <zlib.h>
 
-struct listener {
-	union { uv_tcp_t tcp; uv_pipe_t pipe; uv_stream_t stream; uv_handle_t handle; } u;
-	struct http_server *s;
-	void *arg;
-	struct listener *next;
-	bool local;
-};
 struct http_server {
-	struct loop *l;
+	struct serve serve;              /* first: freed as that */
 	struct http_limits lim;
 	http_handler fn; void *arg;
 	llhttp_settings_t settings;
-	uv_timer_t sweep;
-	struct listener *listeners;
-	struct http_conn *conns;
-	unsigned n;
 	size_t bodies;                   /* bytes of body in all requests; whoever sends beyond the limit gets 503 */
-	bool closed;                     /* freed with its last connection */
-	char chunk[64 << 10];            /* what has just been read; used up before the next is */
 };
 struct http_conn {
-	union { uv_tcp_t tcp; uv_pipe_t pipe; uv_stream_t stream; uv_handle_t handle; } u;
+	struct serve_conn io;            /* first */
 	struct http_server *s;
-	struct http_conn *next, **prev;
 	llhttp_t parser;
 	struct http_req *req;            /* being parsed or handled */
 	struct buf in;                   /* read ahead of the request in hand */
-	bool handling, in_value, closing, local, feeding, refused;
+	bool handling, in_value, feeding, refused;
 	size_t discarded;                /* since the refusal */
 	int fail;                        /* status to answer a bad message with */
 	int64_t deadline;
-	void *listener_arg;
 };
 enum { LINGER = 128 << 20 };             /* bytes read and thrown away after a refusal */
 struct out { uv_write_t w; bool close; size_t n; char data[]; };
 
 static void conn_feed(struct http_conn *c);
 
-static void on_closed(uv_handle_t *h)
-{
-	struct http_conn *c = h->data;
-	c->s->n--;
-	*c->prev = c->next;
-	if (c->next)
-		c->next->prev = c->prev;
-	if (c->s->closed && !c->s->n)
-		free(c->s);
-	buf_finish(&c->in);
-	free(c);
-}
+static void gone(struct serve_conn *c) { buf_finish(&((struct http_conn *)c)->in); }
 
 static void req_free(struct http_req *r)
 {
@@ -77,11 +47,10 @@ static void req_free(struct http_req *r)
 	free(r);
 }
 
-static void conn_close(struct http_conn *c)
+static void conn_close(struct http_conn *c) { serve_conn_close(&c->io); }
+static void closing(struct serve_conn *io)
 {
-	if (c->closing)
-		return;
-	c->closing = true;
+	struct http_conn *c = (struct http_conn *)io;
 	struct http_req *r = c->req;
 	c->req = NULL;
 	if (r) {
@@ -94,7 +63,6 @@ static void conn_close(struct http_conn *c)
 			req_free(r);
 		}                        /* else its handler still owes an answer and frees it with that */
 	}
-	uv_close(&c->u.handle, on_closed);
 }
 
 static void deadline(struct http_conn *c, int seconds) { c->deadline = seconds ? clock_mono() + seconds * 1000000000ll : INT64_MAX; }
@@ -110,7 +78,7 @@ static void wrote(uv_write_t *w, int status)
 
 static void conn_write(struct http_conn *c, struct str head, struct str body, bool close)
 {
-	if (c->closing)
+	if (c->io.closing)
 		return;
 	struct out *o = base_alloc(sizeof(*o) + head.n + body.n);
 	o->close = close;
@@ -119,7 +87,7 @@ static void conn_write(struct http_conn *c, struct str head, struct str body, bo
 	if (body.n)
 		memcpy(o->data + head.n, body.p, body.n);
 	uv_buf_t b = uv_buf_init(o->data, o->n);
-	if (uv_write(&o->w, &c->u.stream, &b, 1, wrote) < 0) {
+	if (uv_write(&o->w, &c->io.u.stream, &b, 1, wrote) < 0) {
 		free(o);
 		conn_close(c);
 	}
@@ -146,9 +114,6 @@ static void add_head(struct buf *b, int status, const char *type)
 	buf_add_str(b, "X-Content-Type-Options: nosniff\r\n");
 }
 
-static void on_read(uv_stream_t *st, ssize_t n, const uv_buf_t *b);
-static void on_alloc(uv_handle_t *h, size_t hint, uv_buf_t *b);
-
 static void shut(uv_shutdown_t *end, int status) { free(end); }
 
 /* Answers and ends. A client that is still sending would see a reset and not the answer if the socket were closed now, so what it sends is thrown
@@ -166,10 +131,10 @@ static void refuse(struct http_conn *c, int status, const char *detail)
 	deadline(c, 5);
 	conn_write(c, buf_str(&h), buf_str(&b), false);
 	struct uv_shutdown_s *end = base_alloc(sizeof(*end));
-	if (c->closing || uv_shutdown(end, &c->u.stream, shut) < 0)
+	if (c->io.closing || uv_shutdown(end, &c->io.u.stream, shut) < 0)
 		free(end);
-	if (!c->closing)
-		uv_read_start(&c->u.stream, on_alloc, on_read);
+	if (!c->io.closing)
+		serve_read(&c->io, true);
 	buf_finish(&h);
 	buf_finish(&b);
 }
@@ -203,7 +168,7 @@ void http_reply(struct http_req *r, int status, const char *type, struct str bod
 	conn_write(c, buf_str(&h), body, !keep);
 	buf_finish(&h);
 	req_free(r);
-	if (keep && !c->closing && !c->feeding)
+	if (keep && !c->io.closing && !c->feeding)
 		resume(c);
 }
 
@@ -225,7 +190,7 @@ bool http_stream_send(struct http_req *r, struct str data)
 	struct http_conn *c = r->conn;
 	if (!c || !data.n)
 		return true;
-	if (uv_stream_get_write_queue_size(&c->u.stream) > c->s->lim.stream_backlog)
+	if (uv_stream_get_write_queue_size(&c->io.u.stream) > c->s->lim.stream_backlog)
 		return false;
 	struct buf b = { 0 };
 	buf_printf(&b, "%zx\r\n", data.n);
@@ -250,8 +215,8 @@ static int on_begin(llhttp_t *p)
 	struct http_req *r = c->req = base_calloc(1, sizeof(*r));
 	r->conn = c;
 	r->bodies = &c->s->bodies;
-	r->local = c->local;
-	r->listener_arg = c->listener_arg;
+	r->local = c->io.local;
+	r->listener_arg = c->io.listener_arg;
 	c->in_value = false;
 	deadline(c, c->s->lim.head_s);
 	return 0;
@@ -363,18 +328,11 @@ static bool split_target(struct http_req *r)
 	return true;
 }
 
-static void on_read(uv_stream_t *st, ssize_t n, const uv_buf_t *b);
-static void on_alloc(uv_handle_t *h, size_t hint, uv_buf_t *b)
-{
-	struct http_server *s = ((struct http_conn *)h->data)->s;
-	*b = uv_buf_init(s->chunk, sizeof(s->chunk));
-}
-
 /* Parses what has been read until a request is complete (handed over; the rest waits) or all is used up. */
 static void conn_feed(struct http_conn *c)
 {
 	c->feeding = true;
-	while (!c->closing && !c->handling && c->in.n) {
+	while (!c->io.closing && !c->handling && c->in.n) {
 		enum llhttp_errno rc = llhttp_execute(&c->parser, (char *)c->in.p, c->in.n);
 		if (rc == HPE_OK) {
 			buf_clear(&c->in);
@@ -410,85 +368,58 @@ static void conn_feed(struct http_conn *c)
 		c->s->fn(c->s->arg, r);
 	}
 	c->feeding = false;
-	if (!c->closing) {
-		if (c->in.n > sizeof(c->s->chunk) && c->handling)
-			uv_read_stop(&c->u.stream);
+	if (!c->io.closing) {
+		if (c->in.n > sizeof(c->s->serve.chunk) && c->handling)
+			serve_read(&c->io, false);
 		else if (!c->refused)
-			uv_read_start(&c->u.stream, on_alloc, on_read);
+			serve_read(&c->io, true);
 	}
 }
 
-static void on_read(uv_stream_t *st, ssize_t n, const uv_buf_t *b)
+static void on_read(struct serve_conn *io, struct str bytes)
 {
-	struct http_conn *c = st->data;
-	if (n < 0 || (c->refused && (c->discarded += (size_t)n) > LINGER))
+	struct http_conn *c = (struct http_conn *)io;
+	if (c->refused && (c->discarded += bytes.n) > LINGER)
 		conn_close(c);
-	else if (n > 0 && !c->refused) {
-		buf_add(&c->in, b->base, (size_t)n);
+	else if (!c->refused) {
+		buf_add(&c->in, bytes.p, bytes.n);
 		conn_feed(c);
 	}
 }
 
-static void on_connect(uv_stream_t *st, int status)
+static void opened(struct serve_conn *io)
 {
-	struct listener *li = st->data;
-	struct http_server *s = li->s;
-	if (status < 0)
-		return;
-	struct http_conn *c = base_calloc(1, sizeof(*c));
-	if (li->local)
-		uv_pipe_init(loop_uv(s->l), &c->u.pipe, 0);
-	else
-		uv_tcp_init(loop_uv(s->l), &c->u.tcp);
-	c->u.handle.data = c;
-	c->s = s;
-	c->local = li->local;
-	c->listener_arg = li->arg;
-	c->next = s->conns;
-	c->prev = &s->conns;
-	if (c->next)
-		c->next->prev = &c->next;
-	s->conns = c;
-	s->n++;
+	struct http_conn *c = (struct http_conn *)io;
+	struct http_server *s = c->s = (struct http_server *)io->s;
 	llhttp_init(&c->parser, HTTP_REQUEST, &s->settings);
 	c->parser.data = c;
 	deadline(c, s->lim.head_s);
-	if (uv_accept(st, &c->u.stream) < 0) {
-		conn_close(c);
-		return;
-	}
-	if (!li->local)
-		uv_tcp_nodelay(&c->u.tcp, 1);
-	if ((int)s->n > s->lim.conns)
+	if ((int)s->serve.n > s->lim.conns)
 		refuse(c, 503, "too many connections");
 	else
-		uv_read_start(&c->u.stream, on_alloc, on_read);
+		serve_read(io, true);
 }
 
-static void on_sweep(uv_timer_t *t)
+static void sweep(struct serve_conn *io, int64_t now)
 {
-	struct http_server *s = t->data;
-	int64_t now = clock_mono();
-	for (struct http_conn *c = s->conns, *next; c; c = next) {
-		next = c->next;
-		if (c->closing || now < c->deadline)
-			continue;
-		if (c->req && !c->handling) {
-			struct http_req *r = c->req;
-			c->req = NULL;
-			req_free(r);
-			c->handling = true;
-			c->fail = 408;
-			refuse(c, 408, "the request took too long to arrive");
-		} else
-			conn_close(c);
-	}
+	struct http_conn *c = (struct http_conn *)io;
+	if (now < c->deadline)
+		return;
+	if (c->req && !c->handling) {
+		struct http_req *r = c->req;
+		c->req = NULL;
+		req_free(r);
+		c->handling = true;
+		c->fail = 408;
+		refuse(c, 408, "the request took too long to arrive");
+	} else
+		conn_close(c);
 }
 
 int http_server_create(struct loop *l, const struct http_limits *lim, http_handler fn, void *arg, struct http_server **ret_s)
 {
+	static const struct serve_ops ops = { sizeof(struct http_conn), opened, on_read, sweep, closing, gone };
 	struct http_server *s = base_calloc(1, sizeof(*s));
-	s->l = l;
 	s->lim = *lim;
 #define DEFAULT(f, v) if (!s->lim.f) s->lim.f = (v)
 	DEFAULT(head, 32 << 10); DEFAULT(body, 64 << 20); DEFAULT(bodies, 256 << 20); DEFAULT(conns, 8192);
@@ -506,88 +437,22 @@ int http_server_create(struct loop *l, const struct http_limits *lim, http_handl
 	struct rlimit files;             /* some are for the store, the agent and their processes */
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < (rlim_t)s->lim.conns + 256)
 		s->lim.conns = files.rlim_cur > 512 ? (int)files.rlim_cur - 256 : (int)files.rlim_cur / 2;
-	uv_timer_init(loop_uv(l), &s->sweep);
-	s->sweep.data = s;
-	uv_timer_start(&s->sweep, on_sweep, 1000, 1000);
+	serve_begin(&s->serve, l, &ops);
 	*ret_s = s;
 	return 0;
 }
 
-static struct listener *listener_add(struct http_server *s, void *arg, bool local)
-{
-	struct listener *li = base_calloc(1, sizeof(*li));
-	li->s = s;
-	li->arg = arg;
-	li->local = local;
-	if (local)
-		uv_pipe_init(loop_uv(s->l), &li->u.pipe, 0);
-	else
-		uv_tcp_init(loop_uv(s->l), &li->u.tcp);
-	li->u.handle.data = li;
-	li->next = s->listeners;
-	s->listeners = li;
-	return li;
-}
-
 int http_listen_tcp(struct http_server *s, const char *address, void *arg, char ret_bound[80], struct err *e)
 {
-	struct sockaddr_storage a;
-	int rc = net_address(address, &a, e);
-	if (rc < 0)
-		return rc;
-	struct listener *li = listener_add(s, arg, false);
-	if ((rc = uv_tcp_bind(&li->u.tcp, (struct sockaddr *)&a, 0)) < 0 || (rc = uv_listen(&li->u.stream, 511, on_connect)) < 0)
-		return net_listen_failed(rc, address, e);
-	net_bound(&li->u.tcp, ret_bound);
-	return 0;
+	return serve_tcp(&s->serve, address, arg, ret_bound, e);
 }
-
-int http_listen_unix(struct http_server *s, const char *path, struct err *e)
-{
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	if (strlen(path) >= sizeof(a.sun_path))
-		return err_set(e, KLIEG_E_USAGE, "the socket's path is longer than %zu bytes: %.120s", sizeof(a.sun_path) - 1, path);
-	memcpy(a.sun_path, path, strlen(path) + 1);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0) {
-		close(fd);
-		err_set(e, KLIEG_E_CONFLICT, "another klieg serves %.200s", path);
-		return err_hint(e, "stop it, or use another --dir");
-	}
-	if (fd >= 0)
-		close(fd);
-	unlink(path);
-	struct listener *li = listener_add(s, NULL, true);
-	mode_t old = umask(0177);
-	int rc = uv_pipe_bind(&li->u.pipe, path);
-	umask(old);
-	if (rc < 0 || (rc = uv_listen(&li->u.stream, 511, on_connect)) < 0)
-		return net_listen_failed(rc, path, e);
-	return 0;
-}
-
-static void listener_closed(uv_handle_t *h) { free(h->data); }
-static void server_closed(uv_handle_t *h)
-{
-	struct http_server *s = h->data;
-	s->closed = true;
-	if (!s->n)
-		free(s);
-}
+int http_listen_unix(struct http_server *s, const char *path, struct err *e) { return serve_unix(&s->serve, path, e); }
 void http_server_close(struct http_server *s)
 {
-	if (!s)
-		return;
-	for (struct listener *li = s->listeners, *next; li; li = next) {
-		next = li->next;
-		uv_close(&li->u.handle, listener_closed);
-	}
-	s->listeners = NULL;
-	for (struct http_conn *c = s->conns; c; c = c->next)
-		conn_close(c);
-	uv_close((uv_handle_t *)&s->sweep, server_closed);
+	if (s)
+		serve_close(&s->serve);
 }
-unsigned http_server_conns(const struct http_server *s) { return s->n; }
+unsigned http_server_conns(const struct http_server *s) { return s->serve.n; }
 
 /* ---- helpers ---- */
 struct str http_header(const struct http_req *r, const char *name)
