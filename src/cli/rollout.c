@@ -77,7 +77,8 @@ void rollout_text(const json_t *r, struct buf *b)
 {
 	const json_t *all = json_object_get(r, "evidence");
 	rollout_where(r, b);
-	if (json_array_size(all)) {
+	const json_t *last = json_array_get(all, json_array_size(all) - 1);
+	if (last && (!*jstr(last, "why") || strcmp(jstr(last, "why"), jstr(r, "why")))) {
 		buf_add_str(b, "; ");
 		evidence_text(json_array_get(all, json_array_size(all) - 1), b);
 	}

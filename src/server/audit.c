@@ -103,7 +103,7 @@ static json_t *policy_now(struct server *s, const char *name)
 	const json_t *r = en->rollout && under_way ? json_object_get(en->head, "rollout") : NULL;
 	const json_t *step = json_array_get(json_object_get(r, "steps"), (size_t)jint(r, "step"));
 	if (!strcmp(jtext(step, "state"), "interrupted"))
-		json_object_set(o, "interrupted", json_object_get(step, "why"));
+		json_object_set_new(o, "interrupted", json_true());
 	if (r)
 		json_object_set_new(o, "step", json_integer(jint(r, "step") + 1)), json_object_set_new(o, "steps",
 			json_integer((json_int_t)json_array_size(json_object_get(r, "steps"))));
@@ -329,7 +329,8 @@ static void of_policy(struct server *s, const char *what, const char *name, cons
 	if (rollout) {
 		bool cut = json_object_get(now, "interrupted") != NULL, was_cut = json_object_get(was, "interrupted") != NULL;
 		what = cut ? "interrupted" : was_cut ? "resume" : s->acting ? "promote" : "step";
-		why = cut ? jtext(now, "interrupted") : why;
+		const json_t *r = json_object_get(en ? en->head : NULL, "rollout");
+		why = cut ? jtext(json_array_get(json_object_get(r, "steps"), (size_t)jint(r, "step")), "why") : why;
 		for (unsigned i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
 			if (!strcmp(state, verbs[i][0]))
 				what = verbs[i][1];

@@ -110,7 +110,8 @@ function Undo({ e, how, close }: { e: AuditEntry; how: Revert; close: () => void
     <Modal title={`Undo: ${e.what.replace(/_/g, ' ')} ${e.object.replace(':', ' ')}?`} onClose={close}>
       <form class="sheet" onSubmit={submit}>
         <p>
-          {how.text[0]!.toUpperCase() + how.text.slice(1)}. <Change e={{ ...e, before: e.after, after: e.before }} />
+          {how.text[0]!.toUpperCase() + how.text.slice(1)}.{' '}
+          {how.method === 'PATCH' && <Change e={{ ...e, before: e.after, after: e.before }} />}
         </p>
         <label>
           Reason
@@ -163,7 +164,7 @@ function Row({ e, undo }: { e: AuditEntry; undo: (e: AuditEntry) => void }) {
           <small data-evidence>
             {' '}
             {last.verdict}
-            {last.why && last.why !== e.why && `: ${last.why}`}
+            {last.why && !last.why.startsWith(e.why) && `: ${last.why}`}
           </small>
         )}
       </td>

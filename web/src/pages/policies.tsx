@@ -196,7 +196,7 @@ function One({ name }: { name: string }) {
         {name && <Copy command={`klieg policy show ${shell(name)}`} />}
         {p && p.state !== 'off' && <button onClick={off}>Switch off</button>}
       </div>
-      {p?.why && <p class="quality">{p.why}</p>}
+      {p?.why && p.why !== p.reason && tab !== 'rollout' && <p class="quality">{p.why}</p>}
       {problem && <Trouble e={problem} />}
       {name && (
         <nav class="tabs" aria-label="Of this policy">
@@ -714,7 +714,7 @@ function RolloutTab({ name }: { name: string }) {
           );
         })}
       </ol>
-      {!!r.canary?.length && (
+      {!!r.canary?.length && r.steps[r.step]?.state !== 'interrupted' && (
         <p class="dim">
           Canary: {r.canary.slice(0, 8).map((c) => `${c.host ? `${c.host}:` : ''}${c.pid}`).join(', ')}
           {r.canary.length > 8 ? ` and ${r.canary.length - 8} more` : ''}
@@ -770,7 +770,7 @@ function Evidences({ list }: { list: Evidence[] }) {
                 <td class="n">
                   {num(e.canary?.processes)} / {num(e.rest?.processes)}
                 </td>
-                <td>{e.why}</td>
+                <td class="wrap">{e.why}</td>
               </tr>
             );
           })}
