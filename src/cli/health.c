@@ -55,7 +55,8 @@ int cli_status(int argc, char **argv)
 			toggles == 1 ? "" : "s");
 		if (json_is_number(next))
 			printf(", the next one ends in %s", fmt_duration(&a, json_number_value(next) - clock_wall()));
-		printf("\n  overhead %s of a budget of %s", fmt_percent(&a, jnum(doc, "overhead_percent")), fmt_percent(&b, jnum(doc, "budget_percent")));
+		double budget = jnum(doc, "budget_percent");
+		printf("\n  overhead %s%s%s", fmt_percent(&a, jnum(doc, "overhead_percent")), budget > 0 ? " of a budget of " : ", no budget", budget > 0 ? fmt_percent(&b, budget) : "");
 		printf(", the agent takes %s of a core", fmt_percent(&a, jnum(doc, "agent_cpu_percent")));
 		printf(", %s spans/s\n", fmt_count(&a, jnum(doc, "spans_per_s")));
 		print_account(json_object_get(doc, "account"));

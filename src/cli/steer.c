@@ -372,7 +372,9 @@ int cli_overhead(int argc, char **argv)
 		json_decref(doc);
 		return CLI_OK;
 	}
-	printf("budget %s of a process's CPU; the agent takes %s of a core and %s%s\n", fmt_percent(&f, jnum(doc, "budget_percent")),
+	double budget = jnum(doc, "budget_percent");
+	printf("%s%s%s; the agent takes %s of a core and %s%s\n", budget > 0 ? "budget " : "no budget", budget > 0 ? fmt_percent(&f, budget) : "",
+		budget > 0 ? " of a process's CPU" : "",
 		fmt_percent(&g, jnum(agent, "cpu_percent")),
 		fmt_bytes(&h, jnum(agent, "rss_bytes")), json_is_true(json_object_get(doc, "saturated")) ? "; the host is saturated: less is allowed" : "");
 	json_array_foreach(processes, i, p) {

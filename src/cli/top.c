@@ -250,9 +250,9 @@ static void draw(struct screen *w, const json_t *rows)
 	erase();
 	const json_t *counts = json_object_get(w->status, "counts");
 	attron(A_BOLD);
-	mvprintw(0, 0, "klieg top  %s  %lld processes  %lld sites  %lld on  %s spans/s  overhead %s of %s", fmt_clock(&f[0], clock_wall()), (long long)jint(counts, "processes"),
+	mvprintw(0, 0, "klieg top  %s  %lld processes  %lld sites  %lld on  %s spans/s  overhead %s%s%s", fmt_clock(&f[0], clock_wall()), (long long)jint(counts, "processes"),
 		(long long)jint(counts, "sites"), (long long)jint(counts, "on"), fmt_count(&f[1], jnum(w->status, "spans_per_s")), fmt_percent(&f[2], jnum(w->status, "overhead_percent")),
-		fmt_percent(&f[3], jnum(w->status, "budget_percent")));
+		jnum(w->status, "budget_percent") > 0 ? " of " : "", jnum(w->status, "budget_percent") > 0 ? fmt_percent(&f[3], jnum(w->status, "budget_percent")) : "");
 	attroff(A_BOLD);
 	const json_t *panic = json_object_get(w->status, "panic"), *next = json_object_get(w->status, "next_expiry_unix_nano");
 	int64_t ends = json_is_number(next) ? (int64_t)json_number_value(next) - clock_wall() : 0;

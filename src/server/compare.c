@@ -52,7 +52,7 @@ static bool log_quantile(const struct compare_group *g, double q, struct measure
 	if (g->seen < COMPARE_CALLS_MIN || q - off <= 0 || q + off >= 1)
 		return false;
 	double low = bin_at(g, q - off), high = bin_at(g, q + off), se = (high - low) / (2 * Z);
-	if (low < 0)
+	if (low < 0 || !(se >= 0))
 		return false;
 	se = se * se + 1. / 12;          /* no finer than a bin */
 	*ret_m = (struct measure){ bin_at(g, q) * M_LN2 / COMPARE_PER_OCTAVE, se * (M_LN2 / COMPARE_PER_OCTAVE) * (M_LN2 / COMPARE_PER_OCTAVE) };
@@ -63,7 +63,7 @@ static bool error_share(const struct compare_group *g, double ignored, struct me
 {
 	if (g->seen < COMPARE_CALLS_MIN || g->calls <= 0)
 		return false;
-	double share = g->errors / g->calls, n = g->seen + 4, p = (share * g->seen + 2) / n;
+	double share = fmin(fmax(g->errors / g->calls, 0), 1), n = g->seen + 4, p = (share * g->seen + 2) / n; /* agents may say anything */
 	*ret_m = (struct measure){ share, p * (1 - p) / n };
 	return true;
 }

@@ -150,6 +150,8 @@ void rollout_over(json_t *doc, const char *state, const char *why)
 	json_object_set_new(doc, "state", json_string(state));
 	json_object_set_new(doc, "why", json_string(why));
 	step_is(doc, state, why);
+	if (strcmp(state, "stopped"))            /* it may go on */
+		json_object_del(doc, "past");
 	json_array_foreach(json_object_get(doc, "steps"), i, step)
 		if (!strcmp(state, "rolled_back") && !strcmp(jtext(step, "state"), "pending"))
 			json_object_set_new(step, "state", json_string("not_reached"));
@@ -311,6 +313,7 @@ static void finish(struct server *s, struct policy_entry *en)
 	json_t *last = json_array_get(json_object_get(r->doc, "steps"), json_array_size(json_object_get(r->doc, "steps")) - 1);
 	step_state(last, "done");
 	json_object_del(last, "until");
+	json_object_del(r->doc, "past");
 	json_object_set_new(r->doc, "state", json_string("done"));
 	json_object_del(r->doc, "why");
 	json_object_del(en->head, "why");
@@ -908,7 +911,8 @@ void api_policy_rollout_change(struct call *c)
 	if (!strcmp(action, "stop"))
 		stop(c->s, en, why);
 	else if (r->phase == TARGETS && strcmp(jtext(r->doc, "state"), "stopped")) {
-		err_set(&c->e, KLIEG_E_CONFLICT, "the rollout of policy %s waits for its first processes", c->id);
+		err_set(&c->e, KLIEG_E_CONFLICT, "the rollout of policy %s waits for its processes%s%s", c->id, *jtext(r->doc, "why") ? ": " : "",
+			jtext(r->doc, "why"));
 		call_fail(c, &c->e);
 		return;
 	} else {

@@ -24,6 +24,10 @@ int main(int argc, char **argv)
 	klieg_init(&(struct klieg_options){ .size = sizeof(struct klieg_options), .service = "shop" });
 	printf("up\n");
 	fflush(stdout);
+	while (argc > 1 && !strcmp(argv[1], "no requests")) {
+		harmed();
+		nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
+	}
 	for (;;) {
 		KLIEG_SERVER_SPAN_AS(r, "request");
 		struct timespec t = { 0, 1000000 };
@@ -123,6 +127,17 @@ def test_harm_to_the_canary_rolls_back_by_itself_with_the_evidence(shop, effect,
 	assert shop.rollout()["state"] == "rolled_back"
 	alert = wait_for(lambda: [a for a in shop.up.get("/alerts")["alerts"] if a["id"] == "policy.shop"])[0]
 	assert alert["severity"] == "critical" and why in alert["text"] and "klieg policy history shop" in alert["cli"]
+
+
+def test_without_requests_a_step_waits_and_then_says_that_it_was_not_compared(shop):
+	shop.start(2, "no requests")
+	shop.put(steps="[1 process, 100%]")
+	waiting = wait_for(lambda: [e for e in shop.rollout()["evidence"] if e["verdict"] == "waiting" and "not enough data: 0 requests of the canary" in e["why"]], 60)[0]
+	assert waiting["canary"]["calls"] == 0 and "100 of each are needed" in waiting["why"] and "waits for more" in waiting["why"]
+	assert shop.rollout()["step"] == 0 and len(shop.traced()) == 1
+	r = shop.until("done")
+	assert [e["verdict"] for e in r["evidence"]].count("not_compared") == 2 and all("not enough data" in s["not_compared"] for s in r["steps"])
+	assert "latency and errors were not compared" in shop.up.cli("policy", "rollout", "shop", "--once").stdout
 
 
 def test_back_is_the_version_before_and_one_process_is_compared_with_its_own_past(shop):

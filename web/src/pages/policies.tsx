@@ -470,7 +470,7 @@ function Plan({ plan: p, name }: { plan: PolicyPlan; name: string }) {
       <p data-cost>
         {p.predicted?.known ? (
           <>
-            Predicted: ~{num(p.predicted.spans_per_s ?? p.predicted.calls_per_s)} spans/s, <b>{pct(p.predicted_percent)}</b> CPU of {pct(p.budget_percent)} budget,{' '}
+            Predicted: ~{num(p.predicted.spans_per_s ?? p.predicted.calls_per_s)} spans/s, <b>{pct(p.predicted_percent)}</b> CPU{p.budget_percent > 0 && ` of ${pct(p.budget_percent)} budget`},{' '}
             {bytes(p.bytes_per_day)} a day
           </>
         ) : (

@@ -71,7 +71,7 @@ export function Header() {
   const lost = losses(s?.account?.dropped);
   const next = toggles.value.length ? Math.min(...toggles.value.map((t) => t.expires_unix_nano)) : null;
   const left = next !== null ? Math.max(0, toMs(next) - now.value) * 1e6 : 0;
-  const over = s && s.overhead_percent > s.budget_percent;
+  const over = s && s.budget_percent > 0 && s.overhead_percent > s.budget_percent;
   return (
     <header>
       <div class="top">
@@ -140,7 +140,7 @@ export function Header() {
           dialog.value = 'overhead';
         }}
       >
-        <b>overhead</b> {s ? pct(s.overhead_percent) : '–'} <small class="budget">of {s ? pct(s.budget_percent) : '–'}</small>
+        <b>overhead</b> {s ? pct(s.overhead_percent) : '–'} <small class="budget">{s?.budget_percent === 0 ? 'no budget' : `of ${s ? pct(s.budget_percent) : '–'}`}</small>
         <meter min={0} max={s?.budget_percent || 1} value={s?.overhead_percent ?? 0} aria-label="Overhead against its budget" />
       </button>
       <a
@@ -326,7 +326,7 @@ function OverheadView() {
   return (
     <>
       <p>
-        Budget: <b>{pct(budget)}</b> of a process's CPU time.{' '}
+        Budget: {budget ? <><b>{pct(budget)}</b> of a process's CPU time.</> : <b>none, and no governor.</b>}{' '}
         {o.agent && o.agent.cpu_percent != null && `The agent itself uses ${pct(o.agent.cpu_percent)} of a core.`}
         {o.saturated && ' This host is busy: the agents hold back more.'} <Copy command="klieg overhead" />
       </p>

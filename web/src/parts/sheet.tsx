@@ -96,7 +96,7 @@ function incomplete(d: Draft): string {
   if (ttl === null || ttl < 1e9 || ttl > 86400e9) return 'It must end by itself: a time from 1s to 24h, like 5m.';
   return '';
 }
-const isOver = (c: Cost | undefined) => !!c?.known && (c.cpu_percent ?? 0) > (status.value?.budget_percent ?? 1);
+const isOver = (c: Cost | undefined) => !!c?.known && (c.cpu_percent ?? 0) > ((status.value?.budget_percent ?? 1) || Infinity); // 0: no agent has one
 const ask = async (d: Draft) => (await api.on({ ...body(d), dry_run: true, estimate: '250ms' })).plan;
 
 /** A share of the traces whose cost, as the server predicts it, fits the budget; 0 if fewer traces do not help. */
@@ -120,7 +120,7 @@ function Prediction({ d, p, over, fits, budget }: { d: Draft; p: Plan; over: boo
         {c?.known ? (
           <>
             Predicted: ~{num(d.level === 'count' ? c.calls_per_s : (c.spans_per_s ?? c.calls_per_s))}{' '}
-            {d.level === 'count' ? 'calls' : 'spans'}/s, {pct(c.cpu_percent)} CPU of {pct(budget)} budget,{' '}
+            {d.level === 'count' ? 'calls' : 'spans'}/s, {pct(c.cpu_percent)} CPU{budget > 0 && ` of ${pct(budget)} budget`},{' '}
             {bytes(c.bytes_per_s)}/s <small>({c.basis})</small>
           </>
         ) : (
