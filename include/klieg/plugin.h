@@ -46,6 +46,8 @@ enum klieg_hook_flags {
 	KLIEG_HOOK_LIGHT = 8,
 	/* `function` is the name of an option: the user says which function it is (`--plugin microhttpd:handler=answer`) */
 	KLIEG_HOOK_GIVEN = 16,
+	/* the call itself is no request, though it may open() one in leave: what that has waited is not said of the call */
+	KLIEG_HOOK_OPENS = 32,
 };
 
 /* What a result means, so that errors are known at every level and without a handler. */

@@ -80,7 +80,7 @@ static int send_enter(struct klieg_call *c)
 
 static const struct klieg_plugin_hook hooks[] = {
 	{ .library = "libc.so.6", .function = "read", .site = "memcached.request", .kind = KLIEG_KIND_SERVER,
-		.flags = KLIEG_HOOK_ROOT, .level = KLIEG_LEVEL_COUNT, .enter = read_enter,
+		.flags = KLIEG_HOOK_ROOT | KLIEG_HOOK_OPENS, .level = KLIEG_LEVEL_COUNT, .enter = read_enter,
 		.leave = read_leave },
 	{ .library = "libc.so.6", .function = "sendmsg", .site = "memcached.request", .kind = KLIEG_KIND_SERVER,
 		.level = KLIEG_LEVEL_COUNT, .enter = send_enter },

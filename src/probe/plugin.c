@@ -26,6 +26,7 @@ __attribute__((constructor(102))) static void learn_vectors(void)
 }
 
 static inline const struct klieg_plugin_hook *hook_of(const struct kw_hook *h) { return (const struct klieg_plugin_hook *)(uintptr_t)h->data; }
+static inline bool is_request(const struct klieg_plugin_hook *k) { return (k->flags & (KLIEG_HOOK_ROOT | KLIEG_HOOK_OPENS)) == KLIEG_HOOK_ROOT; }
 static inline unsigned from_level(const struct klieg_plugin_hook *k) { return k->level ? k->level : KLIEG_LEVEL_DETAIL; }
 
 /* Field by field: what an initialiser would clear besides is large, and clearing it may take vector registers. */
@@ -150,7 +151,7 @@ static __attribute__((noinline)) void begin_heavy(const struct kw_hook *h, const
 	take_arguments(&r.call, r.args, regs, ra_slot);
 	r.enter = NULL;
 	r.handler = hook_of(h)->begin;
-	r.begins = hook_of(h)->flags & KLIEG_HOOK_ROOT && level >= KLIEG_LEVEL_DETAIL;
+	r.begins = is_request(hook_of(h)) && level >= KLIEG_LEVEL_DETAIL;
 	klieg__call_kept(run_saved, &r);
 	give_arguments(r.args, regs);
 }
@@ -162,7 +163,7 @@ void klieg__plugin_begun(const struct kw_hook *h, const struct klieg__regs *regs
 	klieg_span *s)
 {
 	const struct klieg_plugin_hook *k = hook_of(h);
-	if (!k || (!k->begin && !(k->flags & KLIEG_HOOK_ROOT && klieg__has_waited())))
+	if (!k || (!k->begin && !(is_request(k) && klieg__has_waited())))
 		return;
 	unsigned level = level_now(s);
 	if (level >= from_level(k))

@@ -387,17 +387,17 @@ def postgres(tmp_path_factory, serve):
 		as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--reset-env"]
 		shutil.chown(where, "postgres", "postgres")
 		open_to_others(where.parent)
-	data = str(where / "data")
+	data, port = str(where / "data"), free_port()
 	run(*as_user, f"{bin_}/initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "--no-locale", "-E", "UTF8")
-	p = serve([*as_user, f"{bin_}/postgres", "-D", data, "-c", "listen_addresses=", "-c", f"unix_socket_directories={where}", "-c", "fsync=off", "-c", "autovacuum=off",
+	p = serve([*as_user, f"{bin_}/postgres", "-D", data, "-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", f"unix_socket_directories={where}", "-c", "fsync=off", "-c", "autovacuum=off",
 		"-c", "shared_buffers=16MB"], stop=signal.SIGQUIT, stderr=subprocess.DEVNULL)
-	psql = [f"{bin_}/psql", "-h", str(where), "-U", "postgres", "-X", "-q", "-A", "-t", "postgres"]
+	psql = [f"{bin_}/psql", "-h", str(where), "-p", str(port), "-U", "postgres", "-X", "-q", "-A", "-t", "postgres"]
 	wait_for(lambda: subprocess.run([*psql, "-c", "select 1"], capture_output=True, text=True).stdout == "1\n")
 
 	class Postgres:
 		postmaster = p.pid
-		uri = f"postgresql:///postgres?host={where}&user=postgres"
-		pgbench = [f"{bin_}/pgbench", "-h", str(where), "-U", "postgres", "-n"]
+		uri, tcp = f"postgresql:///postgres?host={where}&port={port}&user=postgres", port
+		pgbench = [f"{bin_}/pgbench", "-h", str(where), "-p", str(port), "-U", "postgres", "-n"]
 
 		class Session:
 			"""One backend, and what it answers."""

@@ -3,6 +3,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from conftest import wait_for
 from test_policies import put
-from test_attach_servers import free_port, needs, nginx, serve  # noqa: F401
+from test_attach_servers import free_port, needs, nginx, postgres, serve  # noqa: F401
 
 WAIT = 0.2
 TICK = 0.02  # seconds; what the kernel's count of milliseconds may be off by, generously
@@ -101,6 +102,31 @@ def test_a_command_that_redis_comes_to_late_says_how_late(klieg_up, serve, tmp_p
 def test_a_request_that_nginx_comes_to_late_says_how_late(klieg_up, nginx):  # noqa: F811
 	client = Client(int(re.search(r":(\d+)/", nginx.url)[1]))
 	watch(klieg_up, "nginx", nginx.workers(), "nginx", "nginx.request", client, b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+@needs("memcached")
+def test_a_command_that_memcached_comes_to_late_says_how_late(klieg_up, serve):  # noqa: F811
+	port = free_port()
+	p = serve(["memcached", "-u", "nobody" if os.geteuid() == 0 else str(os.geteuid()), "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-t", "2"])
+
+	def there():
+		try:
+			return Client(port)
+		except OSError:
+			return None
+	watch(klieg_up, "memcached", [p.pid], "memcached", "memcached.request", wait_for(there), b"get x\r\n")
+
+
+def test_a_statement_that_postgresql_comes_to_late_says_how_late(klieg_up, postgres):  # noqa: F811
+	def message(kind, body):
+		return kind + struct.pack("!i", len(body) + 4) + body
+	client = Client(postgres.tcp)
+	client.socket.sendall(message(b"", struct.pack("!i", 196608) + b"user\0postgres\0database\0postgres\0\0"))
+	answer = b""
+	while not answer.endswith(b"Z\0\0\0\5I"):  # ready for queries; on the way it says which process it is
+		answer += client.socket.recv(65536)
+	pid = struct.unpack("!i", answer[answer.index(b"K\0\0\0\x0c") + 5:][:4])[0]
+	watch(klieg_up, "postgres", [pid], "postgres", "postgres.query", client, message(b"Q", b"select 1\0"))
 
 
 class Load:
