@@ -212,7 +212,7 @@ static void of_hosts(struct server *s, json_t *out)
 	void *tmp;
 	char id[300];
 	json_array_foreach(list, i, row)
-		if (json_is_true(json_object_get(row, "reachable")))
+		if (json_is_true(json_object_get(row, "reachable")) || !json_object_get(s->alerts->hosts, jtext(row, "host"))) /* or gone before we looked */
 			json_object_set_new(s->alerts->hosts, jtext(row, "host"), json_integer(now));
 	json_decref(list);
 	json_object_foreach_safe(s->alerts->hosts, tmp, host, seen) {

@@ -6,7 +6,7 @@
 #include "server/policies.h"
 #include <stdlib.h>
 
-static const char KIND[] = "panic", NOW[] = "now";
+static const char KIND[] = "panic", NOW[] = "now", CUT_OFF[] = "panic: its rollout was cut off";
 
 int panic_create(struct server *s, struct err *e)
 {
@@ -73,7 +73,7 @@ void api_panic(struct call *c)
 		for (struct policy_entry *en = s->policies, *next; en; en = next) {
 			next = en->next;
 			int64_t base = jint(en->head, "in_force");
-			struct policy_change ch = { "rollback", owner, reason, NULL, base ? "active" : "off", false, NULL, NULL, "panic: its rollout was cut off" };
+			struct policy_change ch = { "rollback", owner, reason, NULL, base ? "active" : "off", false, NULL, NULL, CUT_OFF };
 			if (en->rollout && policy_revert(s, en, base, &ch, &e) < 0) {
 				log_warn("server", "policy %s: %s", en->name, e.msg);
 				rollout_free(en);
@@ -116,6 +116,10 @@ void api_panic_undo(struct call *c)
 		policies += json_array_size(rules) > 0;
 		json_array_extend(set, rules);
 		json_decref(rules);
+		if (!strcmp(jtext(en->head, "why"), CUT_OFF)) { /* it is in its history and in the audit log; now it is in force like any other */
+			json_object_del(en->head, "why");
+			policy_save(s, en);
+		}
 	}
 	event(s, "undone", jtext(c->body, "owner"), jtext(c->body, "reason"));
 	c->data = json_pack("{so sI}", "toggles", back, "policies", policies);

@@ -50,6 +50,7 @@ struct segment {
 	pthread_mutex_t lock;           /* guards all below up to the writer's own */
 	pthread_cond_t wake, progress;
 	struct item *queue, **queue_end;
+	int64_t writing_since;   /* when the oldest of what is being written came; 0: nothing is */
 	uint64_t seq, seq_done;         /* appends taken, appends answered */
 	bool stop; int flushing;
 	struct held **head; uint32_t head_n, head_cap;
@@ -547,6 +548,7 @@ static void commit(struct segment *g, struct item *list)
 		free(i);
 	}
 	pthread_mutex_lock(&g->lock);
+	g->writing_since = 0;
 	g->seq_done += n;
 	pthread_cond_broadcast(&g->progress);
 	pthread_mutex_unlock(&g->lock);
@@ -581,6 +583,7 @@ static void *writer(void *arg)
 			continue;
 		}
 		struct item *list = g->queue;
+		g->writing_since = list->queued_ns;
 		g->queue = NULL;
 		g->queue_end = &g->queue;
 		pthread_mutex_unlock(&g->lock);
@@ -963,7 +966,8 @@ static void segment_stats(struct store *s, struct store_stats *ret_st)
 	struct segment *g = (struct segment *)s;
 	pthread_mutex_lock(&g->lock);
 	struct store_stats st = g->st;
-	st.queue_age_ns = g->queue ? clock_mono() - g->queue->queued_ns : 0;
+	int64_t oldest = g->writing_since ? g->writing_since : g->queue ? g->queue->queued_ns : 0; /* a disk that stands still does so while it writes */
+	st.queue_age_ns = oldest ? clock_mono() - oldest : 0;
 	st.wal_bytes += g->wal_old_bytes;
 	int64_t t0 = INT64_MAX, t1 = INT64_MIN;
 	for (uint32_t i = 0; i < g->hours_n; i++) {

@@ -245,6 +245,10 @@ def test_panic_in_the_middle_of_a_rollout_is_the_end_of_it(shop):
 	wait_for(lambda: shop.rollout()["steps"][0]["state"] == "running")
 	assert shop.up.request("POST", "/api/v1/panic", {"owner": "ann"})[0] == 200
 	assert set(shop.on().values()) == {0} and shop.rollout()["state"] == "rolled_back"
+	shown = lambda: shop.up.get("/policies")["policies"][0].get("why")
+	assert shown() == "panic: its rollout was cut off"
 	assert shop.up.request("POST", "/api/v1/panic/undo", {"owner": "ann"})[0] == 200
+	assert shown() is None  # what was is over
+	assert shop.rollout()["why"] == "panic: its rollout was cut off"  # but of the rollout it stays true
 	assert shop.policy()["state"] == "active" and shop.policy()["version"] == 3 and "level: count" in shop.policy()["text"]
 	assert {s["name"]: s["level"] for s in shop.up.get("/sites?sel=shop:*")["sites"]}["step"] == "count"
