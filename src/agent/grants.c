@@ -1,6 +1,7 @@
 /* What the rules mean for the sites of a process. From a->rules and a process's sites come its grants: (site, rule), in order of site; from a site's grants, the
  * limits and the governor's cap follow its level, its threshold, its conditions. Grants change when rules, sites or the resource do; levels also when something is raised,
  * capped, or paced. patch_apply() makes bytes of it. Agent thread; owns p->grants. */
+#include "agent/redact.h"
 #include "agent/request.h"
 #include "agent/state.h"
 #include "policy/match.h"
@@ -282,7 +283,7 @@ static void level_of_site(struct process *p, uint32_t i, const struct grant *g, 
 		s->rate = r->rate > s->rate ? r->rate : s->rate;
 		s->floor_per_s = r->rate > 0 && r->floor_per_s > s->floor_per_s ? r->floor_per_s : s->floor_per_s;
 		unfiltered |= !r->where && level >= KW_SPAN;
-		s->redacts |= r->nredact > 0;
+		redact_site(p, s, r);
 	}
 	if (s->nfeeds && all < KW_COUNT) { /* a trigger measures here */
 		all = KW_COUNT;
@@ -376,6 +377,7 @@ void levels_set(struct agent *a, struct process *p)
 	if (p->fns)
 		p->fns->condition_problem[0] = 0;
 	p->touch_all |= requests_install(p);
+	redact_install(p);
 	touch_all(a, p);
 	p->active = base_realloc(p->active, (p->ntouched + 1) * sizeof *p->active);
 	p->nactive = 0;
@@ -385,7 +387,9 @@ void levels_set(struct agent *a, struct process *p)
 		struct site *s = &p->sites[i];
 		while (g < p->ngrants && p->grants[g].site == i)
 			g++;
-		s->always = s->level = s->wanted = s->peek = s->where = s->nwhere = s->redacts = 0;
+		s->always = s->level = s->wanted = s->peek = s->where = s->nwhere = s->hides = 0;
+		s->redacts = false;
+		s->hide = 0;
 		s->limit = KW_DEEP;
 		s->threshold = 0;
 		if (!s->id || p->modules[s->module].gone)

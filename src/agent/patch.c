@@ -117,6 +117,8 @@ static void set_state(struct process *p, uint32_t i)
 	uint8_t level = (uint8_t)level_of(s), always = s->always > s->peek ? s->always : s->peek;
 	__atomic_store_n(&st->always, always, __ATOMIC_RELAXED);
 	__atomic_store_n(&st->asks, s->classifies, __ATOMIC_RELAXED);
+	__atomic_store_n(&st->hide, s->hide, __ATOMIC_RELAXED);
+	__atomic_store_n(&st->hides, s->hides, __ATOMIC_RELEASE); /* pairs with the probe's acquire: redact.c's names before it */
 	__atomic_store_n(&st->flags, (uint8_t)((always < level ? KW_STATE_GATED : 0) | (s->classifies ? KW_STATE_CLASSIFIES : 0)), __ATOMIC_RELAXED);
 	__atomic_store_n(&st->level, level, __ATOMIC_RELEASE);
 }

@@ -125,6 +125,8 @@ bool kw_region_valid(const struct kw_region *r, uint64_t file_bytes)
 		return false;
 	if (r->requests_off && (r->requests_off < sizeof *r || !range_ok(r->requests_off, 1, sizeof(struct kw_requests), total)))
 		return false;
+	if (r->requests_off && r->requests_off < r->threads_off && r->threads_off - r->requests_off < sizeof(struct kw_requests)) /* we write there */
+		return false;
 	if (r->ring_off < sizeof(struct kw_thread) || !range_ok(r->ring_off, 1, r->ring_bytes, stride))
 		return false;
 	if (r->cell_count && !range_ok(r->cells_off, r->cell_count, sizeof(struct kw_cell), stride))

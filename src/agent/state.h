@@ -60,6 +60,8 @@ struct site {
 	uint8_t always;           /* what every request gets; level is for those that carry one, or that a rule's `request` matched */
 	uint8_t wanted, limit;    /* the level before caps; the limit rules' cap */
 	bool redacts;             /* a rule hides some attributes: site_redacts() says which */
+	uint8_t hides;            /* as in kw_site_state: redact.c */
+	uint16_t hide;
 	uint8_t cap;              /* the governor's: 0 = none, else the highest level + 1 */
 	uint8_t peek;             /* level wanted by a running cost estimate */
 	uint8_t patched;          /* the byte is on */
@@ -132,6 +134,7 @@ struct counters {
 	uint64_t unsampled, no_site;
 };
 
+enum { PROCESS_REDACTING = 7 };
 struct process {
 	struct agent *agent;
 	pid_t pid;
@@ -171,6 +174,8 @@ struct process {
 	bool grants_changed;      /* levels do not follow from them yet */
 	struct touched { uint32_t site; uint8_t was; } *touched; uint32_t ntouched, touched_cap; /* sites that the last levels_set() looked at, in order, and their level before */
 	bool classifying;         /* there are programs in its table of requests */
+	bool hiding;              /* there are names in its table of what is hidden, */
+	uint32_t redacting[PROCESS_REDACTING]; /* of these rules (handle + 1; 0: none), bit by bit of kw_site_state.hides */
 	const char *request_problem; /* NULL: none */
 	bool has_ends;            /* explicit ends: they follow their begins, and are looked at all */
 	bool touch_all;           /* the next levels_set() looks at all sites: their states are not known */

@@ -774,6 +774,57 @@ static inline bool put_value(uint8_t **at, const uint8_t *end, unsigned key, con
 	return true;
 }
 
+static void breathe(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
+static bool glob_matches(const char *g, const char *end, const char *s)
+{
+	const char *star = NULL, *from = NULL;
+	for (;;) {
+		if (g < end && *g == '*') {
+			star = g++;
+			from = s;
+		} else if (*s && g < end && (*g == '?' || *g == *s)) {
+			g++;
+			s++;
+		} else if (!*s || !star) {
+			return !*s && g == end;
+		} else { /* the star takes one more */
+			g = star + 1;
+			s = ++from;
+		}
+	}
+}
+
+/* Does one of these rules hide attributes of this name? */
+static __attribute__((noinline)) bool hidden(const char *name, uint32_t rules)
+{
+	const struct kw_region *region = klieg__process.region;
+	const struct kw_requests *q = (const struct kw_requests *)((const char *)region + region->requests_off);
+	for (int tries = 0; tries < TABLE_TRIES; tries++) {
+		uint32_t seq = klieg__load(&q->redact_seq, ACQUIRE), n = klieg__load(&q->redact_n, RELAXED);
+		bool found = false;
+		if (seq & 1) {
+			breathe();
+			continue;
+		}
+		for (uint32_t i = 0; !found && i < n && i < KW_REDACT; i++) {
+			uint8_t len = klieg__load(&q->redact[i].len, RELAXED);
+			found = klieg__load(&q->redact[i].rules, RELAXED) & rules && len <= KW_REDACT_GLOB && glob_matches(q->redact[i].glob, q->redact[i].glob + len, name);
+		}
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (klieg__load(&q->redact_seq, RELAXED) == seq)
+			return found;
+	}
+	return true; /* rather hidden than not */
+}
+
 /* One record of attributes: straight into the ring, sized first. */
 static void put_record(struct klieg__thread *me, uint8_t type, uint32_t site, uint32_t seq, uint64_t value, unsigned flags, const char *const *keys,
 	unsigned first_key, const struct klieg__value *v, int n)
@@ -790,11 +841,14 @@ static void put_record(struct klieg__thread *me, uint8_t type, uint32_t site, ui
 		return;
 	}
 	uint8_t *at = (uint8_t *)(r + 1), *end = (uint8_t *)r + bytes;
-	uint32_t reveal = klieg__load(&klieg__process.sites[site].reveal, RELAXED);
+	const struct kw_site_state *st = klieg__process.sites + site;
+	uint32_t reveal = klieg__load(&st->reveal, RELAXED), hides = klieg__load(&st->hides, ACQUIRE), hide = klieg__load(&st->hide, RELAXED); /* pairs with the agent's release of hides: the names before it */
 	int written = 0;
 	for (int i = 0; i < n; i++) {
 		unsigned key = first_key + (unsigned)i;
-		bool mask = v[i].sensitive && !(key < 32 && reveal >> key & 1);
+		bool mask = v[i].sensitive && !(key < 8 && reveal >> key & 1);
+		if (klieg__unlikely(hides) && type != KW_REC_STATUS)
+			mask |= keys ? hidden(keys[i], hides) : key < 16 && hide >> key & 1;
 		if (put_value(&at, end, keys ? KW_ATTR_NAMED : first_key + (unsigned)i, keys ? keys[i] : NULL, &v[i], mask))
 			written++;
 		else
@@ -927,15 +981,6 @@ static void mark(struct klieg__thread *me, uint32_t site, klieg_span *s, struct 
 	}
 	klieg__store(&o->flags, flags, RELAXED);
 	tell_handle(me, o, s);
-}
-
-static void breathe(void)
-{
-#if defined(__x86_64__)
-	__builtin_ia32_pause();
-#elif defined(__aarch64__)
-	__asm__ volatile("yield");
-#endif
 }
 
 static __attribute__((noinline)) void classify_request(struct klieg__thread *me, uint32_t site, klieg_span *s, struct kw_open *o, const struct klieg__value *v, int n)

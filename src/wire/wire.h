@@ -6,7 +6,7 @@
  *   kw_control       one page, written by the agent: lease, wake-up
  *   kw_module[]      one entry per loaded module that has sites: where its descriptors are
  *   kw_site_state[]  one entry per site index, written by the agent: level, gate, keep threshold
- *   kw_requests      written by the agent: which requests carry a level, by their attributes
+ *   kw_requests      written by the agent: which requests carry a level, by their attributes; which attributes are hidden, by their names
  *   thread slots[]   kw_thread, ring, cell map, cells: one per recording thread, `thread_stride` apart
  *
  * The file is sparse: an untouched slot costs address space only. Every offset and size is in kw_region, but the
@@ -148,7 +148,9 @@ struct kw_site_state {
 	uint8_t flags;
 	uint8_t always;          /* at least this, gated or not */
 	uint8_t asks;            /* which rules its attributes decide: bit k, the k-th one; bit 7, further ones, whose answer is not remembered; 0: not said */
-	uint32_t reveal;         /* bit k: schema key k is sensitive but may be recorded (granted by policy) */
+	uint8_t reveal;          /* bit k: schema key k is sensitive but may be recorded (granted by policy) */
+	uint8_t hides;           /* the rules by whose kw_redact attributes set later are hidden here */
+	uint16_t hide;           /* bit k: schema key k is hidden by a rule */
 };
 _Static_assert(sizeof(struct kw_site_state) == 16 && offsetof(struct kw_site_state, level) == 8 && offsetof(struct kw_site_state, always) == 10, "");
 
@@ -180,10 +182,17 @@ struct kw_request {
 	uint64_t threshold;      /* of the rule: keeps requests that the site's own would not */
 	struct kw_request_op op[KW_REQUEST_OPS];
 };
+/* Names of attributes whose values some rules hide: what is set on a span later has a name, and no key of the schema. */
+#define KW_REDACT 128u
+#define KW_REDACT_GLOB 62u
+struct kw_redact { uint8_t rules, len; char glob[KW_REDACT_GLOB]; }; /* rules: bits of kw_site_state.hides; * is any text, ? one byte */
 struct kw_requests {
 	uint32_t n, pad;
 	uint32_t site[KW_REQUESTS];  /* index + 1: apart, so that who looks for his touches few lines */
 	struct kw_request request[KW_REQUESTS];
+	uint32_t redact_seq;         /* seqlock over what follows: odd while the agent writes */
+	uint32_t redact_n;
+	struct kw_redact redact[KW_REDACT];
 };
 
 /* ---- hooks: functions that nobody instrumented --------------------------------------------------------------------- */

@@ -31,6 +31,10 @@ static void handed(const char *tenant) { /* an explicit span, of another kind */
 	inner(1);
 	KLIEG_END(s, "job");
 }
+static void secret(const char *of) {
+	KLIEG_SPAN_AS(span, "secret", KLIEG_STR("plain", of), KLIEG_STR("user.email", of));
+	KLIEG_SET(span, KLIEG_STR("user.name", of), KLIEG_STR("other", of));
+}
 int main(void) {
 	char line[200], tenant[64], what[16];
 	int size, n;
@@ -40,6 +44,8 @@ int main(void) {
 			for (int i = 0; i < n; i++)
 				if (*what == 's')
 					scoped(tenant, size, price);
+				else if (*what == 'x')
+					secret(tenant);
 				else if (*what == 'b')
 					batch(tenant);
 				else
@@ -172,6 +178,33 @@ def test_when_the_rule_goes_nothing_is_left(service):
 	assert service.made(tenant="7") == 4
 	service.rules()
 	assert service.made(tenant="7", n=10) == 0 and service.agent("ps")["processes"][0]["on"] == 0
+
+
+def region_has(pid, text):
+	"""In the memory that a process shares with its agent: its first threads' rings."""
+	start = next(int(line.split("-")[0], 16) for line in open(f"/proc/{pid}/maps") if "/memfd:klieg" in line)
+	with open(f"/proc/{pid}/mem", "rb", buffering=0) as f:
+		f.seek(start)
+		return text.encode() in f.read(8 << 20)
+
+
+def test_what_a_rule_hides_does_not_even_leave_the_process(service):
+	def made(text):
+		assert service.made("x", text) == 1
+		return region_has(service.proc.pid, text)
+	service.rules({"selector": "secret"})
+	assert made("shown-to-all")
+	hidden = {"selector": "secret", "redact": ["user.*", "plain", "o?her"]}
+	service.rules(hidden)
+	assert not made("hidden-from-all")
+	service.rules(hidden, {"selector": "*"})  # what one rule hides stays hidden, whatever others allow
+	assert not made("hidden-still")
+	service.rules({"selector": "secret", "redact": ["user.*", "plain"]})
+	assert made("one-is-shown")
+	service.rules({"selector": "secret", "redact": ["[u]ser.*", "nothing"] + [f"name.{i}" for i in range(150)]})
+	assert made("seen-as-plain")
+	service.rules({"selector": "secret"}, {"selector": "inner", "redact": ["*"]})
+	assert made("not-about-this-one")
 
 
 def test_what_a_probe_cannot_decide_is_refused_and_said(service):

@@ -135,6 +135,9 @@ static void region_headers(void **state)
 	r.max_sites = UINT32_MAX;
 	assert_false(kw_region_valid(&r, r.region_bytes));
 	r = good;
+	r.requests_off = r.threads_off - 64; /* the agent writes there */
+	assert_false(kw_region_valid(&r, r.region_bytes));
+	r = good;
 	r.ring_off = 16384 - 64;
 	assert_false(kw_region_valid(&r, r.region_bytes));
 }

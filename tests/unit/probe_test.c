@@ -201,6 +201,65 @@ static void ask_no_more(void)
 		H.states[i].flags = H.states[i].asks = 0;
 }
 
+static void hide_here(const struct kw_site *s, uint32_t index, void *keys)
+{
+	(void)s;
+	H.states[index].hide = *(uint16_t *)keys;
+	H.states[index].hides = *(uint16_t *)keys ? 1 : 0;
+}
+
+static bool in_ring(const char *text)
+{
+	return memmem((uint8_t *)me() + H.r->ring_off, H.r->ring_bytes, text, strlen(text)) != NULL;
+}
+
+__attribute__((noinline)) static void secretive(const char *a, const char *b)
+{
+	KLIEG_SPAN_AS(span, "secretive", KLIEG_STR("first", a), KLIEG_STR("second", b));
+	KLIEG_SET(span, KLIEG_STR("third", a), KLIEG_STR("other", b));
+}
+
+/* What a rule hides is never in the memory that others read: attributes of the site by their keys, those that are set later by their names. */
+static void what_a_rule_hides_is_never_written(void **state)
+{
+	(void)state;
+	static const struct { const char *glob; bool third, other; } cases[] = { { "third", true, false }, { "th*", true, false }, { "*r*", true, true }, { "o?her", false, true },
+		{ "*d", true, false }, { "thir", false, false }, { "?third", false, false }, { "*", true, true }, { "t*h*i*d*", true, false }, { "t*x*d", false, false } };
+	struct kw_requests *q = (struct kw_requests *)((char *)H.r + H.r->requests_off);
+	char first[40], second[40];
+	uint16_t keys = 1;
+	switch_site("secretive", KW_DETAIL);
+	for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+		snprintf(first, sizeof first, "first-%u-%x", i, getpid());
+		snprintf(second, sizeof second, "second-%u-%x", i, getpid());
+		sites_named("secretive", hide_here, &keys);
+		q->redact_n = 2;
+		q->redact[0] = (struct kw_redact){ 2, 1, "*" }; /* another rule's, which is not about this site */
+		q->redact[1] = (struct kw_redact){ 1, (uint8_t)strlen(cases[i].glob), "" };
+		memcpy(q->redact[1].glob, cases[i].glob, strlen(cases[i].glob));
+		secretive(first, second);
+		assert_int_equal(in_ring(first), !cases[i].third);
+		assert_true(in_ring(second)); /* the key beside the hidden one */
+		snprintf(second, sizeof second, "other-%u-%x", i, getpid());
+		keys = 2;
+		sites_named("secretive", hide_here, &keys);
+		secretive(first, second);
+		assert_int_equal(in_ring(second), !cases[i].other);
+		keys = 1;
+	}
+	keys = 3;
+	sites_named("secretive", hide_here, &keys);
+	q->redact_n = 0;
+	q->redact_seq++; /* the agent writes, or died writing */
+	secretive(first, "not-yet-known");
+	q->redact_seq++;
+	assert_false(in_ring("not-yet-known"));
+	secretive(first, "known-by-now");
+	assert_true(in_ring("known-by-now"));
+	keys = 0;
+	sites_named("secretive", hide_here, &keys);
+}
+
 static const char *tenant(const char *of) { evaluated++; return of; }
 __attribute__((noinline)) static void handle(const char *of, int calls)
 {
@@ -1297,7 +1356,7 @@ int main(int argc, char **argv)
 		T(off_evaluates_and_records_nothing), T(nested_spans_are_parent_and_children_of_one_trace), T(each_root_is_a_trace_of_its_own),
 		T(detail_adds_attributes_and_hides_sensitive_ones), T(count_keeps_numbers_and_writes_no_record), T(histogram_error_is_at_most_two_percent),
 		T(sampling_is_a_function_of_the_trace_id), T(a_request_is_continued_from_its_headers_and_passed_on), T(foreign_and_broken_headers),
-		T(a_request_is_asked_once_what_it_is_about), T(rules_that_change_while_they_are_read_are_read_again),
+		T(a_request_is_asked_once_what_it_is_about), T(what_a_rule_hides_is_never_written), T(rules_that_change_while_they_are_read_are_read_again),
 		T(a_strangers_level_is_not_taken_where_strangers_come), T(a_decision_is_sent_on_with_its_threshold_and_randomness), T(counts_agree_whatever_share_sender_and_service_keep),
 		T(a_gated_site_follows_only_requests_that_ask_for_it), T(the_keyed_hash_is_the_published_one), T(a_forked_child_without_room_for_a_region_goes_on), T(a_request_that_fails_is_kept), T(the_way_to_a_failure_is_kept_at_any_depth),
 		T(many_open_requests_that_are_not_kept_leave_room_for_one_that_is), T(a_failure_is_kept_also_of_a_span_that_is_handed_on), T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
