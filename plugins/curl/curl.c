@@ -1,4 +1,5 @@
-/* libcurl: a client span for each curl_easy_perform, which carries the trace context to the server as headers.
+/* libcurl: a client span for each transfer, which carries the trace context to the server as headers. By the easy interface that is a call; by the multi
+ * interface it lasts from curl_multi_add_handle() until its end is told by curl_multi_info_read(), or the handle is taken out.
  *
  * The handle's own header list must be kept, and libcurl does not tell it. Where in a handle it is, is found out once, on the
  * program's thread at the first transfer: a handle of our own is given a list and searched for it. If that does not work out,
@@ -57,12 +58,16 @@ static long place(const struct klieg_host *host)
 	return at;
 }
 
-static void begin(struct klieg_call *c)
+/* ---- headers ---------------------------------------------------------------------------------------------------------------- */
+
+/* What was put before the handle's own list. */
+struct added { struct curl_slist *first, *last, *own; };
+
+static void add_headers(struct klieg_call *c, void *h, struct added *ret)
 {
-	void *h = klieg_arg(c, 0);
 	struct klieg_plugin_headers w3c;
 	char line[512];
-	c->user[0] = (uint64_t)(uintptr_t)h;
+	*ret = (struct added){ NULL, NULL, NULL };
 	long at = h ? place(c->host) : -1;
 	if (at <= 0 || !c->host->headers(c, &w3c))
 		return;
@@ -81,25 +86,28 @@ static void begin(struct klieg_call *c)
 		return;
 	last->next = own;
 	curl.setopt(h, OPT_HTTPHEADER, first);
-	c->user[1] = (uint64_t)(uintptr_t)first;
-	c->user[2] = (uint64_t)(uintptr_t)last;
-	c->user[3] = (uint64_t)(uintptr_t)own;
+	*ret = (struct added){ first, last, own };
 }
 
-static void leave(struct klieg_call *c)
+static void remove_headers(void *h, const struct added *a)
 {
-	void *h = (void *)(uintptr_t)c->user[0];
-	if (c->user[1]) {
-		struct curl_slist *first = (struct curl_slist *)(uintptr_t)c->user[1], *last = (struct curl_slist *)(uintptr_t)c->user[2];
-		curl.setopt(h, OPT_HTTPHEADER, (void *)(uintptr_t)c->user[3]);
-		last->next = NULL;
-		curl.free_all(first);
-	}
+	if (!a->first)
+		return;
+	if (*(struct curl_slist **)((char *)h + headers_at) == a->first) /* the program may have set another */
+		curl.setopt(h, OPT_HTTPHEADER, a->own);
+	a->last->next = NULL;
+	curl.free_all(a->first);
+}
+
+/* ---- a transfer's end ------------------------------------------------------------------------------------------------------- */
+
+/* rc: what libcurl says of it; -1: nothing. */
+static void describe(struct klieg_call *c, void *h, int rc)
+{
 	const char *text = NULL;
 	char url[1024];
 	long number = 0;
-	int rc = klieg_result_int(c);
-	if (rc)
+	if (rc > 0)
 		c->host->status(c, 1, curl.strerror(rc));
 	else if (!curl.getinfo(h, INFO_RESPONSE_CODE, &number) && number >= 400)
 		c->host->status(c, 1, NULL);
@@ -129,13 +137,97 @@ static void leave(struct klieg_call *c)
 		klieg_set_int(c, "http.response.body.size", bytes);
 }
 
+/* ---- transfers under way ---------------------------------------------------------------------------------------------------- */
+
+/* By handle, which one thread uses at a time. An easy transfer is here since libcurl does it by its own multi interface. */
+enum { TRANSFERS = 4096, TRIES = 16 };
+static struct transfer { void *handle; int easy; struct added added; } transfers[TRANSFERS];
+
+static struct transfer *transfer_of(void *h, int make)
+{
+	for (uint32_t i = 0, at = (uint32_t)(((uintptr_t)h >> 4) * 2654435761u); i < TRIES; i++) {
+		struct transfer *t = &transfers[(at + i) % TRANSFERS];
+		void *is = __atomic_load_n(&t->handle, __ATOMIC_ACQUIRE);
+		if (is == h && !make)
+			return t;
+		if (!is && make && __atomic_compare_exchange_n(&t->handle, &is, h, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+			return t;
+	}
+	return NULL; /* no room: without headers, and seen twice if it is an easy one */
+}
+static void forget(struct transfer *t) { __atomic_store_n(&t->handle, NULL, __ATOMIC_RELEASE); }
+
+static void begin(struct klieg_call *c)
+{
+	void *h = klieg_arg(c, 0);
+	struct transfer *t = h ? transfer_of(h, 1) : NULL;
+	c->user[0] = (uint64_t)(uintptr_t)h;
+	c->user[1] = (uint64_t)(uintptr_t)t;
+	if (!t)
+		return;
+	t->easy = 1;
+	add_headers(c, h, &t->added);
+}
+
+static void leave(struct klieg_call *c)
+{
+	void *h = (void *)(uintptr_t)c->user[0];
+	struct transfer *t = (struct transfer *)(uintptr_t)c->user[1];
+	if (t) {
+		remove_headers(h, &t->added);
+		forget(t);
+	}
+	describe(c, h, klieg_result_int(c));
+}
+
+static int added(struct klieg_call *c)
+{
+	void *h = klieg_arg(c, 1);
+	if (!h || transfer_of(h, 0) || !c->host->open(c, h))
+		return KLIEG_PASS;
+	struct transfer *t = transfer_of(h, 1);
+	if (t) {
+		t->easy = 0;
+		add_headers(c, h, &t->added);
+	}
+	return KLIEG_PASS;
+}
+
+static void over(struct klieg_call *c, void *h, int rc)
+{
+	struct transfer *t = h ? transfer_of(h, 0) : NULL;
+	if (!t || t->easy)
+		return;
+	remove_headers(h, &t->added);
+	forget(t);
+	if (!c->host->find(c, h))
+		return;
+	describe(c, h, rc);
+	c->host->close(c, h);
+}
+
+static void told(struct klieg_call *c)
+{
+	const struct { int what; void *handle; union { void *any; int rc; } data; } *m = klieg_result(c); /* struct CURLMsg; 1 = CURLMSG_DONE */
+	c->host->drop(c); /* asking is no transfer */
+	if (m && m->what == 1)
+		over(c, m->handle, m->data.rc);
+}
+
+static int removed(struct klieg_call *c) { over(c, klieg_arg(c, 1), -1); return KLIEG_PASS; }
+static int cleaned(struct klieg_call *c) { over(c, klieg_arg(c, 0), -1); return KLIEG_PASS; }
+
+#define CLIENT(fn, ...) { .library = "libcurl*.so.4*", .function = fn, .site = "http.client", .kind = KLIEG_KIND_CLIENT, .level = KLIEG_LEVEL_SPAN, __VA_ARGS__ }
 static const struct klieg_plugin_hook hooks[] = {
-	{ .library = "libcurl*.so.4*", .function = "curl_easy_perform", .site = "http.client", .kind = KLIEG_KIND_CLIENT,
-		.level = KLIEG_LEVEL_SPAN, .begin = begin, .leave = leave },
+	CLIENT("curl_easy_perform", .begin = begin, .leave = leave),
+	CLIENT("curl_multi_add_handle", .enter = added),
+	CLIENT("curl_multi_info_read", .leave = told),
+	CLIENT("curl_multi_remove_handle", .enter = removed),
+	CLIENT("curl_easy_cleanup", .enter = cleaned),
 };
 
 static struct klieg_plugin plugin = { sizeof plugin, KLIEG_PLUGIN_ABI, "curl", "1.0",
-	"libcurl 7.16 and later, the easy interface", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
+	"libcurl 7.16 and later", NULL, KLIEG_PLUGIN_HOOKS(hooks), NULL };
 
 const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 {
@@ -155,6 +247,6 @@ const struct klieg_plugin *klieg_plugin(const struct klieg_host *host)
 		{ "curl_slist_free_all", &curl.free_all } };
 	for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
 		if (!(*(void **)needs[i].to = dlsym(so, needs[i].name)))
-			plugin.unfit = "this libcurl lacks a function of the easy interface";
+			plugin.unfit = "this libcurl lacks a function that is needed";
 	return &plugin;
 }

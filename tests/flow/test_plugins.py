@@ -354,6 +354,64 @@ def test_a_trace_goes_from_curl_to_microhttpd(klieg_up, cc, spawn):
 	assert not changed(before[0], server.pid) and not changed(before[1], client.pid)
 
 
+MULTI = CURL + """
+for f in ('curl_multi_init', 'curl_multi_info_read'): getattr(c, f).restype = ctypes.c_void_p
+P, I = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)
+for f, a in {'curl_multi_add_handle': [P, P], 'curl_multi_remove_handle': [P, P], 'curl_multi_perform': [P, I], 'curl_multi_poll': [P, P, ctypes.c_uint, ctypes.c_int, I],
+	'curl_multi_info_read': [P, I], 'curl_easy_cleanup': [P]}.items(): getattr(c, f).argtypes = a
+m = c.curl_multi_init()
+def several(urls, cancel=False):
+	body.clear()
+	all, texts, n, codes = [], [ctypes.create_string_buffer(u.encode()) for u in urls], ctypes.c_int(1), []
+	for t in texts:
+		e = c.curl_easy_init()
+		c.curl_easy_setopt(e, 20011, ctypes.cast(write, P))
+		c.curl_easy_setopt(e, 10002, ctypes.cast(t, P))
+		c.curl_multi_add_handle(m, e)
+		all.append(e)
+	while n.value and not cancel:
+		c.curl_multi_perform(m, ctypes.byref(n))
+		c.curl_multi_poll(m, None, 0, 100, None)
+		while msg := c.curl_multi_info_read(m, ctypes.byref(ctypes.c_int())):
+			codes.append(ctypes.cast(msg + 16, I)[0])
+	for e in all:
+		c.curl_multi_remove_handle(m, e)
+		c.curl_easy_cleanup(e)
+	return codes, b' '.join(body).decode()
+"""
+
+
+@library("curl")
+@library("microhttpd")
+def test_transfers_of_the_multi_interface(klieg_up, cc, spawn):
+	"""Several under way at once on one thread: each is a span as long as it lasts, and carries its own context."""
+	up = klieg_up
+	server = spawn([cc(MHD, "-lmicrohttpd")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+	url = f"http://127.0.0.1:{int(server.stdout.readline())}/"
+	with socket.socket() as s:
+		s.bind(("127.0.0.1", 0))
+		nobody = f"http://127.0.0.1:{s.getsockname()[1]}/"  # bound, and nobody listens
+		client = Python(spawn, MULTI % ctypes.util.find_library("curl"))
+		assert client(f"several(['{url}x'] * 2)") == ([0, 0], "none none")
+		before = text_of(client.pid)
+		plugin_on(up, server.pid, "microhttpd:handler=answer_request", "http.server")
+		plugin_on(up, client.pid, "curl", "http.client")
+		codes, seen = client(f"several(['{url}fine'] * 4 + ['{url}boom', '{nobody}'])")
+		assert sorted(codes) == [0] * 5 + [7]
+		assert len(set(seen.split())) == 5 and all(re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-03", x) for x in seen.split()), seen
+		assert client(f"get('{url}easy')")[0] == 0   # by way of the multi interface, inside of libcurl: once, all the same
+		client(f"several(['{url}fine'], cancel=True)")  # taken out before it began
+	clients, servers = found(up, '{ name = "http.client" }', 8), found(up, '{ name = "http.server" }', 6)
+	assert len(clients) == 8
+	by_id = {c["span_id"]: c for c in clients}
+	assert {by_id[s["parent_span_id"]]["trace_id"] == s["trace_id"] for s in servers} == {True}
+	assert sorted(c["attributes"].get("http.response.status_code", 0) for c in clients) == [0, 0, 200, 200, 200, 200, 200, 500]
+	assert sorted(c["status"] for c in clients) == ["error"] * 2 + ["unset"] * 6
+	up.detach(client.pid)
+	up.detach(server.pid)
+	assert client(f"several(['{url}x'] * 2)") == ([0, 0], "none none") and not changed(before, client.pid)
+
+
 HIREDIS = """
 import ctypes
 r = ctypes.CDLL(%r)
