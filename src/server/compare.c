@@ -5,8 +5,9 @@
  * American Economic Review 84, 1994). So neither a busier hour, which all feel, nor a process that always was slower than others, is held against the
  * version. Whatever of the four groups is not known is left out: without the rest it is now against before, without before the canary against the rest.
  *
- * Against the past alone only the median is compared: the tail is where a host that gets busy shows first. One without any CPU to spare slows all it has
- * down by what no statistics can tell from harm; there ten times as much is allowed as long as there is no rest that feels it, too.
+ * Against the past alone, and on a host without CPU to spare, only the median is compared: there the tail is who had to wait for a processor, which comes in
+ * spells that hit one process and not the next. Such a host slows all it has down by what no statistics can tell from harm; if there is no rest that feels it,
+ * too, ten times as much is allowed.
  *
  * Latency: median, p90 and p99, each if the groups have the calls for it, on a logarithmic scale. How certain a quantile is, its order statistics say,
  * whatever the distribution: of n calls between n*q -+ z*sqrt(n*q*(1-q)) lies the true one (Conover, Practical Nonparametric Statistics, 3.2).
@@ -107,7 +108,7 @@ static bool slower(const struct groups *g, const struct compare_limits *lim, uns
 	static const struct { double q; const char *name; } quantiles[] = { { .5, "the median" }, { .9, "p90" }, { .99, "p99" } };
 	char calls[120];
 	double allowed = lim->busy && !g->rest ? 10 * lim->slower : lim->slower;
-	for (unsigned i = 0; i < (g->rest ? sizeof quantiles / sizeof *quantiles : 1); i++) {
+	for (unsigned i = 0; i < (g->rest && !lim->busy ? sizeof quantiles / sizeof *quantiles : 1); i++) {
 		struct measure m;
 		double q = quantiles[i].q;
 		if (!excess(g, log_quantile, q, &m))

@@ -160,6 +160,9 @@ static void a_busy_host_is_not_the_version(void **state)
 	serve(&c, &calm, 10, 0);
 	assert_int_equal(compare_groups(&c, NULL, &b, NULL, &busy, why, sizeof why), COMPARE_BREACH);
 	assert_non_null(strstr(why, "no CPU to spare"));
+	serve(&c, &tail, 1, 0);                  /* who had to wait for a processor */
+	assert_int_equal(compare_groups(&c, &b, &b, &b, &usual, why, sizeof why), COMPARE_BREACH);
+	assert_int_equal(compare_groups(&c, &b, &b, &b, &busy, why, sizeof why), COMPARE_OK);
 	serve(&c, &calm, 2, 0);                  /* the rest is there and is not slower: that is not the host */
 	assert_int_equal(compare_groups(&c, &b, &b, &b, &busy, why, sizeof why), COMPARE_BREACH);
 }
