@@ -825,6 +825,14 @@ static __attribute__((noinline)) bool hidden(const char *name, uint32_t rules)
 	return true; /* rather hidden than not */
 }
 
+static __attribute__((noinline)) bool masked(const struct kw_site_state *st, const char *name, unsigned key, bool sensitive)
+{
+	uint32_t hides = klieg__load(&st->hides, RELAXED);
+	if (sensitive && !(key < 8 && klieg__load(&st->reveal, RELAXED) >> key & 1))
+		return true;
+	return hides && (name ? hidden(name, hides) : key < 16 && klieg__load(&st->hide, RELAXED) >> key & 1);
+}
+
 /* One record of attributes: straight into the ring, sized first. */
 static void put_record(struct klieg__thread *me, uint8_t type, uint32_t site, uint32_t seq, uint64_t value, unsigned flags, const char *const *keys,
 	unsigned first_key, const struct klieg__value *v, int n)
@@ -842,13 +850,11 @@ static void put_record(struct klieg__thread *me, uint8_t type, uint32_t site, ui
 	}
 	uint8_t *at = (uint8_t *)(r + 1), *end = (uint8_t *)r + bytes;
 	const struct kw_site_state *st = klieg__process.sites + site;
-	uint32_t reveal = klieg__load(&st->reveal, RELAXED), hides = klieg__load(&st->hides, ACQUIRE), hide = klieg__load(&st->hide, RELAXED); /* pairs with the agent's release of hides: the names before it */
+	/* reveal, hides and hide in one word; pairs with the agent's release of hides: the names before it */
+	uint32_t said = klieg__load((const uint32_t *)(const void *)&st->reveal, ACQUIRE);
 	int written = 0;
 	for (int i = 0; i < n; i++) {
-		unsigned key = first_key + (unsigned)i;
-		bool mask = v[i].sensitive && !(key < 8 && reveal >> key & 1);
-		if (klieg__unlikely(hides) && type != KW_REC_STATUS)
-			mask |= keys ? hidden(keys[i], hides) : key < 16 && hide >> key & 1;
+		bool mask = klieg__unlikely(said | v[i].sensitive) && type != KW_REC_STATUS && masked(st, keys ? keys[i] : NULL, first_key + (unsigned)i, v[i].sensitive);
 		if (put_value(&at, end, keys ? KW_ATTR_NAMED : first_key + (unsigned)i, keys ? keys[i] : NULL, &v[i], mask))
 			written++;
 		else

@@ -152,7 +152,8 @@ struct kw_site_state {
 	uint8_t hides;           /* the rules by whose kw_redact attributes set later are hidden here */
 	uint16_t hide;           /* bit k: schema key k is hidden by a rule */
 };
-_Static_assert(sizeof(struct kw_site_state) == 16 && offsetof(struct kw_site_state, level) == 8 && offsetof(struct kw_site_state, always) == 10, "");
+_Static_assert(sizeof(struct kw_site_state) == 16 && offsetof(struct kw_site_state, level) == 8 && offsetof(struct kw_site_state, always) == 10 &&
+	offsetof(struct kw_site_state, reveal) == 12, "read as words");
 
 /* ---- requests: rules on what is known when a request comes ---------------------------------------------------------- */
 
