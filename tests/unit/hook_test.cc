@@ -247,6 +247,40 @@ static void each_root_is_a_trace_of_its_own(void **)
 	assert_int_equal(me()->depth, 0);
 }
 
+// A program's own span fails in functions that were intercepted, in a trace that is not kept: it is, with the request that it was in; the function between
+// the two says nothing of itself, in no trace.
+static void fails_inside(int fail) { KLIEG_SPAN_AS(span, "fails_inside"); if (fail) KLIEG_ERROR(span, "no"); }
+HOOKED int between(int fail) { fails_inside(fail); __asm__ volatile("" : "+r"(fail)); return fail; }
+HOOKED int failing_request(int fail) { int r = between(fail); __asm__ volatile("" : "+r"(r)); return r; }
+static void a_failure_keeps_the_request_that_it_was_in(void **)
+{
+	uint32_t root = hook((void *)failing_request, KW_SPAN, make_root), middle = hook((void *)between, KW_SPAN);
+	switch_site("fails_inside", KW_SPAN);
+	for (int i = 0; i < 6; i++) {
+		bool fail = i % 2, kept = i >= 4;
+		H.states[root].threshold = kept ? 0 : UINT64_MAX;
+		failing_request(fail);
+		uint32_t seq = 0, inner_parent = 0, n = 0, middle_seq = 0;
+		while (next_record(me(), &rec)) {
+			if (rec.r.type != KW_REC_SPAN)
+				continue;
+			n++;
+			assert_int_equal(rec.r.flags & KW_REC_ALONE, fail && rec.r.site != middle ? KW_REC_ALONE : 0);
+			if (rec.r.site == root)
+				seq = rec.span.seq;
+			else if (rec.r.site == middle)
+				middle_seq = rec.span.seq;
+			else
+				inner_parent = rec.span.parent_seq;
+		}
+		assert_int_equal(n, kept ? 3 : fail ? 2 : 0);
+		assert_int_equal(inner_parent, kept ? middle_seq : seq);
+		assert_int_equal(me()->depth, 0);
+	}
+	unsigned off = KW_OFF;
+	sites_named("fails_inside", switch_one, &off);
+}
+
 HOOKED void *thread_main(void *arg) { return request((int)(long)arg) ? arg : arg; }
 HOOKED void leaves() { pthread_exit((void *)5); }
 static void *leaver(void *) { leaves(); return NULL; }
@@ -374,7 +408,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(exceptions_pass_through), cmocka_unit_test(a_backtrace_sees_every_caller), cmocka_unit_test(longjmp_out_of_hooked_frames),
 		cmocka_unit_test(results_are_what_they_were), cmocka_unit_test(arguments_results_and_conditions), cmocka_unit_test(a_wild_pointer_is_a_number),
-		cmocka_unit_test(each_root_is_a_trace_of_its_own), cmocka_unit_test(for_some_requests_only), cmocka_unit_test(levels_change_under_way),
+		cmocka_unit_test(each_root_is_a_trace_of_its_own), cmocka_unit_test(a_failure_keeps_the_request_that_it_was_in), cmocka_unit_test(for_some_requests_only), cmocka_unit_test(levels_change_under_way),
 		cmocka_unit_test(threads_come_and_go), cmocka_unit_test(both_sides_of_a_fork_return),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
