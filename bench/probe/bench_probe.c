@@ -41,6 +41,7 @@ CALL void do_span(void) { KLIEG_SPAN("span"); BODY; }
 CALL void do_span2(void) { KLIEG_SPAN("span2", KLIEG_STRN("tenant", "acme-eu", 7), KLIEG_INT("cents", 1999)); BODY; }
 CALL void do_counted_span(void) { KLIEG_SPAN("counted_span"); BODY; }
 CALL void do_count(void) { KLIEG_COUNT("count", 1); BODY; }
+CALL void do_ungated(void) { KLIEG_SPAN("ungated_span", KLIEG_STRN("tenant", "acme-eu", 7)); BODY; }
 CALL void do_gated(void) { KLIEG_SPAN("gated_span", KLIEG_STRN("tenant", "acme-eu", 7)); BODY; }
 CALL void do_event(void) { KLIEG_EVENT("event"); BODY; }
 
@@ -54,14 +55,14 @@ static inline void work(void)
 CALL void do_work(void) { work(); }
 CALL void do_work_span(void) { KLIEG_SPAN("work_span"); work(); }
 
-enum { FLOOR, EMPTY, OFF_COUNT, OFF_EVENT, OFF_SPAN, SPAN, ROOT, SPAN2, COUNTED, COUNT, EVENT, GATED, WORK, WORK_SPAN, CASES };
+enum { FLOOR, EMPTY, OFF_COUNT, OFF_EVENT, OFF_SPAN, SPAN, ROOT, SPAN2, COUNTED, COUNT, EVENT, UNGATED, GATED, WORK, WORK_SPAN, CASES };
 static const struct { void (*fn)(void); const char *site; unsigned level; bool in_trace; } cases[CASES] = {
 	[FLOOR] = { do_floor, NULL, 0, false }, [EMPTY] = { do_empty, NULL, 0, false },
 	[OFF_COUNT] = { do_off_count, NULL, 0, false }, [OFF_EVENT] = { do_off_event, NULL, 0, false }, [OFF_SPAN] = { do_off_span, NULL, 0, false },
 	[SPAN] = { do_span, "span", KW_SPAN, true }, [ROOT] = { do_span, "span", KW_SPAN, false },
 	[SPAN2] = { do_span2, "span2", KW_DETAIL, true }, [COUNTED] = { do_counted_span, "counted_span", KW_COUNT, true },
 	[COUNT] = { do_count, "count", KW_COUNT, true }, [EVENT] = { do_event, "event", KW_SPAN, true },
-	[GATED] = { do_gated, "gated_span", KW_DETAIL, true },
+	[UNGATED] = { do_ungated, NULL, 0, false }, [GATED] = { do_gated, "gated_span", KW_DETAIL, true },
 	[WORK] = { do_work, NULL, 0, false }, [WORK_SPAN] = { do_work_span, "work_span", KW_SPAN, true },
 };
 
@@ -172,10 +173,10 @@ static void print_ratio(const char *name, int which, double bar)
 		printf("(bar<=%.1f)", bar);
 	putchar('\n');
 }
-static void print_off(const char *name, int which)
+static void print_over(const char *name, int which, int than, const char *note)
 {
-	double n = instructions(which), base = instructions(EMPTY);
-	printf("%s %.2f ns over_an_empty_call", name, over(which, EMPTY, true));
+	double n = instructions(which), base = instructions(than);
+	printf("%s %.2f ns %s", name, over(which, than, true), note);
 	if (n >= 0 && base >= 0)
 		printf(",%+.1f_instructions", n - base);
 	putchar('\n');
@@ -202,16 +203,16 @@ int main(void)
 			got[c][r < 0 ? 0 : r] = measure_case(c);
 
 	printf("probe_floor %.2f ns 2_rdtsc+32_byte_store\n", value(FLOOR));
-	print_off("probe_count_off", OFF_COUNT);
-	print_off("probe_event_off", OFF_EVENT);
-	print_off("probe_span_off", OFF_SPAN);
+	print_over("probe_count_off", OFF_COUNT, EMPTY, "over_an_empty_call");
+	print_over("probe_event_off", OFF_EVENT, EMPTY, "over_an_empty_call");
+	print_over("probe_span_off", OFF_SPAN, EMPTY, "over_an_empty_call");
 	print_ratio("probe_span_on", SPAN, 1.5);
 	print_ratio("probe_root_span_on", ROOT, 0);
 	print_ratio("probe_span_2_attributes", SPAN2, 2);
 	print_ratio("probe_span_at_count", COUNTED, 0);
 	print_ratio("probe_count_on", COUNT, 1.3);
 	print_ratio("probe_event_on", EVENT, 0);
-	print_off("probe_span_of_other_requests", GATED);
+	print_over("probe_span_of_other_requests", GATED, UNGATED, "over_the_same_site_switched_off(bar<=2)");
 	printf("probe_span_in_200ns_work %.2f ns %.1f%%_of_%.0f_ns\n", over(WORK_SPAN, WORK, true), 100 * (over(WORK_SPAN, WORK, false) - 1), value(WORK));
 	__atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
 	pthread_join(t, NULL);

@@ -98,9 +98,16 @@ struct klieg__value { uint8_t type, sensitive; uint32_t len; union { int64_t i; 
 
 KLIEG__API void klieg__register(const void *first, const void *last, int *state);
 KLIEG__API void klieg__unregister(const void *first, int *state);
-KLIEG__API int klieg__begin(const struct klieg__slot *, klieg_span *);          /* scoped; returns the level, 0 = not recording */
+#define KLIEG__NOPLT
+#ifdef __has_attribute
+#if __has_attribute(noplt)
+#undef KLIEG__NOPLT
+#define KLIEG__NOPLT __attribute__((noplt)) /* one jump less in each call */
+#endif
+#endif
+KLIEG__API KLIEG__NOPLT int klieg__begin(const struct klieg__slot *, klieg_span *); /* scoped; returns the level, 0 = not recording */
 KLIEG__API int klieg__begin_explicit(const struct klieg__slot *, klieg_span *);
-KLIEG__API void klieg__end(klieg_span *);
+KLIEG__API KLIEG__NOPLT void klieg__end(klieg_span *);
 KLIEG__API void klieg__end_explicit(klieg_span *);
 KLIEG__API int klieg__level(const struct klieg__slot *);
 KLIEG__API int klieg__span_level(const klieg_span *);

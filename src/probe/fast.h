@@ -56,10 +56,11 @@ static inline __attribute__((always_inline)) bool not_for_us(const struct klieg_
 {
 	if (klieg__unlikely(site >= KW_MAX_SITES) || klieg__unlikely(!klieg__process.sites))
 		return false;
-	/* level, flags and always in one word: it is gated, classifies nothing, and is always off */
-	const uint32_t *word = (const uint32_t *)(const void *)&klieg__process.sites[site].level;
-	uint32_t low = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? klieg__load(word, RELAXED) : 0;
-	return (low & 0xffff00) == KW_STATE_GATED << 8 && !(me->ctx_flags & 7u << KW_CTX_LEVEL_SHIFT);
+	/* flags and always are side by side: it is gated, classifies nothing, and is always off */
+	const struct { volatile uint16_t both; } __attribute__((packed)) *at = (const void *)&klieg__process.sites[site].flags;
+	if (__BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__ || klieg__unlikely(at->both != KW_STATE_GATED))
+		return false;
+	return klieg__likely(!(me->ctx_flags & 7u << KW_CTX_LEVEL_SHIFT));
 }
 
 /* The common case of begin(), and nothing else: no call, so no register to save. What follows is ordered by how few values are needed at a time. Returns

@@ -422,17 +422,22 @@ no:
 
 static __attribute__((noinline)) int begin_slow(const struct klieg__slot *slot, klieg_span *s) { return begin(slot, s, SCOPED); }
 
-KLIEG_PUBLIC int klieg__begin(const struct klieg__slot *slot, klieg_span *s)
+static __attribute__((noinline)) int begin_scoped(const struct klieg__slot *slot, klieg_span *s)
 {
 	struct klieg__thread *me = &klieg__thread;
-	if (klieg__unlikely(not_for_us(me, site_of(slot)))) {
-		s->open = 0;
-		return 0;
-	}
 	int level = begin_fast(me, site_of(slot), s);
 	if (klieg__unlikely(!level))
 		level = begin_quick(me, site_of(slot), s, false);
 	return klieg__likely(level > 0) ? level : begin_slow(slot, s);
+}
+
+/* Requests that a site is not on for pay for this much only: no register is saved before it is known whether this is one. */
+KLIEG_PUBLIC int klieg__begin(const struct klieg__slot *slot, klieg_span *s)
+{
+	if (klieg__unlikely(!not_for_us(&klieg__thread, site_of(slot))))
+		return begin_scoped(slot, s);
+	s->open = 0;
+	return 0;
 }
 
 int klieg__begin_frame(const struct klieg__slot *slot, klieg_span *s)
