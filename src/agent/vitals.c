@@ -75,7 +75,8 @@ json_t *vitals_json(struct agent *a, const struct traceql *q, int64_t window_ns,
 		}
 		double ns = a->clock.ns_per_tick, d = (double)sec;
 		json_t *row = json_pack("{s:i,s:s,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:o,s:o,s:I}", "pid", (int)p->pid, "service", p->service, "instance", p->instance,
-			"overhead_percent", p->overhead, "limit_percent", governor_allows(p), "cpu_percent", governor_cpu(p), "calls_per_s", v->calls / d, "errors_per_s", v->errors / d, "error_share",
+			"overhead_percent", p->overhead, "limit_percent", governor_allows(p), "cpu_percent", governor_cpu(p), "calls_per_s", v->calls / d,
+			"errors_per_s", v->errors / d, "error_share",
 			v->calls > 0 ? v->errors / v->calls : 0, "p50_nano", quantile(v, .5, ns), "p99_nano", quantile(v, .99, ns),
 			"calls", (json_int_t)llround(v->calls));
 		json_object_set_new(row, "saturated", json_boolean(governor_saturated(a)));

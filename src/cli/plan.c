@@ -141,7 +141,8 @@ void plan_text(const json_t *plan, bool wide, struct buf *b)
 			buf_printf(b, "; budget %s: ", fmt_percent(&f, jnum(plan, "budget_percent")));
 		else
 			buf_add_str(b, "; no budget: ");
-		buf_printf(b, "%s%s%s", style(unknown ? "yellow" : fits ? "green" : "red"), unknown ? "unknown whether it fits" : fits ? "fits" : "does NOT fit", style("off"));
+		buf_printf(b, "%s%s%s", style(unknown ? "yellow" : fits ? "green" : "red"),
+			unknown ? "unknown whether it fits" : fits ? "fits" : "does NOT fit", style("off"));
 		if (*jstr(plan, "over_on"))
 			buf_printf(b, " on %s", jstr(plan, "over_on"));
 	}

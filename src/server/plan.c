@@ -235,7 +235,8 @@ static void asked(struct call *c)
 	struct fit f = fit_of(c->result);
 	bool unknown = c->rc < 0 || (!json_is_true(json_object_get(predicted, "known")) && sites);
 	if (c->rc >= 0 && unknown && !f.over)
-		warn(x->out, "what it costs is not known, so neither is whether it fits the budget (%s): it can be applied, and the governor keeps it under the budget as it is measured",
+		warn(x->out, "what it costs is not known, so neither is whether it fits the budget (%s): it can be applied, and the governor keeps it under the budget "
+			"as it is measured",
 			*jtext(predicted, "basis") ? jtext(predicted, "basis") : "some sites were never on");
 	json_object_set_new(x->out, "fits", f.over ? json_false() : unknown ? json_null() : json_true());
 	json_object_set_new(x->out, "predicted_percent", json_real(f.percent));

@@ -46,7 +46,8 @@ static json_t *of_toggle(struct server *s, const json_t *entry, const char *id)
 	if (was && !is && !live) {
 		copy(body, before, all, sizeof(all) / sizeof(*all));
 		json_object_set_new(body, "ttl", json_string(ttl));
-		return way(left > 2000000000 ? "switch it on again, for the time that was left" : "switch it on again, for 5 minutes", again, "POST", "/toggles", "owner", body);
+		return way(left > 2000000000 ? "switch it on again, for the time that was left" : "switch it on again, for 5 minutes", again,
+			"POST", "/toggles", "owner", body);
 	}
 	bool since = false;                              /* it has been changed again */
 	for (unsigned i = 0; was && is && live && i < sizeof(patched) / sizeof(*patched); i++) {

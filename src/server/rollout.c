@@ -7,8 +7,8 @@
  * Loop thread, asking the agents; owns en->rollout. */
 #include "base/clock.h"
 #include "base/log.h"
-#include "server/compare.h"
 #include "server/policies.h"
+#include "server/window.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +20,7 @@
 #define PATIENCE_LEAST_NS (10 * SECOND)  /* how much longer than asked a step waits for enough requests */
 #define PATIENCE_MOST_NS (600 * SECOND)
 enum { EVIDENCE_MAX = 120, EVIDENCE_KEPT = 60, BREACHES = 3 /* windows in a row: one hiccup of a busy host is not the version's doing */, LOST_MAX = 3 /* in a step */,
-	CANARY_MAX = 5000, PAST_MAX = 200 /* processes whose past is kept */ };
+	CANARY_MAX = 5000 };
 
 enum phase { TARGETS, BASELINE, WATCH };
 struct rollout {
@@ -33,10 +33,7 @@ struct rollout {
 	json_t *where;                   /* while targets are asked for: service -> {pid: true} */
 	uint32_t rule;                   /* the next one to ask for */
 	int64_t since;                   /* clock_mono() of the phase */
-	json_t *began;                   /* "HOST PID" -> its vitals when the window began; NULL: it begins with the next look */
-	int64_t window;                  /* when that was */
-	double overhead[2]; unsigned looks; /* of canary and rest: the highest of each look, added up */
-	bool busy;                       /* a host of the canary had no CPU to spare at one of them */
+	struct window window;            /* that is being looked at */
 	unsigned bad, judged, lost;      /* windows: breached in a row, that had enough to say; processes that went away, in this step */
 	bool asking;
 };
@@ -163,8 +160,7 @@ static void interrupt(struct server *s, struct policy_entry *en, const char *ver
 	struct rollout *r = en->rollout;
 	const json_t *step = json_array_get(json_object_get(r->doc, "steps"), (size_t)jint(r->doc, "step"));
 	bool begun = strcmp(jtext(step, "state"), "pending") && strcmp(jtext(step, "state"), "waiting"), news = strcmp(jtext(step, "why"), why);
-	json_decref(r->began);
-	r->began = NULL;
+	window_drop(&r->window);
 	r->bad = r->judged = 0;
 	if (r->phase != TARGETS)
 		r->since = clock_mono();
@@ -220,7 +216,8 @@ void rollouts_back(struct server *s)
 {
 	for (struct policy_entry *en = s->policies; en; en = en->next)
 		if (en->rollout && !strcmp(jtext(en->rollout->doc, "state"), "running"))
-			interrupt(s, en, "interrupted", "the server ended and is back: the agents kept what they had, the step begins again as soon as its processes are there");
+			interrupt(s, en, "interrupted", "the server ended and is back: the agents kept what they had, the step begins again "
+				"as soon as its processes are there");
 }
 json_t *rollout_next_doc(const struct policy_entry *en) { return en->rollout ? en->rollout->next_doc : NULL; }
 void rollout_free(struct policy_entry *en)
@@ -233,7 +230,7 @@ void rollout_free(struct policy_entry *en)
 	json_decref(r->matched);
 	json_decref(r->canary);
 	json_decref(r->where);
-	json_decref(r->began);
+	window_drop(&r->window);
 	free(r);
 	en->rollout = NULL;
 }
@@ -367,8 +364,7 @@ static void begin_step(struct server *s, struct policy_entry *en, size_t i, bool
 	r->since = clock_mono();
 	r->lost = again ? r->lost : 0;
 	r->bad = r->judged = 0;
-	json_decref(r->began);
-	r->began = NULL;
+	window_drop(&r->window);
 	json_object_set_new(r->doc, "step", json_integer((json_int_t)i));
 	watch_again(s, en);
 	save(s, en);
@@ -408,146 +404,6 @@ static void stop(struct server *s, struct policy_entry *en, const char *why)
 
 /* ---- comparing ------------------------------------------------------------------------------------------------------------ */
 
-static bool among(const json_t *list, const json_t *row)
-{
-	size_t i;
-	const json_t *x;
-	json_array_foreach(list, i, x)
-		if (jint(x, "pid") == jint(row, "pid") && (!*jtext(row, "host") || !strcmp(jtext(x, "host"), jtext(row, "host"))))
-			return true;
-	return false;
-}
-
-static json_t *key_of(const json_t *row) { return json_sprintf("%s %lld", jtext(row, "host"), (long long)jint(row, "pid")); }
-
-/* Latencies as the agent counts them, [ns, calls, ...], into the bins; sign -1 takes away what was there before. */
-static void add_calls(struct compare_group *g, const json_t *total, double sign)
-{
-	const json_t *hist = json_object_get(total, "hist");
-	g->calls += sign * jnum(total, "calls");
-	g->errors += sign * jnum(total, "errors");
-	g->seen += sign * jnum(total, "seen");
-	for (size_t i = 0; i + 1 < json_array_size(hist); i += 2)
-		g->bin[compare_bin(json_number_value(json_array_get(hist, i)))] += sign * json_number_value(json_array_get(hist, i + 1));
-}
-
-/* What a process did since the window began; false: it, or its agent, was not there then. */
-static bool add_row(struct compare_group *g, const json_t *began, const json_t *row)
-{
-	json_t *key = key_of(row);
-	const json_t *was = json_object_get(json_object_get(began, json_string_value(key)), "total"), *is = json_object_get(row, "total");
-	json_decref(key);
-	if (!was || !is || jint(was, "since") != jint(is, "since") || jnum(is, "seen") < jnum(was, "seen"))
-		return false;
-	add_calls(g, is, 1);
-	add_calls(g, was, -1);
-	return true;
-}
-
-/* Of the matched processes those in the canary, or the others: now, and what is kept of before. */
-static void groups(const json_t *rows, const struct rollout *r, bool in, struct compare_group *ret_now, struct compare_group *ret_before)
-{
-	const json_t *x, *past = json_object_get(r->doc, "past"), *was;
-	size_t i;
-	*ret_now = *ret_before = (struct compare_group){ 0 };
-	json_array_foreach(rows, i, x) {
-		if (among(r->canary, x) != in || !among(r->matched, x))
-			continue;
-		json_t *key = key_of(x);
-		ret_now->processes++;
-		add_row(ret_now, r->began, x);
-		if ((was = json_object_get(past, json_string_value(key)))) {
-			ret_before->processes++;
-			ret_before->overhead = fmax(ret_before->overhead, jnum(was, "overhead_percent"));
-			add_calls(ret_before, was, 1);
-		}
-		json_decref(key);
-	}
-	ret_now->overhead = r->looks ? r->overhead[!in] / r->looks : 0;
-}
-
-static json_t *vitals_json(const struct compare_group *g, bool past)
-{
-	bool any = g->calls > 0;
-	json_t *o = json_pack("{sf so so so si sI sI}", "overhead_percent", g->overhead, "p50_nano", any ? json_integer((json_int_t)compare_quantile(g, .5)) : json_null(),
-		"p99_nano", any ? json_integer((json_int_t)compare_quantile(g, .99)) : json_null(), "error_share", any ? json_real(g->errors / g->calls) : json_null(),
-		"processes", g->processes, "calls", (json_int_t)llround(g->seen), "errors", (json_int_t)llround(g->errors));
-	if (past)
-		json_object_set_new(o, "past", json_true());
-	return o;
-}
-
-/* What it was before anything was different, process by process: of the first ones, of which every canary is. */
-static json_t *past_of(const struct rollout *r, const json_t *rows, double *ret_least)
-{
-	json_t *past = json_object(), *m;
-	const json_t *x;
-	struct compare_group sum = { 0 };
-	size_t i, k;
-	json_array_foreach(r->matched, k, m) {
-		if (json_object_size(past) >= PAST_MAX)
-			break;
-		json_array_foreach(rows, i, x) {
-			struct compare_group g = { 0 };
-			if (jint(x, "pid") != jint(m, "pid") || (*jtext(x, "host") && strcmp(jtext(x, "host"), jtext(m, "host"))) || !add_row(&g, r->began, x))
-				continue;
-			json_t *hist = json_array();
-			for (unsigned b = 0; b < COMPARE_BINS; b++)
-				if (g.bin[b] > 0) {
-					json_array_append_new(hist, json_integer((json_int_t)exp2((b + .5) / COMPARE_PER_OCTAVE)));
-					json_array_append_new(hist, json_integer((json_int_t)g.bin[b]));
-				}
-			json_t *key = key_of(x);
-			json_object_set_new(past, json_string_value(key), json_pack("{sf sf sf sf so}", "overhead_percent", jnum(x, "overhead_percent"), "calls", g.calls,
-				"errors", g.errors, "seen", g.seen, "hist", hist));
-			json_decref(key);
-			sum.seen += g.seen;
-			break;
-		}
-	}
-	*ret_least = sum.seen;
-	return past;
-}
-
-static void window_begin(struct rollout *r, const json_t *rows)
-{
-	const json_t *x;
-	size_t i;
-	json_decref(r->began);
-	r->began = json_object();
-	r->window = clock_mono();
-	r->overhead[0] = r->overhead[1] = r->looks = 0;
-	r->busy = false;
-	json_array_foreach(rows, i, x)
-		if (among(r->matched, x)) {
-			json_t *key = key_of(x);
-			json_object_set(r->began, json_string_value(key), (json_t *)x);
-			json_decref(key);
-		}
-}
-
-/* ret_limit: the lowest of what the hosts and the rules allow these processes; 0: nobody limits it. */
-static void look(struct rollout *r, const json_t *rows, double *ret_limit)
-{
-	double most[2] = { 0, 0 }, limit = 0;
-	const json_t *x;
-	size_t i;
-	json_array_foreach(rows, i, x) {
-		bool in = among(r->canary, x);
-		if (!among(r->matched, x))
-			continue;
-		most[!in] = fmax(most[!in], jnum(x, "overhead_percent"));
-		double own = jnum(x, "limit_percent");
-		if (in && own > 0 && (limit <= 0 || own < limit))
-			limit = own;
-		r->busy |= in && json_is_true(json_object_get(x, "saturated"));
-	}
-	r->overhead[0] += most[0];
-	r->overhead[1] += most[1];
-	r->looks++;
-	*ret_limit = limit;
-}
-
 /* What the governor took back in the canary, and in nobody else, since the step began: it is faster than two looks at the overhead. */
 static const json_t *shed_in_canary(struct server *s, const struct rollout *r)
 {
@@ -557,7 +413,7 @@ static const json_t *shed_in_canary(struct server *s, const struct rollout *r)
 	json_object_foreach((json_t *)alerts_shed(s), key, ev) {
 		if (jint(ev, "seen_mono") < r->since)
 			continue;
-		if (!among(r->canary, ev))
+		if (!window_has(r->canary, ev))
 			return NULL;
 		if (!found || jnum(ev, "measured_percent") > jnum(found, "measured_percent"))
 			found = ev;
@@ -574,17 +430,18 @@ static void judge(struct server *s, struct policy_entry *en, const json_t *rows)
 	struct compare_group c, rest, c_before, rest_before;
 	char why[500], text[600];
 	int64_t now = clock_mono(), soak = jint(r->doc, "soak_nano"), window = clamp(soak / 4, SECOND, WINDOW_NS);
-	if (!r->began) {
-		window_begin(r, rows);
+	if (!r->window.began) {
+		window_begin(&r->window, r->matched, r->canary, rows);
 		return;
 	}
 	struct compare_limits lim = { .slower = jnum(r->doc, "slower"), .failing = jnum(r->doc, "failing") };
-	look(r, rows, &lim.overhead);
-	lim.busy = r->busy;
-	if (now - r->window < window)
+	window_look(&r->window, rows, &lim.overhead);
+	lim.busy = r->window.busy;
+	if (now - r->window.since < window)
 		return;
-	groups(rows, r, true, &c, &c_before);
-	groups(rows, r, false, &rest, &rest_before);
+	const json_t *past = json_object_get(r->doc, "past");
+	window_groups(&r->window, past, rows, true, &c, &c_before);
+	window_groups(&r->window, past, rows, false, &rest, &rest_before);
 	if (!c.processes) {
 		interrupt(s, en, "waiting", "nothing is heard of the canary: the step begins again when it is");
 		return;
@@ -604,14 +461,14 @@ static void judge(struct server *s, struct policy_entry *en, const json_t *rows)
 	}
 	bool by_past = c_before.seen >= COMPARE_CALLS_MIN && rest.seen < COMPARE_CALLS_MIN;
 	const struct compare_group *other = by_past ? &c_before : &rest;
-	json_t *canary = vitals_json(&c, false), *against = other->processes ? vitals_json(other, by_past) : NULL;
+	json_t *canary = window_json(&c, false), *against = other->processes ? window_json(other, by_past) : NULL;
 	if (verdict == COMPARE_TOO_FEW) {                    /* the window stays open, but not for ever */
 		int64_t until = r->since + soak + clamp(soak, PATIENCE_LEAST_NS, PATIENCE_MOST_NS);
 		bool over = now >= until && !r->bad;
 		snprintf(text, sizeof(text), over && r->judged ? "%s: goes on, as earlier windows of this step had enough" : over ?
 			"%s: goes on by the overhead alone, latency and errors were not compared" : "%s: waits for more, for %lld s at most", why,
 			(long long)((until - now + SECOND - 1) / SECOND > 0 ? (until - now + SECOND - 1) / SECOND : 0));
-		if (now - r->window >= clamp(soak, WINDOW_NS, PATIENCE_MOST_NS) && r->bad)
+		if (now - r->window.since >= clamp(soak, WINDOW_NS, PATIENCE_MOST_NS) && r->bad)
 			r->bad = 0;                          /* a breach that nobody is left to repeat */
 		note(s, en, canary, against, over ? "not_compared" : "waiting", text);
 		if (!over)
@@ -631,7 +488,7 @@ static void judge(struct server *s, struct policy_entry *en, const json_t *rows)
 	else if (!r->bad && now - r->since >= soak)
 		begin_step(s, en, (size_t)jint(r->doc, "step") + 1, false);
 	else
-		window_begin(r, rows);
+		window_begin(&r->window, r->matched, r->canary, rows);
 }
 
 static void baseline(struct server *s, struct policy_entry *en, const json_t *rows)
@@ -639,14 +496,14 @@ static void baseline(struct server *s, struct policy_entry *en, const json_t *ro
 	struct rollout *r = en->rollout;
 	int64_t now = clock_mono();
 	double seen;
-	if (!r->began) {
-		window_begin(r, rows);
+	if (!r->window.began) {
+		window_begin(&r->window, r->matched, r->canary, rows);
 		return;
 	}
-	if (now - r->window < clamp(jint(r->doc, "soak_nano"), SECOND, BASELINE_NS))
+	if (now - r->window.since < clamp(jint(r->doc, "soak_nano"), SECOND, BASELINE_NS))
 		return;
-	json_t *past = past_of(r, rows, &seen);
-	if (seen < 2 * COMPARE_CALLS_MIN && seen > 0 && now - r->window < BASELINE_MOST_NS) {
+	json_t *past = window_past(&r->window, r->matched, rows, &seen);
+	if (seen < 2 * COMPARE_CALLS_MIN && seen > 0 && now - r->window.since < BASELINE_MOST_NS) {
 		json_decref(past);
 		return;
 	}
@@ -746,8 +603,7 @@ static void targets_known(struct server *s, struct policy_entry *en)
 	}
 	r->phase = BASELINE;
 	r->since = clock_mono();
-	json_decref(r->began);
-	r->began = NULL;
+	window_drop(&r->window);
 	json_t *set = json_array();
 	json_array_append_new(set, vitals_rule(en));
 	desired_change(s, set, NULL, policy_told, s);

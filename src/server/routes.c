@@ -57,7 +57,8 @@ static const struct { const char *name, *fields; } shapes[] = {
 	{ "policy", "name:s,version:i,in_force:i,state:s,author:s,reason:s,updated_unix_nano:i,why?:s,rules:[@policy_rule],limits:[<*>],rollout?:@rollout" },
 	{ "vitals", "overhead_percent:n,p50_nano?:i?,p99_nano:i?,error_share:n?,processes:i,calls:n,errors?:n,past?:b" },
 	{ "evidence", "at:i,canary:@vitals?,rest:@vitals?,verdict:s,why:s" },
-	{ "rollout", "name:s,version:i,base:i,state:s,step:i,steps:[{share?:n,processes?:i,state:s,started?:i,until?:i,why?:s,not_compared?:s}],soak_nano:i,slower?:n,failing?:n,evidence:[@evidence],why?:s,"
+	{ "rollout", "name:s,version:i,base:i,state:s,step:i,steps:[{share?:n,processes?:i,state:s,started?:i,until?:i,why?:s,not_compared?:s}],"
+		"soak_nano:i,slower?:n,failing?:n,evidence:[@evidence],why?:s,"
 		"canary?:[{host:s,pid:i}]" },
 	{ "policy_version", "name:s,version:i,change:s,author:s,reason:s,created_unix_nano:i,text:s,before:i,evidence?:[@evidence],rollout?:@rollout" },
 	{ "policy_plan",
