@@ -48,10 +48,9 @@ static void let_go(struct server *s)
 {
 	struct audit *a = s->audit;
 	while (json_array_size(a->entries) > ENTRIES_MAX) {
-		struct err e = { 0 };
 		char id[24];
 		snprintf(id, sizeof(id), "%012lld", (long long)jint(json_array_get(a->entries, 0), "number"));
-		state_delete(s->c.state, KIND, id, STATE_ANY, &e);
+		state_forget(s->c.state, KIND, id);
 		json_array_remove(a->entries, 0);
 	}
 }
@@ -396,6 +395,7 @@ static void of_guard(struct server *s, const json_t *ev)
 	json_t *episode = json_object_get(s->audit->shed, object), *sites = json_object_get(episode, "sites");
 	if (!shed) {
 		json_object_del(sites, site);
+		json_object_set_new(episode, "seen", json_integer(clock_mono()));    /* from here on there has been room, if this was the last */
 		return;
 	}
 	if (!episode) {

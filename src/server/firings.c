@@ -95,8 +95,7 @@ void firings_event(struct server *s, const json_t *ev)
 	json_array_insert_new(s->firings, 0, f);
 	save(s, f);
 	while (json_array_size(s->firings) > FIRINGS_MAX) {
-		struct err e = { 0 };
-		state_delete(s->c.state, KIND, jtext(json_array_get(s->firings, FIRINGS_MAX), "id"), STATE_ANY, &e);
+		state_forget(s->c.state, KIND, jtext(json_array_get(s->firings, FIRINGS_MAX), "id"));
 		json_array_remove(s->firings, FIRINGS_MAX);
 	}
 }

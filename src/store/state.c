@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-struct state { sqlite3 *db; sqlite3_stmt *get, *put, *list; pthread_mutex_t lock; };
+struct state { sqlite3 *db; sqlite3_stmt *get, *put, *list, *forget; pthread_mutex_t lock; };
 
 static int code_of(sqlite3 *db)
 {
@@ -35,6 +35,8 @@ int state_open(const char *path, struct state **ret_s, struct err *e)
 		rc = sqlite3_prepare_v2(s->db, "INSERT INTO doc VALUES(?1,?2,?3,?4) ON CONFLICT DO UPDATE SET version=?3, json=?4", -1, &s->put, NULL);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_prepare_v2(s->db, "SELECT id, version, json FROM doc WHERE kind=? AND json IS NOT NULL ORDER BY id", -1, &s->list, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_prepare_v2(s->db, "DELETE FROM doc WHERE kind=? AND id=?", -1, &s->forget, NULL);
 	if (rc != SQLITE_OK) {
 		rc = err_set(e, code_of(s->db), "cannot open the state in %s: %s", path, sqlite3_errmsg(s->db));
 		state_close(s);
@@ -52,6 +54,7 @@ void state_close(struct state *s)
 	sqlite3_finalize(s->get);
 	sqlite3_finalize(s->put);
 	sqlite3_finalize(s->list);
+	sqlite3_finalize(s->forget);
 	sqlite3_close_v2(s->db);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
@@ -125,6 +128,17 @@ int state_put(struct state *s, const char *kind, const char *id, struct str json
 int state_delete(struct state *s, const char *kind, const char *id, int64_t expected, struct err *e)
 {
 	return change(s, kind, id, NULL, expected, NULL, e);
+}
+
+int state_forget(struct state *s, const char *kind, const char *id)
+{
+	pthread_mutex_lock(&s->lock);
+	sqlite3_bind_text(s->forget, 1, kind, -1, SQLITE_STATIC);
+	sqlite3_bind_text(s->forget, 2, id, -1, SQLITE_STATIC);
+	int rc = sqlite3_step(s->forget) == SQLITE_DONE ? 0 : code_of(s->db);
+	sqlite3_reset(s->forget);
+	pthread_mutex_unlock(&s->lock);
+	return rc;
 }
 
 int state_get(struct state *s, const char *kind, const char *id, struct buf *ret_json, int64_t *ret_version)

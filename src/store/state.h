@@ -13,6 +13,8 @@ enum { STATE_ANY = -1, STATE_NEW = 0 };
  * (kind, id) only grow, also past a delete. ret_version may be NULL. */
 int state_put(struct state *s, const char *kind, const char *id, struct str json, int64_t expected, int64_t *ret_version, struct err *e);
 int state_get(struct state *s, const char *kind, const char *id, struct buf *ret_json, int64_t *ret_version); /* KLIEG_E_NOT_FOUND */
+/* What is deleted leaves its version behind, for who comes back to it; of what is forgotten nothing is left: for logs, whose ids are never used again. */
+int state_forget(struct state *s, const char *kind, const char *id);
 int state_delete(struct state *s, const char *kind, const char *id, int64_t expected, struct err *e);         /* KLIEG_E_NOT_FOUND */
 /* In order of id; nonzero from fn stops and is returned. fn must not call the state store. */
 typedef int (*state_fn)(void *arg, const char *id, int64_t version, struct str json);

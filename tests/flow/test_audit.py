@@ -1,10 +1,18 @@
 """The audit log: who changed what, why, from what to what, and how that went; nothing is missing and nothing is there twice."""
+import json
+import os
 import shlex
+import signal
+import sqlite3
 import subprocess
+import threading
+import time
 
 import pytest
 
 from conftest import Up, wait_for
+from guarding import build
+from test_alerts import Server, agent
 from test_policies import put
 from test_toggles import switch
 
@@ -189,3 +197,104 @@ def test_an_entry_about_a_policy_goes_back_to_what_was_in_force(up):
 	assert not [e for e in log(up, "?object=policy:*") if "revert" in e]  # all is off: first that
 	undo(up, log(up)[0])
 	assert not up.get("/status")["panic"] and state() == ("active", "span")
+
+
+KEPT = 10_000
+
+
+def test_the_log_keeps_its_newest_entries_and_says_how_many_it_let_go(up, tmp_path):
+	t = switch(up, "demo:outer", level="count", ttl="10m", owner="ann", reason="numbers")
+	up.kill()
+	rows = lambda sql="SELECT id, version, json FROM doc WHERE kind = 'audit' ORDER BY id": sqlite3.connect(os.path.join(up.dir, "state.db")).execute(sql).fetchall()
+	(first, version, text), = rows()
+	with sqlite3.connect(os.path.join(up.dir, "state.db")) as db:  # as if the same had happened all day long
+		for i in range(2, KEPT):
+			db.execute("INSERT INTO doc VALUES ('audit', ?, ?, ?)", (f"{i:012}", version, json.dumps({**json.loads(text), "id": f"a-{i}", "number": i})))
+	up.start()
+	answer = up.get("/audit?limit=1")
+	assert answer["total"] == answer["matched"] == KEPT - 1 and answer["let_go"] == 0 and answer["entries"][0]["number"] == KEPT - 1
+	for level in ("span", "count", "span", "count"):
+		assert up.request("PATCH", f"/api/v1/toggles/{t['id']}", {"level": level})[0] == 200
+
+	def as_it_should_be():
+		answer = up.get("/audit?limit=3")
+		assert answer["total"] == KEPT + 3 and answer["matched"] == KEPT and answer["let_go"] == 3
+		assert [(e["number"], e["outcome"], e["after"]["level"]) for e in answer["entries"]] == [(KEPT + 3 - i, "done", ("count", "span", "count")[i]) for i in range(3)]
+		oldest = up.get("/audit?limit=10&before=6")
+		assert [e["number"] for e in oldest["entries"]] == [5, 4] and "next" not in oldest  # 1 to 3 are gone
+	as_it_should_be()
+	assert "3 older entries were let go" in up.cli("audit", "--limit", "5").stderr
+	up.kill()
+	assert (len(rows()), rows()[0][0], rows()[-1][0]) == (KEPT, f"{4:012}", f"{KEPT + 3:012}")  # the disk has no more, and no others
+	up.start()
+	as_it_should_be()
+	# A server that let more pile up, or that had a larger log, lets go when it starts.
+	up.kill()
+	with sqlite3.connect(os.path.join(up.dir, "state.db")) as db:
+		for i in range(KEPT + 4, KEPT + 104):
+			db.execute("INSERT INTO doc VALUES ('audit', ?, ?, ?)", (f"{i:012}", version, json.dumps({**json.loads(text), "id": f"a-{i}", "number": i})))
+	up.start()
+	answer = up.get("/audit?limit=1")
+	assert answer["matched"] == KEPT and answer["let_go"] == 103 and answer["total"] == KEPT + 103
+
+
+def test_what_was_under_way_when_the_server_ended_is_called_interrupted(tmp_path, spawn, cc):
+	up = Server(tmp_path / "klieg")
+	try:
+		a = agent(spawn, up, tmp_path, "a")
+		spawn([cc(PROGRAM)], env=dict(up.env, KLIEG_SOCKET=a.socket), stdout=subprocess.PIPE)
+		wait_for(lambda: [x for x in up.get("/processes")["processes"] if x["state"] == "live" and x["sites"]])
+		t = switch(up, "outer", level="count", owner="ann")
+		os.kill(a.pid, signal.SIGSTOP)  # whether it has heard of it nobody knows
+
+		def ask():
+			try:
+				up.request("POST", "/api/v1/panic", {"owner": "ben", "reason": "slow"})
+			except OSError:
+				pass  # the server ends before it answers
+		asking = threading.Thread(target=ask)
+		asking.start()
+		entry = wait_for(lambda: (e := log(up)) and len(e) == 2 and e[0])
+		assert told(entry) == ("panic", "ben", "slow", "pending") and entry["objects"] == [f"toggle:{t['id']}"]
+		up.kill()
+		asking.join()
+		os.kill(a.pid, signal.SIGKILL)
+		up.start()
+		later, before = log(up)
+		assert later == {**entry, "outcome": "interrupted", "detail": "the server ended before the agents had answered"}
+		assert before["outcome"] == "done"
+		assert up.get("/status")["panic"]["owner"] == "ben" and not [x for x in up.get("/toggles")["toggles"] if x["state"] == "active"]  # as asked
+		assert "interrupted" in up.cli("audit").stdout
+		up.kill()
+		up.start()
+		assert log(up)[:2] == [later, before]
+	finally:
+		up.stop()
+
+
+def test_what_the_governor_took_and_gave_back_is_one_entry_each(tmp_path, spawn):
+	up = Up(tmp_path / "klieg", "--budget", "1")
+	try:
+		p = spawn([build(tmp_path)], env={**up.env, "OTEL_SERVICE_NAME": "shop"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+		def tell(what, n):
+			p.stdin.write(f"{what} {n}\n")
+			p.stdin.flush()
+			p.stdout.readline()
+		wait_for(lambda: [x for x in up.get("/processes")["processes"] if x["state"] == "live" and x["sites"] == 4])
+		governed = lambda: log(up, "?who=system:governor")[::-1]
+		up.switch("shop:*", level="detail", ttl="30m")
+		for _ in range(2):  # it begins again before there has been room for a minute: the same story
+			tell("storm", 1)
+			shed = wait_for(lambda: (up.get("/overhead")["processes"][0]["shed"] or None) and governed())
+			tell("storm", 0)
+			wait_for(lambda: not up.get("/overhead")["processes"][0]["shed"], 60)
+		room = time.time_ns()
+		assert len(shed) == 1 and shed[0]["what"] == "shed" and shed[0]["object"].endswith(f"/{p.pid}")
+		assert shed[0]["before"] == {"site": "storm.entry", "level": "detail"} and shed[0]["measured_percent"] > shed[0]["limit_percent"] > 0
+		taken, back = wait_for(lambda: len(governed()) > 1 and governed(), 120, every=1)
+		assert taken == shed[0] and (back["what"], back["object"], back["outcome"]) == ("give_back", taken["object"], "done")
+		assert back["after"] == {"state": "as wanted"} and back["why"] == "there has been room for everything for a minute"
+		assert back["at_unix_nano"] - room > 59e9  # and so there has: the minute begins when the last was given back, not when it was taken
+	finally:
+		up.stop()

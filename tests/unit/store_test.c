@@ -818,6 +818,14 @@ static void store_state_documents(void **state)
 	assert_int_equal(state_delete(s, "toggle", "a", 1, &e), KLIEG_E_STALE);
 	assert_int_equal(state_delete(s, "toggle", "a", 2, &e), 0);
 	assert_int_equal(state_delete(s, "toggle", "a", STATE_ANY, &e), KLIEG_E_NOT_FOUND);
+	int64_t again = 0;
+	assert_int_equal(state_put(s, "audit", "1", STR("{}"), STATE_ANY, NULL, &e), 0);
+	assert_int_equal(state_forget(s, "audit", "1"), 0);
+	assert_int_equal(state_get(s, "audit", "1", &(struct buf){ 0 }, NULL), KLIEG_E_NOT_FOUND);
+	assert_int_equal(state_put(s, "audit", "1", STR("{}"), STATE_NEW, &again, &e), 0);
+	assert_int_equal(again, 1); /* as if it had never been */
+	assert_int_equal(state_forget(s, "audit", "1"), 0);
+	assert_int_equal(state_forget(s, "audit", "1"), 0);
 	assert_int_equal(state_get(s, "toggle", "a", &b, &v), KLIEG_E_NOT_FOUND);
 	assert_int_equal(state_put(s, "toggle", "a", STR("1"), STATE_NEW, &v, &e), 0);
 	assert_int_equal(v, 4);
