@@ -17,7 +17,7 @@
 struct trigger_slot { int64_t at; double seen, calls, ticks, max; float bucket[KW_BUCKETS]; };
 struct trigger_group {
 	struct trigger_group *next;
-	char *when, *service;
+	char *when, *match, *service; /* of the rule, whichever object it is now; of what */
 	bool waits;               /* measured is how long requests waited: "ticks" are nanoseconds */
 	struct rule *rule;        /* NULL: gone, with the next tick */
 	int64_t since;
@@ -125,8 +125,9 @@ static bool find_takes(struct process *p, uint32_t i, const struct traceql *q, s
 static struct trigger_group *group_of(struct agent *a, struct rule *r, const char *service)
 {
 	uint32_t n = 0;
+	const char *match = r->selector ? r->selector : "";
 	for (struct trigger_group *g = a->groups; g; g = g->next, n++)
-		if (!strcmp(g->when, r->trigger->when) && !strcmp(g->service, service) && (!g->rule || g->rule == r)) {
+		if (!strcmp(g->when, r->trigger->when) && !strcmp(g->match, match) && !strcmp(g->service, service) && (!g->rule || g->rule == r)) {
 			g->rule = r;
 			return g;
 		}
@@ -134,7 +135,7 @@ static struct trigger_group *group_of(struct agent *a, struct rule *r, const cha
 		return NULL;
 	struct trigger_group *g = base_calloc(1, sizeof *g);
 	struct tq_metric m;
-	*g = (struct trigger_group){ .next = a->groups, .when = str_dup(str_of(r->trigger->when)), .service = str_dup(str_of(service)), .rule = r,
+	*g = (struct trigger_group){ .next = a->groups, .when = str_dup(str_of(r->trigger->when)), .match = str_dup(str_of(match)), .service = str_dup(str_of(service)), .rule = r,
 		.since = clock_mono(), .waits = traceql_metric(r->trigger->q, &m) && traceql_metric_waits(&m) };
 	return a->groups = g;
 }
@@ -162,6 +163,7 @@ static void sweep(struct agent *a, bool all)
 		}
 		*at = g->next;
 		free(g->when);
+		free(g->match);
 		free(g->service);
 		free(g);
 	}

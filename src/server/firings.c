@@ -20,6 +20,13 @@ static void save(struct server *s, const json_t *f)
 	free(text);
 }
 
+static void ended(struct server *s, json_t *f, const char *how)
+{
+	json_object_set_new(f, "state", json_string(how));
+	json_object_set_new(f, "ended_unix_nano", json_integer(clock_wall()));
+	save(s, f);
+}
+
 static int newest_first(const void *a, const void *b)
 {
 	json_int_t x = jint(*(json_t *const *)a, "at_unix_nano"), y = jint(*(json_t *const *)b, "at_unix_nano");
@@ -48,6 +55,10 @@ int firings_create(struct server *s, struct err *e)
 		json_array_append(s->firings, rows[i]);
 	free(rows);
 	json_decref(all);
+	json_t *f;
+	json_array_foreach(s->firings, i, f)             /* the agent in this process begins anew */
+		if (!strcmp(jtext(f, "state"), "raised") && *jtext(f, "host") && !*jtext(f, "agent"))
+			ended(s, f, "agent_gone");
 	return rc < 0 ? err_set(e, rc, "the firings in %s/state.db cannot be read: %s", s->c.dir, err_title(rc)) : 0;
 }
 
@@ -59,24 +70,18 @@ static void names_of(const char *id, char policy[80], char rule[80])
 	snprintf(rule, 80, "%.*s", slash ? (at ? (int)(at - slash - 1) : 79) : 79, slash ? slash + 1 : id);
 }
 
-static void ended(struct server *s, json_t *f, const char *how)
-{
-	json_object_set_new(f, "state", json_string(how));
-	json_object_set_new(f, "ended_unix_nano", json_integer(clock_wall()));
-	save(s, f);
-}
-
 void firings_event(struct server *s, const json_t *ev)
 {
-	const char *id = jtext(ev, "rule"), *service = jtext(ev, "service"), *host = jtext(ev, "host");
+	const char *id = jtext(ev, "rule"), *service = jtext(ev, "service"), *host = jtext(ev, "host"), *agent = jtext(ev, "agent");
 	char policy[80], rule[80], name[40];
 	size_t i;
 	json_t *f;
 	names_of(id, policy, rule);
+	/* A level is the rule's, on that host: the service that was last over the threshold need not be the one that is told when it is calm. */
 	if (strcmp(jtext(ev, "what"), "raised")) {
 		json_array_foreach(s->firings, i, f)
-			if (!strcmp(jtext(f, "state"), "raised") && !strcmp(jtext(f, "rule_id"), id) && !strcmp(jtext(f, "service"), service) &&
-				!strcmp(jtext(f, "host"), host)) {
+			if (!strcmp(jtext(f, "state"), "raised") && !strcmp(jtext(f, "rule_id"), id) && !strcmp(jtext(f, "host"), host) &&
+				!strcmp(jtext(f, "agent"), agent) && !strcmp(jtext(f, "to"), jtext(ev, "from"))) {
 				ended(s, f, "lowered");
 				break;
 			}
@@ -92,6 +97,8 @@ void firings_event(struct server *s, const json_t *ev)
 		jtext(wanted, "owner"), "match", jtext(wanted, "selector"), "version", jint(wanted, "version"));
 	if (!f)
 		return;
+	if (*agent)
+		json_object_set_new(f, "agent", json_string(agent));
 	json_array_insert_new(s->firings, 0, f);
 	save(s, f);
 	while (json_array_size(s->firings) > FIRINGS_MAX) {
@@ -100,7 +107,7 @@ void firings_event(struct server *s, const json_t *ev)
 	}
 }
 
-/* What was raised is no more once its rule is gone. */
+/* What was raised is no more once its rule is gone; or once another agent has come in place of the one that raised it, which knows nothing of it. */
 void firings_tick(struct server *s)
 {
 	size_t i;
@@ -108,6 +115,9 @@ void firings_tick(struct server *s)
 	json_array_foreach(s->firings, i, f)
 		if (!strcmp(jtext(f, "state"), "raised") && !json_object_get(desired_rules(s), jtext(f, "rule_id")))
 			ended(s, f, "rule_gone");
+		else if (!strcmp(jtext(f, "state"), "raised") && *jtext(f, "agent") && !fleet_has(s, jtext(f, "host"), jtext(f, "agent")) &&
+			fleet_has(s, jtext(f, "host"), NULL))
+			ended(s, f, "agent_gone");
 }
 
 /* ---- what was caught ------------------------------------------------------------------------------------------------------ */

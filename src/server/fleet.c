@@ -416,6 +416,16 @@ double fleet_budget(struct server *s)
 	return least;
 }
 
+bool fleet_has(struct server *s, const char *host, const char *agent)
+{
+	for (unsigned i = 0; i < s->fleet->n; i++) {
+		const struct member *m = s->fleet->all[i];
+		if (m->connected && !strcmp(m->host, host) && (!agent || !strcmp(m->id, agent)))
+			return true;
+	}
+	return false;
+}
+
 json_t *fleet_agents(struct server *s)
 {
 	struct fleet *f = s->fleet;

@@ -36,4 +36,5 @@ struct fleet_stats { unsigned agents, behind, unreachable; uint64_t changes, fai
 void fleet_stats(struct server *s, struct fleet_stats *ret_s);
 const char *fleet_local_host(struct server *s);                       /* NULL: no agent in this process */
 double fleet_budget(struct server *s);                                /* the lowest that an agent has told; 0: none has one */
+bool fleet_has(struct server *s, const char *host, const char *agent); /* connected now; agent NULL: any of that host */
 json_t *fleet_agents(struct server *s);                               /* new: [{host,agent,local,generation,behind,reachable,seen_unix_nano,spans}] */

@@ -84,6 +84,7 @@ static void answer(struct server *s, struct member *m, const json_t *list)
 		struct err e = { 0 };
 		if (json_is_object(event)) {
 			json_object_set_new(event, "host", json_string(m->host));
+			json_object_set_new(event, "agent", json_string(m->id));
 			server_event(s, event);
 			continue;
 		}

@@ -243,6 +243,7 @@ def test_what_was_under_way_when_the_server_ended_is_called_interrupted(tmp_path
 	try:
 		a = agent(spawn, up, tmp_path, "a")
 		spawn([cc(PROGRAM)], env=dict(up.env, KLIEG_SOCKET=a.socket), stdout=subprocess.PIPE)
+		wait_for(lambda: [x for x in up.get("/agents")["agents"] if x["reachable"]])
 		wait_for(lambda: [x for x in up.get("/processes")["processes"] if x["state"] == "live" and x["sites"]])
 		t = switch(up, "outer", level="count", owner="ann")
 		os.kill(a.pid, signal.SIGSTOP)  # whether it has heard of it nobody knows

@@ -1,7 +1,13 @@
 """A rule raises itself when what it watches goes wrong, one step at a time, without a server; and calms down when that is over, without flapping."""
+import os
+import signal
+import subprocess
+
 import pytest
-from conftest import wait_for
+from conftest import Up, wait_for
 from guarding import Agent, Program, build
+from test_alerts import Server, agent as remote
+from test_policies import put
 
 S = 10**9
 
@@ -134,3 +140,72 @@ def test_a_trigger_keeps_its_level_when_its_rule_is_sent_again_and_loses_it_with
 	assert agent.levels()["request"] == "span"
 	agent.rules()
 	wait_for(lambda: set(agent.levels().values()) == {"off"})
+
+
+# ---- what is told of it ------------------------------------------------------------------------------------------------------
+WATCH = """policy: watch
+rules:
+  - name: slow
+    match: '{ name = "request" }'
+    level: count
+    escalate:
+      when: '{ } | avg_over_time(duration) > 20ms'
+      over: 1s
+      to: span
+      decay: 1s
+      cooldown: 0s
+"""
+
+
+class Told:
+	"""A program that does as it is told, under some service's name."""
+
+	def __init__(self, spawn, exe, up, socket, service):
+		self.proc = spawn([exe], env={**up.env, "KLIEG_SOCKET": socket, "OTEL_SERVICE_NAME": service}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+	def tell(self, what, n):
+		self.proc.stdin.write(f"{what} {n}\n")
+		self.proc.stdin.flush()
+		self.proc.stdout.readline()
+
+
+def test_what_one_service_raised_is_over_when_another_is_the_worst(exe, tmp_path, spawn):
+	up = Up(tmp_path / "klieg", "--budget", "0")
+	try:
+		one, other = [Told(spawn, exe, up, up.socket, name) for name in ("one", "other")]
+		wait_for(lambda: len([p for p in up.get("/processes")["processes"] if p["state"] == "live"]) == 2)
+		assert put(up, WATCH, 0, "watch")[0] == 200
+		one.tell("slow_us", 40000)
+		raised = wait_for(lambda: up.get("/firings")["firings"])
+		assert [(f["service"], f["to"], f["state"]) for f in raised] == [("one", "span", "raised")]
+		assert raised[0]["cause"]["text"].startswith("the mean of the durations is ")
+		wait_for(lambda: [a for a in up.get("/alerts")["alerts"] if a["id"] == f"firing.{raised[0]['id']}" and raised[0]["cause"]["text"] in a["text"]])
+		other.tell("slow_us", 5000)  # nowhere near the limit, but slower than the one that is quick again
+		one.tell("slow_us", 0)
+		wait_for(lambda: [f["state"] for f in up.get("/firings")["firings"]] == ["lowered"])
+		wait_for(lambda: not [a for a in up.get("/alerts")["alerts"] if a["id"].startswith("firing.")])
+	finally:
+		up.stop()
+
+
+def test_what_an_agent_raised_is_over_when_it_is_gone_and_another_has_come(exe, tmp_path, spawn):
+	up = Server(tmp_path / "klieg")
+	try:
+		first = remote(spawn, up, tmp_path, "a")
+		shop = Told(spawn, exe, up, first.socket, "shop")
+		wait_for(lambda: up.request("GET", "/api/v1/processes")[1].get("processes"))
+		assert put(up, WATCH, 0, "watch")[0] == 200
+		shop.tell("slow_us", 40000)
+		wait_for(lambda: [f["state"] for f in up.get("/firings")["firings"]] == ["raised"])
+		up.kill()
+		up.listen = up.http.removeprefix("http://")
+		up.start()
+		wait_for(lambda: [a for a in up.get("/agents")["agents"] if a["reachable"]])
+		assert [f["state"] for f in up.get("/firings")["firings"]] == ["raised"]  # the server was away, what the agent raised is not
+		shop.tell("slow_us", 0)
+		os.kill(first.pid, signal.SIGKILL)
+		first.wait()
+		remote(spawn, up, tmp_path, "a")
+		wait_for(lambda: [f["state"] for f in up.get("/firings")["firings"]] == ["agent_gone"])
+	finally:
+		up.stop()
