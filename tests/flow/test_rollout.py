@@ -129,6 +129,17 @@ def test_harm_to_the_canary_rolls_back_by_itself_with_the_evidence(shop, effect,
 	assert alert["severity"] == "critical" and why in alert["text"] and "klieg policy history shop" in alert["cli"]
 
 
+def test_who_applies_says_what_is_too_much(shop, tmp_path):
+	shop.start(2, "fail")
+	file = tmp_path / "shop.yaml"
+	file.write_text(text(steps="[1 process, 100%]"))
+	r = shop.up.cli("policy", "apply", str(file), "--yes", "--soak", "1s", "--failing", "lots", check=False)
+	assert r.returncode != 0 and "--failing: 'lots' is not a percentage" in r.stderr
+	shop.up.cli("policy", "apply", str(file), "--yes", "--soak", "1s", "--failing", "100%", "--slower", "50%")
+	assert shop.rollout()["failing"] == 1 and shop.rollout()["slower"] == .5 and len(shop.traced()) == 2
+	assert [e for e in shop.rollout()["evidence"] if e["canary"] and e["canary"]["error_share"] > .9 and e["verdict"] == "ok"]
+
+
 def test_without_requests_a_step_waits_and_then_says_that_it_was_not_compared(shop):
 	shop.start(2, "no requests")
 	shop.put(steps="[1 process, 100%]")

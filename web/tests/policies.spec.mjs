@@ -209,3 +209,24 @@ test('a rollout goes by steps, is seen live, and can be taken back', async () =>
   assert.equal((await call('GET', '/policies')).policies.find((x) => x.name === 'slow').rules[0].level, 'count');
   await p.context().close();
 });
+
+test('a step that nobody watches any more is shown as interrupted, and why; also in the audit log', async () => {
+  const live = async () => (await call('GET', '/processes')).processes.filter((x) => x.service === 'harm' && x.state === 'live');
+  const what = text('cut', 'count').replace('service.name = "demo"', 'service.name = "harm" && name = "request"');
+  await put('cut', { text: what.trimEnd() + '\n    rollout: [1 process, 100%]\n', expected_version: 0, soak: '1h', rollout: 'steps' });
+  const p = await b.page('/policies?name=cut&tab=rollout');
+  await p.locator('.steps li.running').waitFor();
+  for (const { pid } of await live()) process.kill(pid, 'SIGKILL');
+  await p.locator('.steps li.interrupted[aria-current]').waitFor();
+  await waitFor(async () => /no process has a site that matches: the step begins when there is one/.test(await p.textContent('[data-rollout=running]')));
+  assert.match(await p.textContent('.steps'), /1 process.*interrupted.*100.*pending/s);
+  assert.doesNotMatch(await p.textContent('.steps'), /left/);
+  await accessible(p, 'interrupted');
+  await p.goto(new URL('/audit?object=policy%3Acut&what=interrupted', p.url()).href);
+  await p.getByRole('table', { name: 'Changes' }).getByText(/of the canary is gone|no process has a site/).first().waitFor();
+  await call('POST', '/policies/cut/rollout', { action: 'rollback', author: 'ann' });
+  await p.goto(new URL('/policies?name=cut&tab=rollout', p.url()).href);
+  await p.locator('[data-rollout="rolled_back"]').waitFor();
+  assert.match(await p.textContent('.steps'), /rolled back.*not reached/s);
+  await p.context().close();
+});
