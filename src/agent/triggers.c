@@ -10,7 +10,6 @@
 #define SLOT (SECOND / 2)
 #define SLOTS 20u
 #define GROUPS_MAX 64u    /* of 100 KiB */
-#define ENOUGH 100.       /* calls: then the window need not be longer */
 #define LEAST_CALLS 5.    /* fewer in ten seconds say nothing about a quantile */
 
 /* seen: calls that were counted, spans that were kept. calls: what they stand for. */
@@ -230,6 +229,15 @@ static double least(const struct trigger_group *g, int64_t from)
 	return 0;
 }
 
+/* Of so many calls the window need not be longer: what happens once in a hundred times needs a hundred, a mean does not. */
+static double enough(const struct tq_metric *m)
+{
+	double rare = m->quantile < .5 ? m->quantile : 1 - m->quantile;
+	if (m->fn != TQ_QUANTILE)
+		return 20;
+	return rare <= .01 ? 100 : rare >= .1 ? 10 : 1 / rare;
+}
+
 /* Durations in ns; rates per second; counts and sums over the trigger's `over`. */
 static bool measure(const struct trigger_group *g, const struct tq_metric *m, int64_t over_ns, double ns, int64_t now, double *ret_v)
 {
@@ -240,7 +248,7 @@ static bool measure(const struct trigger_group *g, const struct tq_metric *m, in
 	if (m->fn != TQ_RATE && m->fn != TQ_COUNT && !g->waits && !(m->field.scope == TQ_INTRINSIC && m->field.intrinsic == TQ_DURATION_))
 		return false; /* of other attributes counts know nothing */
 	ns = g->waits ? 1 : ns;
-	while (had < want && (amount || had < 2 || seen < ENOUGH)) {
+	while (had < want && (amount || had < 2 || seen < enough(m))) {
 		const struct trigger_slot *s = &g->slot[(at - had) % SLOTS];
 		if (s->at == at - had) {
 			calls += s->calls;

@@ -120,6 +120,12 @@ static const struct { int num; const char *what, *why, *next; } diagnostics[] = 
 	{ 208, "keep has no effect.", "At this level there are no spans to keep.", "Raise the level to span or remove keep." },
 	{ 209, "`send` and `retain` have no effect yet.", "All spans go to the one store and stay as long as it keeps them.",
 		"They may stay in the text; klieg up --retain says how long spans are kept." },
+	{ 210, "The trigger measures nothing.", "A trigger measures the spans that both the rule's `match` and the filter in `when` take, and these two exclude each other.",
+		"Widen `match`, or say in `when` only what narrows it further." },
+	{ 211, "The trigger measures all requests.", "`match` asks for attributes of requests, which counts do not know: it chooses what is raised, not what is measured.",
+		"Nothing, if that is what you want; else match by what is known of a site (name, service, component)." },
+	{ 212, "The trigger cannot see what requests waited.", "How long a request waited before its first span is said by spans at detail; at lower levels there is nothing to measure.",
+		"Write `level: detail` with a `keep` of a few percent, or grant that by another rule." },
 };
 
 static int explain_diagnostic(int num)

@@ -81,18 +81,47 @@ def test_throughput_raises_it(run):
 	assert agent.told("trigger")[0]["cause"]["value"] > 300
 
 
-def test_what_differs_from_its_own_baseline_raises_it(run):
+@pytest.mark.parametrize("knob, measured, level", [("slow_us", "duration", "off"), ("queued_us", "span.klieg.queue_nano", "detail")])
+def test_what_differs_from_its_own_baseline_raises_it(run, knob, measured, level):
 	agent, program = run
-	program.tell("slow_us", 2000)
-	agent.rules(rule('{ name = "request" } | avg_over_time(duration) > 4 with(baseline=10s)', to="count"))
+	program.tell(knob, 2000)
+	agent.rules(rule(f'{{ name = "request" }} | avg_over_time({measured}) > 4 with(baseline=10s)', to="count"), {"id": "p:test/as", "selector": "request", "level": level})
 	calls = lambda: (agent.stat("request", 30) or {"calls": 0})["calls"]
 	wait_for(lambda: calls() > 800)  # what is usual is known by then
 	assert not steps(agent)
-	program.tell("slow_us", 30000)
+	program.tell(knob, 30000)
 	wait_for(lambda: steps(agent) == UP[:1])
-	assert agent.told("trigger")[0]["cause"]["value"] > 4 and agent.told("trigger")[0]["cause"]["threshold"] == 4
-	program.tell("slow_us", 2000)
+	cause = agent.told("trigger")[0]["cause"]
+	assert cause["value"] > 4 and cause["threshold"] == 4 and "times as usual, over 4 times as usual" in cause["text"]
+	program.tell(knob, 2000)
 	wait_for(lambda: steps(agent) == UP[:1] + DOWN[2:], timeout=40)
+
+
+def test_what_is_always_slow_is_usual_and_what_stays_becomes_it(run):
+	agent, program = run
+	program.tell("slow_us", 30000)
+	agent.rules(rule('{ name = "request" } | avg_over_time(duration) > 2 with(baseline=10s)', to="count"))
+	calls = lambda: (agent.stat("request", 60) or {"calls": 0})["calls"]
+	wait_for(lambda: calls() > 300, 40)
+	assert not steps(agent)  # slow, but not slower than ever
+	program.tell("slow_us", 100000)
+	wait_for(lambda: steps(agent) == UP[:1])
+	wait_for(lambda: steps(agent) == UP[:1] + DOWN[2:], timeout=90)  # three times as slow, for so long that it is how it is
+	assert agent.stat("request", 2)["mean_nano"] > 90e6
+	first, last = agent.told("trigger")
+	assert last["cause"]["value"] < 2 < first["cause"]["value"]
+
+
+def test_what_swings_around_the_threshold_does_not_make_the_level_swing(run):
+	agent, program = run
+	agent.rules(rule('{ name = "request" } | avg_over_time(duration) > 20ms'))
+	for i in range(40):  # each way for long enough to be seen, and by times for longer than `over` and `decay`
+		program.tell("slow_us", 24000 if i % 2 else 18500)
+		before = (agent.stat("request", 60) or {"calls": 0})["calls"]
+		wait_for(lambda: (agent.stat("request", 60) or {"calls": 0})["calls"] > before + (5, 30, 12)[i % 3])
+	assert steps(agent) == UP[:len(steps(agent))] and steps(agent)  # it went up; nothing of this is calm
+	program.tell("slow_us", 15000)
+	wait_for(lambda: steps(agent) == UP[:len(steps(agent)) // 2] + DOWN[-(len(steps(agent)) // 2):] and len(steps(agent)) > 1, timeout=40)
 
 
 def test_requests_that_wait_raise_it_and_those_that_were_kept_stand_for_the_others(run):
