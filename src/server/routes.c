@@ -67,9 +67,9 @@ static const struct { const char *name, *fields; } shapes[] = {
 		"replay?:{traces:i,kept:i,spans:i,bytes_per_day:i,window_nano:i,partial:b}}],fits:b?,budget_percent:n,over_on?:s,warnings:[s],"
 		"suggestion?:{keep:n?,text:s,predicted_percent:n},unchanged?:b" },
 	{ "policy_changed", "policy:@policy,version:i,state:s,ack_nano:i?,plan?:@policy_plan,rollout?:@rollout,warning?:s" },
-	{ "cause", "query:s,value:n,threshold:n,over_nano:i" },
+	{ "cause", "query:s,text?:s,value:n,threshold:n,over_nano:i" },
 	{ "firing",
-	"id:s,at_unix_nano:i,host:s,policy:s,rule:s,rule_id:s,service:s,cause:@cause,from:s,to:s,state:s,owner:s,match:s,version:i,ended_unix_nano?:i,traces:[s]" },
+	"id:s,at_unix_nano:i,host:s,policy:s,rule:s,rule_id:s,service:s,agent?:s,cause:@cause,from:s,to:s,state:s,owner:s,match:s,version:i,ended_unix_nano?:i,traces:[s]" },
 	{ "alert", "id:s,severity:s,title:s,text:s,since_unix_nano:i,value:*,limit:*,link:s,cli:s" },
 	{ "audit", "id:s,number:i,at_unix_nano:i,who:s,what:s,object:s,why:s,before:<*>?,after:<*>?,outcome:s,detail?:s,code?:s,objects?:[s],"
 		"evidence?:@evidence,ack_nano?:i,revert?:{text:s,cli:s,method:s,path:s,who:s,body:<*>}" },
