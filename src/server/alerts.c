@@ -12,7 +12,7 @@ static const double QUEUE_BYTES = 128 << 20;
 struct alerts {
 	json_t *active;                  /* id -> alert */
 	json_t *shed;                    /* "host pid site" -> what the governor took away */
-	json_t *lost;                    /* reason -> {count, before, until}: drops that were seen to grow */
+	json_t *lost;                    /* reason -> {count, since, until, before}: drops that were seen to grow, or to be there */
 	json_t *hosts;                   /* of agents that were seen -> clock_mono() of the last time */
 	bool asking, had_agent;
 };
@@ -170,12 +170,15 @@ static void of_drops(struct server *s, json_t *out, const json_t *account)
 			continue;
 		json_int_t n = json_integer_value(v);
 		if (!(seen = json_object_get(s->alerts->lost, reason))) {
-			json_object_set_new(s->alerts->lost, reason, json_pack("{sI sI sI}", "count", n, "since", n, "until", (json_int_t)0));
-			continue;
+			/* What agents lost before they were first looked at was most likely lost while nobody took it from them. */
+			seen = json_pack("{sI sI sI sb}", "count", n, "since", (json_int_t)0, "until", (json_int_t)(n > 0 ? now + 60 * SECOND : 0), "before", n > 0);
+			json_object_set_new(s->alerts->lost, reason, seen);
 		}
 		if (n > jint(seen, "count")) {
-			if (jint(seen, "until") < now)
+			if (jint(seen, "until") < now) {
 				json_object_set(seen, "since", json_object_get(seen, "count"));
+				json_object_set_new(seen, "before", json_false());
+			}
 			json_object_set_new(seen, "until", json_integer(now + 60 * SECOND));
 		}
 		json_object_set_new(seen, "count", json_integer(n));
@@ -183,7 +186,8 @@ static void of_drops(struct server *s, json_t *out, const json_t *account)
 			continue;
 		snprintf(id, sizeof(id), "dropped.%s", reason);
 		add(out, id, "warning", "spans are lost", json_integer(n - jint(seen, "since")), json_integer(0), "#/processes", "klieg doctor",
-			"%lld spans were lost lately: %s", (long long)(n - jint(seen, "since")), reason);
+			"%lld spans were lost lately%s: %s", (long long)(n - jint(seen, "since")),
+			json_is_true(json_object_get(seen, "before")) ? ", or before this server was there" : "", reason);
 	}
 }
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from conftest import KLIEG, Up, wait_for
+from guarding import build
 
 
 class Server(Up):
@@ -105,8 +106,8 @@ def test_a_disk_that_does_not_keep_up_is_told_until_it_does(disk, tmp_path):
 		up.stop()
 
 
-def agent(spawn, up, tmp_path, host):
-	p = spawn([KLIEG, "agent", "--server", up.http, "--dir", str(tmp_path / host), "--host", host], stdout=subprocess.PIPE, text=True)
+def agent(spawn, up, tmp_path, host, *args):
+	p = spawn([KLIEG, "agent", "--server", up.http, "--dir", str(tmp_path / host), "--host", host, *args], stdout=subprocess.PIPE, text=True)
 	p.socket = p.stdout.readline().split("socket=")[1].split()[0]
 	return p
 
@@ -132,5 +133,41 @@ def test_an_agent_that_is_not_heard_of_is_told_until_it_is_back(tmp_path, spawn,
 		os.kill(agents["a"].pid, signal.SIGKILL)
 		os.kill(agents["b"].pid, signal.SIGKILL)
 		wait_for(lambda: {"agent.gone.a", "agent.gone.b", "agent"} <= set(alerts(up)), 60)  # and nobody is left
+	finally:
+		up.stop()
+
+
+def test_spans_that_a_queue_had_no_room_for_are_told_until_that_is_over(tmp_path, spawn):
+	up = Server(tmp_path / "klieg")
+	try:
+		a = agent(spawn, up, tmp_path, "a", "--budget", "0")
+		p = spawn([build(tmp_path)], env=dict(up.env, KLIEG_SOCKET=a.socket, OTEL_SERVICE_NAME="shop"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+		def tell(what, n):
+			p.stdin.write(f"{what} {n}\n")
+			p.stdin.flush()
+			return int(p.stdout.readline())
+		wait_for(lambda: [x for x in up.get("/agents")["agents"] if x["reachable"]] and up.get("/processes")["processes"])
+		up.switch("shop:storm.entry", level="span", ttl="30m")
+		wait_for(lambda: "dropped" in up.get("/doctor")["account"] and not alerts(up))
+		up.proc.send_signal(signal.SIGSTOP)  # nobody takes the spans: first the agent's queue is full, then the rings
+		try:
+			before = tell("storm", 1)
+			wait_for(lambda: tell("storm", 1) > before + 10_000_000, 120)
+			tell("storm", 0)
+		finally:
+			up.proc.send_signal(signal.SIGCONT)
+		lost = wait_for(lambda: [x for x in alerts(up).values() if x["id"].startswith("dropped.")], 60)[0]
+		assert lost["severity"] == "warning" and lost["value"] > 0 and "spans were lost lately" in lost["text"] and "klieg doctor" in lost["cli"]
+		account = wait_for(up.settled, 120)
+		assert sum(account["dropped"].values()) >= lost["value"] and account["made"] == account["stored"] + sum(account["dropped"].values())
+		wait_for(lambda: not [x for x in alerts(up) if x.startswith("dropped.")], 150, every=1)
+		assert sum(up.get("/doctor")["account"]["dropped"].values()) == sum(account["dropped"].values())  # the number stays, the alarm does not
+		# A server that comes when it has happened already says so, too: it is how one learns of what its absence cost.
+		up.kill()
+		up.listen = up.http.removeprefix("http://")
+		up.start()
+		late = wait_for(lambda: alerts(up).get("dropped.spool_full"), 60)
+		assert late["value"] == account["dropped"]["spool_full"] and "or before this server was there" in late["text"]
 	finally:
 		up.stop()
