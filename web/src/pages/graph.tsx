@@ -3,7 +3,7 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { api, type CallNode } from '../api';
 import { dur, num, shell } from '../format';
-import { toggles } from '../live';
+import { refreshToggles, toggles } from '../live';
 import { usePolled } from '../poll';
 import { go, historical, param, rangeKey, set, timeQuery } from '../url';
 import { Copy, Dot, Empty, Trouble } from '../parts/bits';
@@ -55,6 +55,9 @@ export function Graph() {
     all = param('all') === '1';
   const look = (signal: AbortSignal) =>
     api.callgraph({ q, root, ...timeQuery(), min_share: all ? 0 : 0.01, limit: 2000 }, signal);
+  // Which functions are called through pointers is found out bit by bit, and no event tells of it.
+  const lit = toggles.value.some((t) => t.level === 'deep');
+  usePolled(() => (lit ? refreshToggles() : Promise.resolve()), String(lit), historical.value ? 0 : 2000);
   const { data, problem } = usePolled(look, [q, root, all, rangeKey.value].join('\0'), historical.value ? 0 : 2000);
   const [folded, setFolded] = useState<Set<string>>(new Set());
   const body = useRef<HTMLTableSectionElement>(null);
