@@ -238,3 +238,37 @@ def test_what_an_agent_raised_is_over_when_it_is_gone_and_another_has_come(exe, 
 		wait_for(lambda: [f["state"] for f in up.get("/firings")["firings"]] == ["agent_gone"])
 	finally:
 		up.stop()
+
+
+QUEUE = """policy: queue
+rules:
+  - name: waits
+    match: '{ name = "request" }'
+    level: detail
+  - name: look
+    match: '{ name =~ "request.*" }'
+    level: "off"
+    escalate:
+      when: '{ name = "request" } | sum_over_time(span.klieg.queue_nano) > 2200ms'
+      over: 2s
+      to: count
+"""
+
+
+def test_waits_that_are_too_long_over_all_hosts_together_raise_it(exe, tmp_path, spawn):
+	up = Server(tmp_path / "klieg")
+	try:
+		programs = []
+		for host in ("a", "b"):
+			a = remote(spawn, up, tmp_path, host)
+			programs.append(Told(spawn, exe, up, a.socket, "shop"))
+			programs[-1].tell("queued_us", 10000)  # at most a hundred requests a second: at most two seconds in two seconds
+		wait_for(lambda: {p["host"] for p in up.request("GET", "/api/v1/processes")[1].get("processes", []) if p["state"] == "live" and p["sites"] == 4} == {"a", "b"})
+		assert put(up, QUEUE, 0, "queue")[0] == 200
+		firing = wait_for(lambda: up.get("/firings")["firings"], 60)[0]
+		assert (firing["host"], firing["service"], firing["from"], firing["to"]) == ("", "shop", "off", "count"), firing
+		assert 2.2e9 < firing["cause"]["value"] < 4.4e9 and firing["cause"]["text"].startswith("the sum of what requests waited is ")
+		assert firing["cause"]["text"].endswith("over 2.2 s for 2 s, over all hosts")
+		wait_for(lambda: {s["level"] for s in up.get("/sites?sel=request.step")["sites"]} == {"count"})
+	finally:
+		up.stop()
