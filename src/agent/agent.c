@@ -159,6 +159,7 @@ static void *loop(void *arg)
 		int64_t now = clock_mono();
 		if ((a->batch && now - a->batch_since >= a->cfg.flush_ns) || a->spool)
 			drain_flush(a);
+		priority_pace(&a->pace, now);
 		if (now >= a->next_second) {
 			second(a);
 			a->next_second = now + SECOND;

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/priority.h"
 #include "policy/policy.h"
 #include "symbols/symbols.h"
 #include "traceql/traceql.h"
@@ -275,6 +276,7 @@ struct agent {
 	bool dirty;               /* levels are to be computed again: rules_dirty() */
 	uint32_t stat_sites;
 	int64_t born;             /* clock_mono(): which agent of this host counted something */
+	struct priority_pace pace;
 	int64_t next_second, cpu_at, cpu_ns; double cpu_percent;
 	uint64_t drained;
 	double floor_ns;          /* cost.c */

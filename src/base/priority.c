@@ -1,24 +1,48 @@
-/* Scheduling of the calling thread; see the header. No state. */
+/* Scheduling of the calling thread; see the header. The one thing that is kept is what the background is. */
 #include "base/priority.h"
+#include "base/clock.h"
 #include <sched.h>
 #include <sys/resource.h>
 
+#define SECOND 1000000000ll
 enum { URGENT = -20 };
+static int background;
 
 static int nice_of_thread(void) { return getpriority(PRIO_PROCESS, 0); }     /* Linux: 0 is the calling thread */
 static int set_nice(int nice) { return setpriority(PRIO_PROCESS, 0, nice); }
 static int set_policy(int policy) { return sched_setscheduler(0, policy, &(struct sched_param){ 0 }); }
 
-int priority_background(int nice)
+void priority_set(int nice) { background = nice; }
+
+void priority_background(void)
 {
 	int now = nice_of_thread();
-	if (nice <= 0)
-		return now;
+	if (!background)
+		return;
 	set_policy(SCHED_BATCH);
 	/* Going up once shows that going back will be allowed. */
-	if (nice > now && now > -20 && set_nice(now - 1) == 0 && set_nice(nice) == 0)
-		now = nice;
-	return now;
+	if (background > now && now > -20 && set_nice(now - 1) == 0)
+		set_nice(background);
+}
+
+void priority_pace(struct priority_pace *p, int64_t now)
+{
+	if (!background || now - p->looked < SECOND)
+		return;
+	int64_t cpu = clock_of(CLOCK_THREAD_CPUTIME_ID), busy = cpu - p->cpu, whole = now - p->looked;
+	bool first = !p->looked;
+	p->looked = now;
+	p->cpu = cpu;
+	if (first)
+		return;
+	if (!p->background && busy > whole / 100 * 3) {
+		p->was = (struct priority){ sched_getscheduler(0), nice_of_thread() };
+		p->background = true;
+		priority_background();
+	} else if (p->background && busy < whole / 100) {
+		priority_restore(p->was);
+		p->background = false;
+	}
 }
 
 struct priority priority_urgent(void)
@@ -34,6 +58,5 @@ struct priority priority_urgent(void)
 void priority_restore(struct priority was)
 {
 	set_nice(was.nice);
-	if (was.policy == SCHED_BATCH || was.policy == SCHED_IDLE)
-		set_policy(was.policy);
+	set_policy(was.policy);
 }

@@ -1,14 +1,23 @@
-/* Who runs first. The programs that are observed do: what is drained, stored and shown here can wait for them. Only while a program stands still because
- * of us, we come first. Linux: nice values and policies are each thread's own, and those of a new thread are its creator's. */
+/* Who runs first. The programs that are observed do: records are drained, stored and shipped when there is time. But a thread that has little to do is as quick as
+ * anybody's, so that an operator is not kept waiting on a host that is saturated; and while a program stands still because of us, we come first.
+ * Linux: nice values and policies are each thread's own, those of a new thread are its creator's. See sched(7). */
 #pragma once
 #include <stdbool.h>
+#include <stdint.h>
 
 struct priority { int policy, nice; };
+struct priority_pace { int64_t looked, cpu; bool background; struct priority was; };
 
-/* This thread, and those that it starts later, run after others: SCHED_BATCH (never takes the CPU from a running thread when it wakes) at the nice
- * value `nice` (0..19; 0 = as everybody, nothing is changed). Where nice values could not be raised again (no CAP_SYS_NICE, no RLIMIT_NICE), only the
- * former: a thread that must not be waited for could not come forward. Returns the nice value it has now. See sched(7). */
-int priority_background(int nice);
+/* What the background is in this process, before there are threads: SCHED_BATCH (never takes the CPU from a running thread when it wakes) at this
+ * nice value, 1..19. 0, as it is at first: there is none, all run as they are. */
+void priority_set(int nice);
+
+/* This thread, and those that it starts later, are in the background. Where nice values could not be raised again (no CAP_SYS_NICE, no RLIMIT_NICE), the
+ * nice value stays: a thread that must not be waited for could not come forward. */
+void priority_background(void);
+/* To be called by a thread now and then: once a second it looks whether the thread has been busy (over 3 % of a CPU), which then is in the background
+ * until it is not (under 1 %). now: CLOCK_MONOTONIC. *p is the thread's, zero at first. */
+void priority_pace(struct priority_pace *p, int64_t now);
 
 /* This thread comes first as far as it may, until priority_restore(what it was); never fails. */
 struct priority priority_urgent(void);

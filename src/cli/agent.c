@@ -2,6 +2,7 @@
  * the answerer, which brings the agent's replies back; the shipper, which sends batches as OTLP. They share two bounded queues under one lock. */
 #include "agent/agent.h"
 #include "base/log.h"
+#include "base/priority.h"
 #include "cli/cli.h"
 #include "model/otlp.h"
 #include <errno.h>
@@ -67,6 +68,7 @@ static void *shipper(void *arg)
 {
 	struct remote *r = arg;
 	bool away = false;
+	priority_background();
 	pthread_mutex_lock(&r->lock);
 	while (!r->stopping || r->nship) {
 		if (!r->nship) {

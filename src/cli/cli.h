@@ -182,6 +182,6 @@ int cli_run(int, char **), cli_ps(int, char **), cli_ls(int, char **), cli_on(in
 	cli_narrow(int, char **), cli_audit(int, char **), cli_revert(int, char **), cli_plugins(int, char **);
 /* In the composed executable only (up.c, agent.c, server.c are linked by src/meson.build); absent in the unit tests. */
 int cli_up(int, char **) __attribute__((weak));
-int cli_background(const struct cli_args *a, struct err *e);     /* --nice: this thread and all that it starts run after others */
+int cli_background(const struct cli_args *a, struct err *e);     /* --nice: what is busy runs after others */
 int cli_agent(int, char **) __attribute__((weak));
 int cli_server(int, char **) __attribute__((weak));

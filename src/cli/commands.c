@@ -33,7 +33,7 @@ const struct cli_option cli_common_options[] = {
 	{ 0, "jaeger-grpc", "HOST:PORT", "the same by gRPC, or off (default: 127.0.0.1:5779 if it is free)" }, \
 	{ 0, "sampling-default", "SHARE", "what SDKs are told of services that no rule is about (default: 0)" },
 
-#define O_NICE { 0, "nice", "N", "run after others: nice value, never taking the CPU from a running thread; 0 = as everybody (default: 10)" },
+#define O_NICE { 0, "nice", "N", "threads with much to do run after others: nice value, never taking the CPU from a running one; 0 = as everybody (default: 10)" },
 
 const struct cli_command cli_commands[] = {
 	{ "up", "", "run server and agent in one process", cli_up,

@@ -1,7 +1,6 @@
 /* What nearly every command does first and last: parse, find the server, ask, print what went wrong. */
 #include "cli/cli.h"
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/priority.h"
 #include <pwd.h>
 #include <signal.h>
@@ -39,9 +38,7 @@ int cli_background(const struct cli_args *a, struct err *e)
 	const char *given = cli_opt(a, "nice");
 	if (given && cli_parse_count(given, 0, 19, &nice, e) < 0)
 		return e->code;
-	int got = priority_background((int)nice);
-	if (got < nice)
-		log_debug("agent", "nice value %d, not %d: it could not be raised again (no CAP_SYS_NICE)", got, (int)nice);
+	priority_set((int)nice);
 	return 0;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "server/audit.h"
 #include "server/desired.h"
+#include "base/priority.h"
 #include "net/grpc.h"
 #include "server/fleet.h"
 #include "server/server.h"
@@ -45,6 +46,7 @@ struct server {
 	struct watcher *watchers;
 	atomic_int tails;                        /* watchers that want spans */
 	uv_timer_t tick;
+	struct priority_pace pace;
 	int64_t started;
 	int64_t clock_offset, clock_jump, clock_jumped_at; /* wall clock minus monotonic; the last time it was set: by how much, when (monotonic) */
 	uint64_t last_stored; double spans_per_s;

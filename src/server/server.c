@@ -105,6 +105,8 @@ static int listen_besides(struct server *s, const char *address, const char *usu
 
 static void tick(uv_timer_t *t)
 {
+	struct server *s = t->data;
+	priority_pace(&s->pace, clock_mono());
 	server_clock(t->data);
 	events_tick(t->data);
 	fleet_tick(t->data);

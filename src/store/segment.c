@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/priority.h"
 #include "store/block.h"
 #include "store/wal.h"
 #include <dirent.h>
@@ -563,6 +564,7 @@ static void wait_until(struct segment *g, int64_t mono)
 static void *writer(void *arg)
 {
 	struct segment *g = arg;
+	priority_background();
 	pthread_mutex_lock(&g->lock);
 	for (;;) {
 		int64_t now = clock_mono();

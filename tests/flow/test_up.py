@@ -71,18 +71,51 @@ def test_a_signal_ends_it_and_keeps_everything(tmp_path, sig):
 	assert up.proc.wait(15) in (0, 130, -signal.SIGINT)
 
 
-def test_what_is_observed_runs_first(tmp_path):
-	"""No thread of Klieg's takes the CPU from a running one when it wakes; the host's owner may say otherwise."""
-	def threads(up):
-		rows = [open(f).read().rsplit(")", 1)[1].split() for f in glob.glob(f"/proc/{up.proc.pid}/task/*/stat")]
-		return {(int(r[38]), int(r[16])) for r in rows}  # policy (3 = SCHED_BATCH), nice value
-	up = Up(tmp_path / "a")
-	wanted = {(3, 10 if os.geteuid() == 0 else os.getpriority(os.PRIO_PROCESS, 0))}
-	assert threads(up) == wanted
-	up.stop()
-	up = Up(tmp_path / "b", "--nice", "0")
-	assert threads(up) == {(0, os.getpriority(os.PRIO_PROCESS, 0))}
-	up.stop()
+BUSY = r"""
+#include <klieg/klieg.h>
+#include <poll.h>
+int main(void)
+{
+	klieg_init(&(struct klieg_options){ .size = sizeof(struct klieg_options), .service = "busy" });
+	for (;;) {
+		for (int i = 0; i < 500; i++) {
+			KLIEG_SPAN("spin");
+		}
+		poll(NULL, 0, 1);
+	}
+}
+"""
+
+
+@pytest.mark.parametrize("args", [(), ("--nice", "0")])
+def test_what_is_observed_runs_before_what_is_done_with_it(tmp_path, cc, spawn, args):
+	"""Threads with much to do take the CPU from no running one; the host's owner may say otherwise. With little to do they answer as quickly as anybody."""
+	usual = (0, os.getpriority(os.PRIO_PROCESS, 0))
+	background = (3, 10 if os.geteuid() == 0 else usual[1])
+
+	def threads():
+		found = set()
+		for f in glob.glob(f"/proc/{up.proc.pid}/task/*/stat"):
+			row = open(f).read()
+			fields = row.rsplit(")", 1)[1].split()
+			found.add((row.split("(")[1].split(")")[0], (int(fields[38]), int(fields[16]))))  # policy (3 = SCHED_BATCH), nice value
+		return found
+	up = Up(tmp_path / "a", "--budget", "0", *args)
+	try:
+		assert ("klieg-agent", usual) in threads()
+		p = spawn([cc(BUSY)], env=up.env)
+		wait_for(lambda: [x for x in up.get("/processes")["processes"] if x["pid"] == p.pid and x["state"] == "live"])
+		up.switch("spin")
+		wait_for(lambda: up.stored('{ name = "spin" }') > 1000)
+		if args:
+			wait_for(lambda: up.stored('{ name = "spin" }') > 300000)
+			assert {x for _, x in threads()} == {usual}
+		else:
+			wait_for(lambda: ("klieg-agent", background) in threads() and ("klieg", background) in threads())
+			up.all_off()
+			wait_for(lambda: ("klieg-agent", usual) in threads())
+	finally:
+		up.stop()
 
 
 def test_server_without_agent_says_so(tmp_path):

@@ -1,6 +1,7 @@
 /* base: buffers, slices, globs, UTF-8, edit distance, the string table, the stored hash, errors. Where there is a slow obvious way of saying what a
  * function must do, random inputs are compared with it. */
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/hash.h"
 #include "base/priority.h"
@@ -234,35 +235,52 @@ static void errors(void **state)
 }
 
 /* What we do in the background takes the CPU from nobody; while somebody waits for us we come first. */
+static struct priority mine(void) { return (struct priority){ sched_getscheduler(0), getpriority(PRIO_PROCESS, 0) }; }
+static void assert_priority(int policy, int nice)
+{
+	assert_int_equal(mine().policy, policy);
+	assert_int_equal(mine().nice, nice);
+}
 static void *of_a_thread(void *arg)
 {
-	int *nice = arg;
-	struct priority was = { sched_getscheduler(0), getpriority(PRIO_PROCESS, 0) };
-	*nice = was.policy == SCHED_BATCH ? was.nice : -100;
+	*(struct priority *)arg = mine();
 	return NULL;
 }
 static void *in_the_background(void *arg)
 {
-	bool may = geteuid() == 0;
-	int nice = priority_background(0), of_child = 0;
+	struct priority before = mine(), of_child;
+	int nice = geteuid() == 0 ? 10 : before.nice;
 	pthread_t child;
-	assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
-	assert_int_equal(nice, getpriority(PRIO_PROCESS, 0));
-	nice = priority_background(10);
-	assert_int_equal(sched_getscheduler(0), SCHED_BATCH);
-	assert_int_equal(nice, getpriority(PRIO_PROCESS, 0));
-	if (may)
-		assert_int_equal(nice, 10);
+	priority_background(); /* there is none yet */
+	assert_priority(SCHED_OTHER, before.nice);
+	priority_set(10);
+	priority_background();
+	assert_priority(SCHED_BATCH, nice);
 	pthread_create(&child, NULL, of_a_thread, &of_child);
 	pthread_join(child, NULL);
-	assert_int_equal(of_child, nice);
+	assert_int_equal(of_child.policy, SCHED_BATCH);
+	assert_int_equal(of_child.nice, nice);
 	struct priority was = priority_urgent();
-	assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
-	if (may)
-		assert_true(getpriority(PRIO_PROCESS, 0) < 0);
+	assert_int_equal(mine().policy, SCHED_OTHER);
+	if (geteuid() == 0)
+		assert_true(mine().nice < 0);
 	priority_restore(was);
-	assert_int_equal(sched_getscheduler(0), SCHED_BATCH);
-	assert_int_equal(getpriority(PRIO_PROCESS, 0), nice);
+	assert_priority(SCHED_BATCH, nice);
+	priority_restore(before);
+	/* A thread that is busy goes there, and comes back when it is not. */
+	struct priority_pace pace = { 0 };
+	int64_t now = clock_mono();
+	priority_pace(&pace, now);
+	assert_priority(SCHED_OTHER, before.nice);
+	for (int64_t from = clock_of(CLOCK_THREAD_CPUTIME_ID); clock_of(CLOCK_THREAD_CPUTIME_ID) - from < 60000000;) {
+	}
+	priority_pace(&pace, now + 999999999); /* not yet */
+	assert_priority(SCHED_OTHER, before.nice);
+	priority_pace(&pace, now + 1000000000);
+	assert_priority(SCHED_BATCH, nice);
+	priority_pace(&pace, now + 3000000000);
+	assert_priority(SCHED_OTHER, before.nice);
+	priority_set(0);
 	return NULL;
 }
 static void priority(void **state)
