@@ -232,7 +232,7 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::its;
 #define KLIEG_DOUBLE(key, v) (key, "d", klieg__double(v))
 #define KLIEG_BOOL(key, v) (key, "b", klieg__bool(v))
 #define KLIEG_BYTES(key, p, n) (key, "y", klieg__bytes(p, n))
-#define KLIEG_SENSITIVE(attribute) KLIEG__HIDE attribute      /* never written, unless a policy allows it */
+#define KLIEG_SENSITIVE(attribute) KLIEG__HIDE attribute      /* never written */
 
 #define KLIEG__ATTRIBUTES(slot, span, ...) \
 	do { \

@@ -125,7 +125,7 @@ struct klieg_waiting {
 struct klieg_plugin_headers { char traceparent[56]; char tracestate[384]; };
 
 enum klieg_plugin_type { KLIEG_TYPE_INT = 2, KLIEG_TYPE_DOUBLE = 3, KLIEG_TYPE_BOOL = 4 };
-enum klieg_text_flags { KLIEG_TEXT_SENSITIVE = 1 /* recorded only if a policy permits it */ };
+enum klieg_text_flags { KLIEG_TEXT_SENSITIVE = 1 /* never recorded: that it was there, is */ };
 #define KLIEG_TEXT_END ((size_t)-1) /* a length: up to the NUL */
 
 /* What Klieg does for plugins. `call` is the one that the handler got. Attributes, status and headers apply to the call's span:
@@ -185,10 +185,11 @@ struct klieg_host {
 	/* In klieg_plugin(): does a seccomp filter watch this program? Handlers then make no system calls: it may be killed for them. */
 	int (*filtered)(void);
 
-	/* In enter, and where filtered() says no: this call is about to read from the connected TCP socket fd. What is there already has been waiting since it
-	 * came (tcp(7): TCP_INFO's tcpi_last_data_recv, in steps of the kernel's tick, 1 to 10 ms); the next request that begins on this thread (KLIEG_HOOK_ROOT,
-	 * or open() in such a hook) says how long by then, at DETAIL, as klieg.queue_nano (klieg.queue_kind = "socket"). When nothing is there yet, nothing waits. Two system calls. 1, or 0: nothing waits
-	 * there, or fd is no such socket. */
+	/* In enter, and where filtered() says no: this call is about to read from the connected TCP socket fd. What is there already has been
+	 * waiting since it came (tcp(7): TCP_INFO's tcpi_last_data_recv, in steps of the kernel's tick, 1 to 10 ms); the next request that
+	 * begins on this thread (KLIEG_HOOK_ROOT, or open() in such a hook) says how long by then, at DETAIL, as klieg.queue_nano
+	 * (klieg.queue_kind = "socket"). When nothing is there yet, nothing waits. Two system calls. 1, or 0: nothing waits there, or fd is
+	 * no such socket. */
 	int (*reading)(struct klieg_call *call, int fd);
 
 	/* In klieg_plugin(): the struct klieg_waiting of the calling thread. It is at the same distance from the thread pointer in every thread, so that hooks

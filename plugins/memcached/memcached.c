@@ -24,7 +24,7 @@ static void command(const unsigned char *s, size_t n, char to[16])
 	size_t k = 0;
 	to[0] = 0;
 	if (n >= 24 && s[0] == BINARY && s[1] < sizeof binary / sizeof *binary) {
-		strcpy(to, binary[s[1]]);
+		memcpy(to, binary[s[1]], strlen(binary[s[1]]) + 1);
 		return;
 	}
 	if (n >= 10 && memmem(s, n < 512 ? n : 512, " noreply\r\n", 10))

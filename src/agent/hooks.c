@@ -219,7 +219,8 @@ static bool stub_configure(struct process *p, uint32_t site)
 	struct kw_arg args[KW_HOOK_ARGS] = { { 0 } };
 	uint8_t nargs = s->level >= KW_DETAIL && !s->plugin ? (uint8_t)functions_arguments(p, site, args) : 0;
 	uint64_t min_ticks = (uint64_t)((double)s->min_ns / p->agent->clock.ns_per_tick);
-	if (k.flags == flags && k.data == s->plugin && k.min_ticks == min_ticks && k.nargs == nargs && !memcmp(k.args, args, sizeof args) && k.nwhere == s->nwhere && !memcmp(k.where, s->arg_where, sizeof k.where))
+	if (k.flags == flags && k.data == s->plugin && k.min_ticks == min_ticks && k.nargs == nargs && !memcmp(k.args, args, sizeof args) &&
+		k.nwhere == s->nwhere && !memcmp(k.where, s->arg_where, sizeof k.where))
 		return true;
 	uint8_t none[2] = { 0, 0 };
 	if (!write_at(p, at + offsetof(struct kw_hook, nargs), none, 2))

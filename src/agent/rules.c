@@ -651,7 +651,8 @@ static json_t *about(struct agent *a, struct rule **r, size_t n)
 			r[i]->predicted = json_incref(cost);
 		}
 		processes = m->processes > processes ? m->processes : processes;
-		json_array_append_new(list, json_pack("{s:s,s:i,s:i,s:i,s:o}", "id", r[i]->id, "sites", (int)(n <= ASKED_MAX ? distinct_sites(a, r[i]) : m->instances), "instances", (int)m->instances, "processes",
+		json_array_append_new(list, json_pack("{s:s,s:i,s:i,s:i,s:o}", "id", r[i]->id, "sites",
+			(int)(n <= ASKED_MAX ? distinct_sites(a, r[i]) : m->instances), "instances", (int)m->instances, "processes",
 			(int)m->processes, "predicted", cost));
 	}
 	free(sum);

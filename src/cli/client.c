@@ -29,7 +29,7 @@ static int parse_server(const char *s, struct client *c, struct err *e)
 		s += strncmp(s, "unix:", 5) ? 0 : 5;
 		if (strlen(s) >= sizeof(c->path))
 			return err_set(e, KLIEG_E_USAGE, "the path of the socket is too long: '%.120s'", s);
-		strcpy(c->path, s);
+		memcpy(c->path, s, strlen(s) + 1);
 		snprintf(c->named, sizeof(c->named), "%s", s);
 		return 0;
 	}
@@ -86,7 +86,7 @@ int client_find(const char *server, struct client *ret_c, struct err *e)
 		if ((dir && *dir) || is_socket(p)) {
 			if (strlen(p) >= sizeof(c.path))
 				return err_set(e, KLIEG_E_USAGE, "the path of the socket is too long: '%.120s'", p);
-			strcpy(c.path, p);
+			memcpy(c.path, p, strlen(p) + 1);
 			snprintf(c.named, sizeof(c.named), "%s", p);
 		} else {
 			c.from = "the default address";
@@ -140,7 +140,7 @@ static int dial(const struct client *c, int *ret_fd, struct err *e)
 {
 	if (c->path[0]) {
 		struct sockaddr_un un = { .sun_family = AF_UNIX };
-		strcpy(un.sun_path, c->path);
+		snprintf(un.sun_path, sizeof(un.sun_path), "%s", c->path);
 		int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		if (fd < 0 || connect(fd, (struct sockaddr *)&un, sizeof(un)) < 0) {
 			int errnum = errno;

@@ -58,7 +58,8 @@ const struct cli_command cli_commands[] = {
 		EXAMPLES("klieg server --http 127.0.0.1:7070"), 0, 0 },
 	{ "attach", "PID|NAME", "make the functions of a running program sites", cli_attach,
 		"Loads libklieg into a running, unmodified program and lists its functions as sites: off, at no cost, until they are switched on. Says what was found, where the "
-		"names come from, how long the program was paused, and what to do next. NAME is the name of its executable, or what the process calls itself. Whatever prevents it is said before the program is "
+		"names come from, how long the program was paused, and what to do next. NAME is the name of its executable, or what the process calls itself. Whatever prevents it is said "
+		"before the program is "
 		"touched; every failure leaves it as it was. klieg detach takes it all back.",
 		OPTS(O_ATTACH { 'a', "all", NULL, "attach to every process of that name" }, { 'c', "check", NULL, "only say whether it can be done; exit status 1 if not" },),
 		EXAMPLES("klieg attach 4711", "klieg attach redis-server --root processCommand", "klieg attach nginx --all --plugin nginx",
@@ -154,7 +155,8 @@ const struct cli_command cli_commands[] = {
 	{ "policy history", "POLICY", "its versions", cli_policy_history, "Who, when, why, and how each came about: apply, rollback, off, auto_rollback.",
 		NULL, EXAMPLES("klieg policy history checkout"), 1, 1 },
 	{ "policy rollback", "POLICY", "back to an earlier version", cli_policy_rollback, "A new version with the text of an earlier one, in force at once; ends a rollout that is under way.",
-		OPTS({ 0, "to", "N", "this version (default: the one before)" }, O_WHY), EXAMPLES("klieg policy rollback checkout --reason 'too dear'", "klieg policy rollback checkout --to 2"), 1, 1 },
+		OPTS({ 0, "to", "N", "this version (default: the one before)" }, O_WHY),
+		EXAMPLES("klieg policy rollback checkout --reason 'too dear'", "klieg policy rollback checkout --to 2"), 1, 1 },
 	{ "policy off", "POLICY", "out of force", cli_policy_off, "Its rules end everywhere; its versions stay, and rollback brings it back.",
 		OPTS(O_WHY), EXAMPLES("klieg policy off checkout --reason 'INC-123 is over'"), 1, 1 },
 	{ "policy rollout", "POLICY", "how its rollout is going", cli_policy_rollout, "Follows it until it ends, as klieg policy apply does.",
@@ -204,7 +206,8 @@ const struct cli_command cli_commands[] = {
 		EXAMPLES("klieg top", "klieg top 'payment:*' --sort p99", "klieg top --batch -n 3 --json"), 0, 1 },
 	{ "illuminate", "FUNC", "a function and what it calls, live", cli_illuminate,
 		"Switches FUNC and its callees on, to a depth, for a limited time, and shows the call graph as it happens, once a second: calls, self and total time, percentiles, "
-		"share of the caller's time. FUNC is the name of a function or another site, or a selector. What it calls through pointers is observed while it is called, and marked so. Callees with little time are counted, not shown, and go off again. "
+		"share of the caller's time. FUNC is the name of a function or another site, or a selector. What it calls through pointers is observed while it is called, and marked so. "
+		"Callees with little time are counted, not shown, and go off again. "
 		"Ctrl-C, the end of --ttl or --once end it, and everything is off. What costs too much goes off first, then a smaller share of traces is kept.",
 		OPTS({ 0, "service", "NAME", "only in this service" }, { 'p', "pid", "PID", "only in this process" }, { 'n', "depth", "N", "calls below FUNC, 0 to 16 (default: 1)" },
 			{ 't', "ttl", "DURATION", "at most this long (default: 1m)" }, { 0, "max-cost", "PERCENT", "of one core (default: 1%)" },
@@ -223,9 +226,11 @@ const struct cli_command cli_commands[] = {
 	{ "query", "EXPR", "stored spans that match", cli_query,
 		"EXPR is a TraceQL filter, or the short form of a selector. `matched` counts all matches, also those beyond the limit. Exit status 1 when nothing matches.",
 		OPTS(O_SINCE O_LIMIT("100")),
-		EXAMPLES("klieg query '{ duration > 100ms }' --since 15m", "klieg query '{ name = \"charge\" && .tenant = \"7\" }' --limit 10 --json", "klieg query '{ status = error }' -o csv"), 1, 1 },
+		EXAMPLES("klieg query '{ duration > 100ms }' --since 15m", "klieg query '{ name = \"charge\" && .tenant = \"7\" }' --limit 10 --json",
+			"klieg query '{ status = error }' -o csv"), 1, 1 },
 	{ "trace", "ID", "one trace as a waterfall", cli_trace, "The tree of its spans with bars, durations and self time.",
-		OPTS({ 'v', "verbose", NULL, "with attributes, events and links" },), EXAMPLES("klieg trace 4bf92f3577b34da6a3ce929d0e0e4736", "klieg trace 4bf92f3577b34da6a3ce929d0e0e4736 -v"), 1, 1 },
+		OPTS({ 'v', "verbose", NULL, "with attributes, events and links" },),
+		EXAMPLES("klieg trace 4bf92f3577b34da6a3ce929d0e0e4736", "klieg trace 4bf92f3577b34da6a3ce929d0e0e4736 -v"), 1, 1 },
 	{ "inflight", "[SEL]", "spans that are open right now", cli_inflight, "What each thread is inside of at this moment, longest first. Exit status 1 when nothing is open.",
 		NULL, EXAMPLES("klieg inflight", "klieg inflight 'payment:*'"), 0, 1 },
 	{ "doctor", "", "checks clocks, permissions, queues and the account of records", cli_doctor,

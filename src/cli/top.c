@@ -119,7 +119,7 @@ static void *reader(void *arg)
 	pthread_mutex_lock(&s->lock);
 	while (!s->stop) {
 		char sel[400];
-		strcpy(sel, s->sel);
+		snprintf(sel, sizeof(sel), "%s", s->sel);
 		pthread_mutex_unlock(&s->lock);
 		struct err e = { 0 }, ignored;
 		json_t *stats = look(s->cli, sel, &e), *toggles = NULL, *status = NULL, *alerts = NULL;
@@ -175,7 +175,7 @@ static struct history *history_of(struct screen *w, const json_t *row)
 		;
 	if (!h) {
 		h = base_calloc(1, sizeof(*h));
-		strcpy(h->key, key);
+		snprintf(h->key, sizeof(h->key), "%s", key);
 		h->next = w->histories;
 		w->histories = h;
 	}
@@ -410,7 +410,7 @@ static void toggle(struct screen *w, const json_t *row)
 	if (row)
 		snprintf(sel, sizeof(sel), "%s:%s", jstr(row, "service"), jstr(row, "name"));
 	else
-		strcpy(sel, "*");
+		snprintf(sel, sizeof(sel), "*");
 	json_t *body = json_pack("{s:s, s:s, s:f, s:s, s:s, s:s, s:b}", "selector", sel, "level", row ? "span" : "count", "keep", keep, "ttl", w->ttl, "reason", "klieg top",
 		"owner", getenv("USER") ?: "klieg top", "dry_run", 1);
 	if (client_json(&w->c->client, "POST", "/api/v1/toggles", body, &doc, NULL, &e) < 0) {
@@ -519,7 +519,7 @@ static int live(struct cli *c, const char *sel, int64_t interval)
 			char text[16];
 			double keep;
 			int64_t ns;
-			strcpy(text, k == 'r' ? w.keep : w.ttl);
+			snprintf(text, sizeof(text), "%s", k == 'r' ? w.keep : w.ttl);
 			if (!ask(k == 'r' ? "keep this share of traces" : "new toggles end after", text, sizeof(text)))
 				break;
 			const json_t *t = row ? toggle_for(&w, row) : NULL;
@@ -527,7 +527,7 @@ static int live(struct cli *c, const char *sel, int64_t interval)
 				note_err(&w, &e);
 				break;
 			}
-			strcpy(k == 'r' ? w.keep : w.ttl, text);
+			snprintf(k == 'r' ? w.keep : w.ttl, sizeof(text), "%s", text);
 			if (t) {
 				char target[200];
 				snprintf(target, sizeof(target), "/api/v1/toggles/%s", jstr(t, "id"));

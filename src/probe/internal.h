@@ -66,7 +66,8 @@ enum { CTX_LOCAL_ROOT = 1u << 16, CTX_UNDECIDED = 1u << 17, CTX_RV = 1u << 18, C
 enum { OPEN_CLASSIFY = 1u << 8, /* its attributes decide whether the request carries a level */ OPEN_MARKED = 1u << 9, /* they did, until it ends */
 	OPEN_IF_FAILS = 1u << 10, /* beside OPEN_UNSAMPLED: becomes a span, and those it is in with it, when it fails */
 	OPEN_COUNT = 1u << 16, OPEN_UNSAMPLED = 1u << 17, OPEN_ENDED = 1u << 18, OPEN_DETAIL = 1u << 19, OPEN_EXPLICIT = 1u << 20,
-	OPEN_DETACHED = 1u << 21 /* what it was begun in has ended: not a parent of new spans any more */, HANDLE_SLOT_SHIFT = 22 }; /* beside KW_REC_* in kw_open.flags; a handle's flags also have the number of the slot it was begun in */
+	OPEN_DETACHED = 1u << 21 /* what it was begun in has ended: not a parent of new spans any more */,
+	HANDLE_SLOT_SHIFT = 22 }; /* beside KW_REC_* in kw_open.flags; a handle's flags also have the number of the slot it was begun in */
 
 static inline uint64_t klieg__ticks(void)
 {

@@ -1,8 +1,8 @@
 /* The kernel's side: two small BPF programs, one at entries and one at exits, that note time, thread and stack pointer in a
- * ring which we read; and, of functions whose arguments are wanted, registers, stack words and texts. They are assembled here, so that neither a compiler nor libbpf is needed. Why BPF and not plain perf
- * samples: perf counts an event per thread, so each thread would need descriptors of its own and new ones would be missed; a
- * BPF program sees all threads of the process, in one ring whose order is the order in each thread, and counts exactly what
- * the ring could not take.
+ * ring which we read; and, of functions whose arguments are wanted, registers, stack words and texts. They are assembled here, so that neither a
+ * compiler nor libbpf is needed. Why BPF and not plain perf samples: perf counts an event per thread, so each thread would need descriptors of
+ * its own and new ones would be missed; a BPF program sees all threads of the process, in one ring whose order is the order in each thread, and
+ * counts exactly what the ring could not take.
  *
  * The two programs, and nothing else of Klieg, are also under the GPL version 2, beside the project's license: the kernel lets only such programs read
  * the memory of processes (bpf_probe_read_user).

@@ -70,7 +70,7 @@ def follow(shell, line, text, expect, until, status, timeout=60):
 		missing = [w for w in until if not re.search(w, out, re.M)]
 		if not missing or time.monotonic() > end:
 			break
-		time.sleep(0.25)
+		time.sleep(0.25)  # between two looks, with a bound
 	said = f"docs/playbook.md:{line}\n{text}printed, with exit status {rc}:\n{out}"
 	assert not missing, f"{said}\nnot within {timeout} s: {missing}"
 	assert rc == status, said

@@ -140,7 +140,8 @@ static void test_tables(void **state)
 static void test_waterfall(void **state)
 {
 	json_t *t = json_loads("{\"trace_id\":\"t\",\"spans\":[{\"span_id\":\"b\",\"parent_span_id\":\"a\",\"service\":\"s\",\"name\":\"child\",\"start_unix_nano\":1700000000000000025,"
-		"\"duration_nano\":50,\"status\":\"error\"},{\"span_id\":\"a\",\"parent_span_id\":\"\",\"service\":\"s\",\"name\":\"root\",\"start_unix_nano\":1700000000000000000,\"duration_nano\":100},"
+		"\"duration_nano\":50,\"status\":\"error\"},{\"span_id\":\"a\",\"parent_span_id\":\"\",\"service\":\"s\",\"name\":\"root\","
+		"\"start_unix_nano\":1700000000000000000,\"duration_nano\":100},"
 		"{\"span_id\":\"x\",\"parent_span_id\":\"y\",\"name\":\"c1\",\"start_unix_nano\":1700000000000000001,\"duration_nano\":1},"
 		"{\"span_id\":\"y\",\"parent_span_id\":\"x\",\"name\":\"c2\",\"start_unix_nano\":1700000000000000002,\"duration_nano\":1}]}", 0, NULL);
 	struct buf b = { 0 };

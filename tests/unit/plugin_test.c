@@ -274,7 +274,7 @@ static void reads(void **state)
 	char to[64], *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	sigset_t before, after;
 	munmap(page + 4096, 4096);
-	strcpy(page + 4096 - 6, "hello");
+	memcpy(page + 4096 - 6, "hello", 6);
 	memset(page, 'x', 4090);
 	sigprocmask(SIG_SETMASK, NULL, &before);
 	assert_int_equal(host->read(to, page + 4090, 6), 6);
@@ -299,7 +299,7 @@ static void options_and_notes(void **state)
 	struct klieg_host *host = klieg__plugin_host();
 	struct kw_plugin_area *a = (struct kw_plugin_area *)((char *)host + KW_PLUGIN_AREA);
 	char v[8];
-	strcpy(a->options, "pq:sqlcommenter=on,x= microhttpd:handler=answer_to_connection");
+	snprintf(a->options, sizeof a->options, "pq:sqlcommenter=on,x= microhttpd:handler=answer_to_connection");
 	assert_int_equal(host->option("pq", "sqlcommenter", v, sizeof v), 2);
 	assert_string_equal(v, "on");
 	assert_int_equal(host->option("pq", "x", v, sizeof v), 0);

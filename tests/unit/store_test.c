@@ -34,7 +34,7 @@ static char dir[64];
 
 static int setup(void **state)
 {
-	strcpy(dir, "/tmp/store-test-XXXXXX");
+	snprintf(dir, sizeof dir, "/tmp/store-test-XXXXXX");
 	return mkdtemp(dir) ? 0 : -1;
 }
 
@@ -617,7 +617,7 @@ static void find(const char *suffix, char *ret_path)
 	*ret_path = 0;
 	for (struct dirent *f; (f = readdir(d));)
 		if (strlen(f->d_name) > n && !strcmp(f->d_name + strlen(f->d_name) - n, suffix))
-			sprintf(ret_path, "%s/%s", dir, f->d_name);
+			snprintf(ret_path, 400, "%s/%s", dir, f->d_name);
 	closedir(d);
 	assert_true(*ret_path);
 }

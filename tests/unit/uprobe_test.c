@@ -78,7 +78,7 @@ static void await_done(struct target *t)
 {
 	char line[256];
 	while (fgets(line, sizeof line, t->out) && strcmp(line, "done\n"))
-		strcpy(t->line, line);
+		memcpy(t->line, line, sizeof line);
 	assert_string_equal(line, "done\n");
 }
 
@@ -944,7 +944,8 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cost), cmocka_unit_test(test_files), cmocka_unit_test(test_permitted), cmocka_unit_test(test_denied),
-		cmocka_unit_test(test_spans), cmocka_unit_test(test_spans_endbr), cmocka_unit_test(test_spans_perf), cmocka_unit_test(test_count), cmocka_unit_test(test_threshold), cmocka_unit_test(test_arguments),
+		cmocka_unit_test(test_spans), cmocka_unit_test(test_spans_endbr), cmocka_unit_test(test_spans_perf),
+		cmocka_unit_test(test_count), cmocka_unit_test(test_threshold), cmocka_unit_test(test_arguments),
 		cmocka_unit_test(test_jumps), cmocka_unit_test(test_deep), cmocka_unit_test(test_thread_exit), cmocka_unit_test(test_remove_open),
 		cmocka_unit_test(test_dying), cmocka_unit_test(test_losses), cmocka_unit_test(test_clock), cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_entries_only), cmocka_unit_test(test_signal_stack), cmocka_unit_test(test_fork), cmocka_unit_test(test_root),
