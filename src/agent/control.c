@@ -633,6 +633,8 @@ void agent_request(struct agent *a, const char *method, json_t *params, agent_re
 	*a->queue_end = r;
 	a->queue_end = &r->next;
 	pthread_mutex_unlock(&a->lock);
+	if (!strcmp(method, "change") || !strcmp(method, "attach") || !strcmp(method, "detach")) /* an operator's; the others come every second */
+		priority_await(&a->pace);
 	uint64_t one = 1;
 	if (write(a->request_fd, &one, sizeof one) < 0)
 		log_warn("agent", "the request queue could not be woken");

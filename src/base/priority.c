@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include <sched.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define SECOND 1000000000ll
 enum { URGENT = -20 };
@@ -29,20 +30,30 @@ void priority_pace(struct priority_pace *p, int64_t now)
 {
 	if (!background || now - p->looked < SECOND)
 		return;
+	bool awaited = atomic_exchange(&p->awaited, false);
 	int64_t cpu = clock_of(CLOCK_THREAD_CPUTIME_ID), busy = cpu - p->cpu, whole = now - p->looked;
 	bool first = !p->looked;
 	p->looked = now;
 	p->cpu = cpu;
-	if (first)
-		return;
-	if (!p->background && busy > whole / 100 * 3) {
+	if (first) {
+		p->tid = gettid();
 		p->was = (struct priority){ sched_getscheduler(0), nice_of_thread() };
-		p->background = true;
+	} else if (!p->background && !awaited && busy > whole / 100 * 3) {
 		priority_background();
-	} else if (p->background && busy < whole / 100) {
-		priority_restore(p->was);
+		p->background = true;
+	} else if (busy < whole / 100 && (p->background || nice_of_thread() != p->was.nice)) { /* the latter: it was urgent when it was awaited */
 		p->background = false;
+		priority_restore(p->was);
 	}
+}
+
+void priority_await(struct priority_pace *p)
+{
+	atomic_store(&p->awaited, true);
+	if (!atomic_exchange(&p->background, false))
+		return;
+	setpriority(PRIO_PROCESS, (id_t)p->tid, p->was.nice);
+	sched_setscheduler(p->tid, p->was.policy, &(struct sched_param){ 0 });
 }
 
 struct priority priority_urgent(void)

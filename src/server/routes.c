@@ -467,6 +467,8 @@ void routes_dispatch(struct server *s, struct http_req *r)
 		return;
 	}
 	buf_finish(&allow);
+	if (strcmp(method, "GET"))
+		priority_await(&s->pace);
 	struct call *c = base_calloc(1, sizeof(*c));
 	json_t *given = json_object();
 	*c = (struct call){ .s = s, .r = r, .route = found, .params = json_object(), .body = json_object() };

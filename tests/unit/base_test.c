@@ -280,6 +280,16 @@ static void *in_the_background(void *arg)
 	assert_priority(SCHED_BATCH, nice);
 	priority_pace(&pace, now + 3000000000);
 	assert_priority(SCHED_OTHER, before.nice);
+	/* But not while somebody waits for it. */
+	for (int k = 0; k < 2; k++) {
+		if (k)
+			priority_await(&pace);
+		assert_priority(SCHED_OTHER, before.nice);
+		for (int64_t from = clock_of(CLOCK_THREAD_CPUTIME_ID); clock_of(CLOCK_THREAD_CPUTIME_ID) - from < 60000000;) {
+		}
+		priority_pace(&pace, now + (k + 4) * 1000000000ll);
+		assert_priority(k ? SCHED_OTHER : SCHED_BATCH, k ? before.nice : nice);
+	}
 	priority_set(0);
 	return NULL;
 }
