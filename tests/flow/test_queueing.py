@@ -1,4 +1,5 @@
 """A request that waits before anybody reads it is slow for its client and quick in every span: the wait is on the first one."""
+import glob
 import os
 import re
 import signal
@@ -19,6 +20,12 @@ WAIT = 0.2
 TICK = 0.02  # seconds; what the kernel's count of milliseconds may be off by, generously
 
 
+def stop(pid):
+	"""Returns when it stands still: until then a thread of it may go on reading."""
+	os.kill(pid, signal.SIGSTOP)
+	wait_for(lambda: all(open(f).read().rsplit(")", 1)[1].split()[0] == "T" for f in glob.glob(f"/proc/{pid}/task/*/stat")))
+
+
 class Client:
 	"""One connection; it measures what it had to wait."""
 
@@ -37,7 +44,7 @@ class Client:
 			with open("/proc/net/tcp") as f:  # bytes of ours that the server has not read
 				return [x for x in (line.split() for line in f) if x[2].endswith(f":{mine:04X}") and int(x[4].split(":")[1], 16) > 0]
 		for pid in pids:
-			os.kill(pid, signal.SIGSTOP)
+			stop(pid)
 		try:
 			start = time.monotonic()
 			self.socket.sendall(request)
@@ -147,7 +154,7 @@ class Load:
 
 	def stall(self, pid):
 		"""The server stands still until everybody has waited; then everybody is answered."""
-		os.kill(pid, signal.SIGSTOP)
+		stop(pid)
 		try:
 			start, before = time.monotonic(), list(self.answers)
 			wait_for(lambda: time.monotonic() - start > WAIT)
