@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #define SECOND 1000000000ll
-enum { URGENT = -20 };
+enum { URGENT = -20, BUSY_FOR = 3 /* what comes in bursts is done at once */ };
 static int background;
 
 static int nice_of_thread(void) { return getpriority(PRIO_PROCESS, 0); }     /* Linux: 0 is the calling thread */
@@ -35,10 +35,11 @@ void priority_pace(struct priority_pace *p, int64_t now)
 	bool first = !p->looked;
 	p->looked = now;
 	p->cpu = cpu;
+	p->busy = !first && !awaited && busy > whole / 100 * 3 ? p->busy + 1 : 0;
 	if (first) {
 		p->tid = gettid();
 		p->was = (struct priority){ sched_getscheduler(0), nice_of_thread() };
-	} else if (!p->background && !awaited && busy > whole / 100 * 3) {
+	} else if (!p->background && p->busy >= BUSY_FOR) {
 		priority_background();
 		p->background = true;
 	} else if (busy < whole / 100 && (p->background || nice_of_thread() != p->was.nice)) { /* the latter: it was urgent when it was awaited */

@@ -12,6 +12,7 @@ struct priority_pace {
 	int64_t looked, cpu;
 	struct priority was;
 	pid_t tid;
+	unsigned busy;           /* seconds on end */
 	atomic_bool background, awaited;
 };
 
@@ -22,8 +23,8 @@ void priority_set(int nice);
 /* This thread, and those that it starts later, are in the background. Where nice values could not be raised again (no CAP_SYS_NICE, no RLIMIT_NICE), the
  * nice value stays: a thread that must not be waited for could not come forward. */
 void priority_background(void);
-/* To be called by a thread now and then: once a second it looks whether the thread has been busy (over 3 % of a CPU), which then is in the background
- * until it is not (under 1 %). now: CLOCK_MONOTONIC. *p is the thread's, zero at first. */
+/* To be called by a thread now and then: once a second it looks whether the thread is busy (over 3 % of a CPU); after three such seconds it is in the
+ * background, until it is not (under 1 %). now: CLOCK_MONOTONIC. *p is the thread's, zero at first. */
 void priority_pace(struct priority_pace *p, int64_t now);
 /* Somebody waits for what this thread is to do: for the next second at least it is not in the background, however busy. Any thread. */
 void priority_await(struct priority_pace *p);

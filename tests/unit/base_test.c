@@ -267,28 +267,19 @@ static void *in_the_background(void *arg)
 	priority_restore(was);
 	assert_priority(SCHED_BATCH, nice);
 	priority_restore(before);
-	/* A thread that is busy goes there, and comes back when it is not. */
+	/* A thread that is busy for some seconds on end goes there, and comes back when it is not. */
 	struct priority_pace pace = { 0 };
 	int64_t now = clock_mono();
-	priority_pace(&pace, now);
-	assert_priority(SCHED_OTHER, before.nice);
-	for (int64_t from = clock_of(CLOCK_THREAD_CPUTIME_ID); clock_of(CLOCK_THREAD_CPUTIME_ID) - from < 60000000;) {
-	}
-	priority_pace(&pace, now + 999999999); /* not yet */
-	assert_priority(SCHED_OTHER, before.nice);
-	priority_pace(&pace, now + 1000000000);
-	assert_priority(SCHED_BATCH, nice);
-	priority_pace(&pace, now + 3000000000);
-	assert_priority(SCHED_OTHER, before.nice);
-	/* But not while somebody waits for it. */
-	for (int k = 0; k < 2; k++) {
-		if (k)
+	for (int k = 0; k < 12; k++) { /* awaited at 5, idle from 10 on */
+		if (k == 5)
 			priority_await(&pace);
-		assert_priority(SCHED_OTHER, before.nice);
-		for (int64_t from = clock_of(CLOCK_THREAD_CPUTIME_ID); clock_of(CLOCK_THREAD_CPUTIME_ID) - from < 60000000;) {
+		for (int64_t from = clock_of(CLOCK_THREAD_CPUTIME_ID); k < 10 && clock_of(CLOCK_THREAD_CPUTIME_ID) - from < 40000000;) {
 		}
-		priority_pace(&pace, now + (k + 4) * 1000000000ll);
-		assert_priority(k ? SCHED_OTHER : SCHED_BATCH, k ? before.nice : nice);
+		priority_pace(&pace, now + k * 1000000000ll + 999999999); /* too soon to look again */
+		priority_pace(&pace, now + (k + 1) * 1000000000ll);
+		bool background = k == 3 || k == 4 || k == 8 || k == 9;
+		if (k)
+			assert_priority(background ? SCHED_BATCH : SCHED_OTHER, background ? nice : before.nice);
 	}
 	priority_set(0);
 	return NULL;
