@@ -339,8 +339,10 @@ int uprobe_capture(struct uprobe *u, uint32_t site, const struct kw_arg *args, u
 	if (!place || nargs > KW_HOOK_ARGS || nwhere > KW_HOOK_WHERE)
 		return err_set(e, KLIEG_E_USAGE, "site %u is not probed", site);
 	struct capture c = { .nargs = (uint8_t)nargs, .nwhere = (uint8_t)nwhere };
-	memcpy(c.args, args, nargs * sizeof *args);
-	memcpy(c.where, where, nwhere * sizeof *where);
+	if (nargs)
+		memcpy(c.args, args, nargs * sizeof *args);
+	if (nwhere)
+		memcpy(c.where, where, nwhere * sizeof *where);
 	for (uint32_t i = 0; i < nwhere; i++)
 		if (where[i].op >= KW_WHERE_EQ && where[i].op <= KW_WHERE_GE && capture_word(&where[i].arg) >= KERNEL_WORDS)
 			return err_set(e, KLIEG_E_UNSUPPORTED, "a condition is on an argument that lies further up the stack than the kernel's probes read");
