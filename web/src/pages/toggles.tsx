@@ -320,7 +320,7 @@ function Reach({ t, close }: { t: Toggle; close: () => void }) {
     `klieg ${wider ? 'widen' : 'narrow'} ${t.id}`,
     'selector' in to ? shell(selector.trim()) : '',
     'where' in to ? `--where ${shell(where.trim() || '*')}` : '',
-    'share' in to ? `--share ${share}%` : '',
+    'share' in to ? `--share ${Number(share)}%` : '',
     'hosts' in to ? (list.length ? list : ['*']).map((h) => `--host ${shell(h)}`).join(' ') : '',
     'rate' in to && rate ? `--rate ${rate}/s` : '',
   ]
