@@ -68,12 +68,6 @@ static const struct { void (*fn)(void); const char *site; unsigned level; bool i
 
 /* ---- the agent's part -------------------------------------------------------------------------------------------------- */
 
-static void gate_one(const struct kw_site *s, uint32_t index, void *arg)
-{
-	(void)s, (void)arg;
-	__atomic_store_n(&H.states[index].flags, KW_STATE_GATED, __ATOMIC_RELAXED);
-}
-
 static int stop;
 static struct kw_thread *mine; /* the measured thread's slot */
 

@@ -65,8 +65,10 @@ typedef struct klieg_span {
 
 #ifdef KLIEG_WEAK
 #define KLIEG__API __attribute__((weak))
+#define KLIEG__WEAK_SKIP ".weak klieg__skip\n\t"
 #else
 #define KLIEG__API
+#define KLIEG__WEAK_SKIP
 #endif
 
 /* Names the service. Optional, any time, any thread, again to change it; values given here win over the environment. 0, or -1 when
@@ -93,7 +95,11 @@ KLIEG__API void klieg_trace_id(char ret_hex[33]);
 
 /* ---- private from here on, but for the macros at the end ------------------------------------------------------------ */
 
-struct klieg__slot { uint32_t index; }; /* site index + 1, given at registration; 0 = not registered */
+/* index: the site's + 1, given at registration; 0 = not registered. skip: klieg__skip.changes when the site was found to be on for some requests only. */
+struct klieg__slot { uint32_t index, skip; };
+/* changes: moves when a site is switched on for other requests than before. asked: from the thread pointer to the byte that says, in bits 0..2, which
+ * level this thread's request carries. */
+struct klieg__skip { const uint32_t *changes; intptr_t asked; };
 struct klieg__value { uint8_t type, sensitive; uint32_t len; union { int64_t i; double d; const void *p; } u; };
 
 KLIEG__API void klieg__register(const void *first, const void *last, int *state);
@@ -119,6 +125,23 @@ KLIEG__API void klieg__status(klieg_span *, int error, const char *text);
 KLIEG__API void klieg__link(klieg_span *, const struct klieg_ctx *);
 
 #define KLIEG__UNUSED __attribute__((unused))
+/* The site is on for some requests, and this thread's is none of them: what such a request pays, a jump there and back. What is written out here is
+ * what a compiled program knows of libklieg's insides: two words, and what they mean. */
+static inline __attribute__((always_inline, unused)) int klieg__for_others(const struct klieg__slot *slot)
+{
+#if defined(__x86_64__) && defined(__LP64__)
+	const struct klieg__skip *k;
+	unsigned asked;
+	__asm__(KLIEG__WEAK_SKIP "movq klieg__skip@GOTPCREL(%%rip), %0" : "=r"(k)); /* not by its name: that would copy it into the executable */
+	if (__atomic_load_n(&slot->skip, __ATOMIC_RELAXED) != __atomic_load_n(k->changes, __ATOMIC_RELAXED))
+		return 0;
+	__asm__ volatile("movzbl %%fs:(%1), %0" : "=r"(asked) : "r"(k->asked));
+	return !(asked & 7);
+#else
+	(void)slot;
+	return 0;
+#endif
+}
 static inline KLIEG__UNUSED struct klieg__value klieg__mk(uint8_t type, uint32_t len) { struct klieg__value v; memset(&v, 0, sizeof v); v.type = type; v.len = len; return v; }
 static inline KLIEG__UNUSED struct klieg__value klieg__strn(const void *p, size_t n) { struct klieg__value v = klieg__mk(1, n > 0xffffffu ? 0xffffffu : (uint32_t)n); v.u.p = p; return v; }
 static inline KLIEG__UNUSED struct klieg__value klieg__str(const char *s) { return klieg__strn(s, s ? strlen(s) : 0); }
@@ -248,6 +271,8 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::its;
 		KLIEG__SITE(1, flags, name, "", KLIEG__CAT(klieg__slot, id), klieg__on); \
 		goto klieg__off; \
 	klieg__on: KLIEG__COLD; \
+		if (klieg__for_others(KLIEG__SLOT_REF(KLIEG__CAT(klieg__slot, id)))) \
+			goto klieg__off; \
 		fn(KLIEG__SLOT_REF(KLIEG__CAT(klieg__slot, id)), &(s)); \
 	klieg__off:; \
 	} while (0)
@@ -258,6 +283,8 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::its;
 		KLIEG__SITE(1, flags, name, KLIEG__EACH(KLIEG__SCHEMA, __VA_ARGS__), KLIEG__CAT(klieg__slot, id), klieg__on); \
 		goto klieg__off; \
 	klieg__on: KLIEG__COLD; \
+		if (klieg__for_others(KLIEG__SLOT_REF(KLIEG__CAT(klieg__slot, id)))) \
+			goto klieg__off; \
 		if (fn(KLIEG__SLOT_REF(KLIEG__CAT(klieg__slot, id)), &(s)) >= 3) \
 			KLIEG__ATTRIBUTES(KLIEG__CAT(klieg__slot, id), &(s), __VA_ARGS__); \
 	klieg__off:; \
@@ -325,6 +352,8 @@ struct klieg__scope : klieg_span {
 		KLIEG__SITE(3, 0, name, "", klieg__slot_event, klieg__on); \
 		goto klieg__off; \
 	klieg__on: KLIEG__COLD; \
+		if (klieg__for_others(KLIEG__SLOT_REF(klieg__slot_event))) \
+			goto klieg__off; \
 		klieg__event(KLIEG__SLOT_REF(klieg__slot_event), NULL, 0); \
 	klieg__off:; \
 	} while (0)
@@ -335,6 +364,8 @@ struct klieg__scope : klieg_span {
 		KLIEG__SITE(3, 0, name, KLIEG__EACH(KLIEG__SCHEMA, __VA_ARGS__), klieg__slot_event, klieg__on); \
 		goto klieg__off; \
 	klieg__on: KLIEG__COLD; \
+		if (klieg__for_others(KLIEG__SLOT_REF(klieg__slot_event))) \
+			goto klieg__off; \
 		if (klieg__level(KLIEG__SLOT_REF(klieg__slot_event)) >= 3) { \
 			const struct klieg__value klieg__v[] = { KLIEG__EACH(KLIEG__VALUE, __VA_ARGS__) }; \
 			klieg__event(KLIEG__SLOT_REF(klieg__slot_event), klieg__v, KLIEG__NARG(__VA_ARGS__)); \
@@ -353,6 +384,8 @@ struct klieg__scope : klieg_span {
 		KLIEG__SITE(4, 0, name, "", klieg__slot_count, klieg__on); \
 		goto klieg__off; \
 	klieg__on: KLIEG__COLD; \
+		if (klieg__for_others(KLIEG__SLOT_REF(klieg__slot_count))) \
+			goto klieg__off; \
 		klieg__count(KLIEG__SLOT_REF(klieg__slot_count), (int64_t)(n)); \
 	klieg__off:; \
 	} while (0)

@@ -121,6 +121,8 @@ static void set_state(struct process *p, uint32_t i)
 	__atomic_store_n(&st->hides, s->hides, __ATOMIC_RELEASE); /* pairs with the probe's acquire: redact.c's names before it */
 	__atomic_store_n(&st->flags, (uint8_t)((always < level ? KW_STATE_GATED : 0) | (s->classifies ? KW_STATE_CLASSIFIES : 0)), __ATOMIC_RELAXED);
 	__atomic_store_n(&st->level, level, __ATOMIC_RELEASE);
+	uint32_t changes = __atomic_load_n(&p->control->changes, __ATOMIC_RELAXED) + 1;
+	__atomic_store_n(&p->control->changes, changes ? changes : 1, __ATOMIC_RELEASE); /* sites that found themselves gated look again */
 }
 
 void patch_apply(struct process *p)

@@ -63,6 +63,16 @@ static inline __attribute__((always_inline)) bool not_for_us(const struct klieg_
 	return klieg__likely(!(me->ctx_flags & 7u << KW_CTX_LEVEL_SHIFT));
 }
 
+/* The same, and the site remembers it: until something changes, klieg.h finds it out without a call. */
+static inline __attribute__((always_inline)) bool not_for_us_again(const struct klieg__thread *me, const struct klieg__slot *slot)
+{
+	uint32_t changes = klieg__load(klieg__skip.changes, ACQUIRE); /* pairs with the agent's release: what it counts is seen */
+	if (klieg__likely(!not_for_us(me, site_of(slot))))
+		return false;
+	klieg__store((uint32_t *)(uintptr_t)&slot->skip, changes, RELAXED);
+	return true;
+}
+
 /* The common case of begin(), and nothing else: no call, so no register to save. What follows is ordered by how few values are needed at a time. Returns
  * the level; 0, with nothing done, when anything is unusual: then the long way it is. `kept`: in a trace that is, or in one that is not. */
 static inline __attribute__((always_inline)) int begin_quick(struct klieg__thread *me, uint32_t site, klieg_span *s, bool kept)

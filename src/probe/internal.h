@@ -22,6 +22,7 @@ struct klieg__process {
 	uint64_t *epoch;         /* a page that fork and clone wipe: 0 = this process has not made its region yet */
 };
 extern struct klieg__process klieg__process;
+extern struct klieg__skip klieg__skip; /* klieg.h looks into it */
 
 /* One per thread, in static TLS: no allocation, safe in signal handlers. */
 struct klieg__thread {

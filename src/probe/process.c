@@ -18,6 +18,8 @@
 #include <unistd.h>
 
 struct klieg__process klieg__process;
+static const uint32_t never; /* a slot's skip, as long as no call found a site gated: without a region nothing is recorded anyway */
+KLIEG_PUBLIC struct klieg__skip klieg__skip = { &never, 0 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* the module table of this process */
 static bool tried;
 static char service_text[256], version_text[128], attributes_text[1024];
@@ -166,6 +168,11 @@ static bool make_region(void)
 	me->threads = base + r.threads_off;
 	me->ring_bytes = r.ring_bytes;
 	me->region = p;
+	me->control->changes = klieg__load(klieg__skip.changes, RELAXED) + 1; /* a child's slots remember numbers of its parent's */
+	if (!me->control->changes)
+		me->control->changes = 1;
+	klieg__skip.asked = (intptr_t)&klieg__thread.ctx_flags + KW_CTX_LEVEL_SHIFT / 8 - (intptr_t)__builtin_thread_pointer();
+	klieg__store(&klieg__skip.changes, &me->control->changes, RELEASE);
 	write_resource();
 	if (!me->epoch) {
 		void *e = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -310,6 +317,8 @@ static void after_fork_child(void)
 			syscall(SYS_futex, &c->wake, FUTEX_WAKE, 64, NULL, NULL, 0);
 		}
 		/* Only now: a probe in another atfork handler may have looked at it. Its threads did not survive the fork. */
+		if (!klieg__process.region)
+			klieg__skip.changes = &never;
 		munmap(parents, bytes);
 	}
 	errno = saved;

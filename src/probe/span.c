@@ -434,7 +434,7 @@ static __attribute__((noinline)) int begin_scoped(const struct klieg__slot *slot
 /* Requests that a site is not on for pay for this much only: no register is saved before it is known whether this is one. */
 KLIEG_PUBLIC int klieg__begin(const struct klieg__slot *slot, klieg_span *s)
 {
-	if (klieg__unlikely(!not_for_us(&klieg__thread, site_of(slot))))
+	if (klieg__unlikely(!not_for_us_again(&klieg__thread, slot)))
 		return begin_scoped(slot, s);
 	s->open = 0;
 	return 0;
@@ -702,7 +702,7 @@ KLIEG_PUBLIC int klieg__level(const struct klieg__slot *slot)
 {
 	uint32_t site = site_of(slot);
 	struct klieg__thread *me = &klieg__thread;
-	if (site >= KW_MAX_SITES || !klieg__process.region)
+	if (site >= KW_MAX_SITES || !klieg__process.region || not_for_us_again(me, slot))
 		return 0;
 	return (int)level_of(me, klieg__process.sites + site);
 }
@@ -1162,7 +1162,7 @@ KLIEG_PUBLIC void klieg__link(klieg_span *s, const struct klieg_ctx *ctx)
 KLIEG_PUBLIC void klieg__event(const struct klieg__slot *slot, const struct klieg__value *v, int n)
 {
 	uint32_t site = site_of(slot);
-	struct klieg__thread *me = site < KW_MAX_SITES ? enter() : NULL;
+	struct klieg__thread *me = site < KW_MAX_SITES && !not_for_us_again(&klieg__thread, slot) ? enter() : NULL;
 	if (!me)
 		return;
 	const struct kw_site_state *st = klieg__process.sites + site;
@@ -1194,7 +1194,7 @@ KLIEG_PUBLIC void klieg__event(const struct klieg__slot *slot, const struct klie
 KLIEG_PUBLIC void klieg__count(const struct klieg__slot *slot, int64_t n)
 {
 	uint32_t site = site_of(slot);
-	struct klieg__thread *me = site < KW_MAX_SITES ? enter() : NULL;
+	struct klieg__thread *me = site < KW_MAX_SITES && !not_for_us_again(&klieg__thread, slot) ? enter() : NULL;
 	if (!me)
 		return;
 	if (level_of(me, klieg__process.sites + site) && !lease_over(klieg__ticks())) {

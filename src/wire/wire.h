@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 #define KW_MAGIC 0x0031474549494c4bull /* "KLIEIG1\0" little-endian tag; only equality matters */
-#define KW_VERSION 3u
+#define KW_VERSION 4u
 #define KW_MEMFD_NAME "klieg"           /* /proc/PID/maps then shows /memfd:klieg (deleted) */
 
 #define KW_MAX_SITES 131072u
@@ -102,7 +102,7 @@ struct kw_control {
 	uint32_t modules_n;      /* library: entries in use, dead ones included */
 	uint32_t sites_n;        /* next free site index: taken by compare-and-swap, by the library for modules, by the agent for functions */
 	uint32_t threads_hint;   /* library: highest slot ever claimed + 1 */
-	uint32_t pad0;
+	uint32_t changes;        /* agent: incremented after each change of a kw_site_state's flags or always; never 0, and in a forked child past its parent's */
 	uint64_t lost_no_slot;   /* library: spans/events not recorded: no thread slot was free */
 	uint64_t lost_no_site;   /* library: sites not registered: the table was full */
 	uint32_t forks;          /* library: children that have made a region of their own, and whom the agent may not have heard of otherwise */

@@ -336,7 +336,7 @@ static void for_some_requests_only(void **)
 {
 	uint32_t inner = hook((void *)inner_part, KW_SPAN), outer = hook((void *)outer_part, KW_SPAN);
 	for (int gated = 1; gated <= 2; gated++) { // the inner one, then both
-		H.states[gated == 1 ? inner : outer].flags = KW_STATE_GATED;
+		set_flags(gated == 1 ? inner : outer, KW_STATE_GATED);
 		for (int i = 0; i < 10; i++) {
 			assert_int_equal(outer_part(40), 42);
 			std::vector<struct kw_rec_span> v = spans();

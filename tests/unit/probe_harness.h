@@ -84,6 +84,15 @@ static inline void switch_one(const struct kw_site *s, uint32_t index, void *lev
 	else
 		assert_int_equal(pwrite(H.mem, &b, 1, (off_t)(uintptr_t)((const char *)s + s->addr)), 1);
 }
+
+/* As the agent does it: what changes is counted, since sites remember. */
+__attribute__((unused)) static void set_flags(uint32_t index, uint8_t flags)
+{
+	__atomic_store_n(&H.states[index].flags, flags, __ATOMIC_RELAXED);
+	__atomic_store_n(&H.c->changes, H.c->changes + 1, __ATOMIC_RELEASE);
+}
+__attribute__((unused)) static void gate_one(const struct kw_site *s, uint32_t index, void *arg) { (void)s, (void)arg; set_flags(index, KW_STATE_GATED); }
+
 __attribute__((unused)) static void switch_site(const char *name, unsigned level) { assert_true(sites_named(name, switch_one, &level) > 0); }
 
 __attribute__((unused)) static struct kw_thread *slot_of(unsigned tid)

@@ -190,7 +190,7 @@ static void ask(const struct kw_site *s, uint32_t index, void *want)
 	memcpy(op.text, want, op.len);
 	q->site[q->n] = index + 1;
 	q->request[q->n++] = (struct kw_request){ .level = KW_SPAN, .nops = 1, .rule = 1, .op = { op } };
-	H.states[index].flags = KW_STATE_GATED | KW_STATE_CLASSIFIES;
+	set_flags(index, KW_STATE_GATED | KW_STATE_CLASSIFIES);
 	H.states[index].asks = 1;
 }
 
@@ -198,7 +198,7 @@ static void ask_no_more(void)
 {
 	((struct kw_requests *)((char *)H.r + H.r->requests_off))->n = 0;
 	for (uint32_t i = 0; i < H.c->sites_n; i++)
-		H.states[i].flags = H.states[i].asks = 0;
+		set_flags(i, H.states[i].asks = 0);
 }
 
 static void hide_here(const struct kw_site *s, uint32_t index, void *keys)
@@ -678,7 +678,7 @@ static void a_forked_child_without_room_for_a_region_goes_on(void **state)
 	assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
 	for (int gated = 0; gated < 2; gated++) {
 		for (uint32_t i = 0; i < H.c->sites_n; i++)
-			H.states[i].flags = gated ? KW_STATE_GATED : 0;
+			set_flags(i, gated ? KW_STATE_GATED : 0);
 		none = was;
 		none.rlim_cur = 3; /* no descriptor for a memfd */
 		assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
@@ -693,9 +693,101 @@ static void a_forked_child_without_room_for_a_region_goes_on(void **state)
 		assert_int_equal(status, 0);
 	}
 	for (uint32_t i = 0; i < H.c->sites_n; i++)
-		H.states[i].flags = 0;
+		set_flags(i, 0);
 	struct any_record r;
 	while (next_record(me(), &r)) {}
+}
+
+/* This thread's cell of a counter, NULL if it has counted nothing. */
+static void find_counter(const struct kw_site *s, uint32_t index, void *ret)
+{
+	uint16_t k = ((uint16_t *)((uint8_t *)me() + H.r->cellmap_off))[index];
+	if (s->kind == KW_SITE_COUNT && k)
+		*(struct kw_cell **)ret = (struct kw_cell *)((uint8_t *)me() + H.r->cells_off) + k;
+}
+static struct kw_cell *counted(const char *name)
+{
+	struct kw_cell *c = NULL;
+	sites_named(name, find_counter, &c);
+	return c;
+}
+
+/* Requests that a site is not on for find that out without a call (klieg.h). What the site remembers must not outlive a change: not here, not in a child. */
+static void remembering(void)
+{
+	KLIEG_SPAN("remembering", KLIEG_INT("evaluated", evaluated++));
+	KLIEG_EVENT("remembering");
+	KLIEG_EVENT("remembering", KLIEG_INT("evaluated", evaluated++));
+	KLIEG_COUNT("remembering", 1);
+}
+static unsigned remembered_calls(void)
+{
+	unsigned n = 0;
+	struct any_record r;
+	while (next_record(me(), &r))
+		n += r.r.type == KW_REC_SPAN || r.r.type == KW_REC_EVENT;
+	return n + (counted("remembering") ? (unsigned)counted("remembering")->calls : 0);
+}
+static void gate_all_of_it(bool gated, bool said)
+{
+	uint32_t changes = H.c->changes;
+	for (uint32_t i = 0; i < H.c->sites_n; i++)
+		set_flags(i, gated ? KW_STATE_GATED : 0);
+	if (!said)
+		H.c->changes = changes;
+}
+static void a_site_that_is_on_for_others_remembers_it_until_that_changes(void **state)
+{
+	(void)state;
+	struct klieg_ctx asks = { 0 }, previous;
+	switch_site("remembering", KW_DETAIL);
+	remembering(); /* this thread gets its slot and cells */
+	unsigned all = 4, before = remembered_calls(), now;
+	assert_int_equal(before, all);
+	before = 1; /* the counter goes on */
+	for (int round = 0; round < 3; round++) {
+		int was = evaluated;
+		gate_all_of_it(true, true);
+		for (int i = 0; i < 3; i++)
+			remembering();
+		assert_int_equal(remembered_calls(), before);
+		assert_int_equal(evaluated, was);
+#if defined(__x86_64__)
+		gate_all_of_it(false, false); /* nobody says so: it is what the sites remember that holds */
+		remembering();
+		assert_int_equal(remembered_calls(), before);
+#endif
+		gate_all_of_it(true, true);
+		remembering();
+		if (round == 1) { /* a request that asks for it */
+			asks.flags = KW_SPAN << KW_CTX_LEVEL_SHIFT;
+			klieg_set_current(&asks, &previous);
+			remembering();
+			klieg_restore(&previous);
+			now = remembered_calls();
+			assert_int_equal(now - before, all);
+			before++;
+			remembering();
+			assert_int_equal(remembered_calls(), before);
+		}
+		if (round == 2) { /* a child: its agent has not said anything yet */
+			pid_t child = fork();
+			if (!child) {
+				harness_find();
+				unsigned on = KW_DETAIL;
+				sites_named("remembering", switch_one, &on);
+				remembering();
+				_exit(me() && remembered_calls() == all ? 0 : 1);
+			}
+			int status;
+			assert_int_equal(waitpid(child, &status, 0), child);
+			assert_int_equal(status, 0);
+		}
+		gate_all_of_it(false, true);
+		remembering();
+		assert_int_equal(remembered_calls(), before + all);
+		before++;
+	}
 }
 
 static void a_gated_site_follows_only_requests_that_ask_for_it(void **state)
@@ -703,7 +795,7 @@ static void a_gated_site_follows_only_requests_that_ask_for_it(void **state)
 	(void)state;
 	switch_site("inner", KW_DETAIL);
 	for (uint32_t i = 0; i < H.c->sites_n; i++)
-		H.states[i].flags = KW_STATE_GATED;
+		set_flags(i, KW_STATE_GATED);
 	struct any_record r;
 	inner();
 	assert_false(next_record(me(), &r));
@@ -733,7 +825,7 @@ static void a_gated_site_follows_only_requests_that_ask_for_it(void **state)
 	inner();
 	klieg_restore(&previous);
 	for (uint32_t i = 0; i < H.c->sites_n; i++)
-		H.states[i].flags = 0;
+		set_flags(i, 0);
 	assert_true(next_record(me(), &r) && r.r.type == KW_REC_CTX && r.r.flags & KW_CTX_FORCED);
 	assert_true(next_record(me(), &r) && r.r.type == KW_REC_ATTR);
 	assert_true(next_record(me(), &r) && r.r.type == KW_REC_SPAN);
@@ -964,11 +1056,7 @@ static void events_links_and_counters(void **state)
 	assert_true(next_record(me(), &r) && r.r.type == KW_REC_EVENT && r.event.seq == me()->seq && r.event.tsc);
 	assert_true(next_record(me(), &r) && r.r.type == KW_REC_LINK && r.link.trace_lo == 2 && r.link.span_id == 3);
 	assert_true(next_record(me(), &r) && r.r.type == KW_REC_SPAN);
-	struct kw_cell *cells = (struct kw_cell *)((uint8_t *)me() + H.r->cells_off);
-	int64_t value = 0;
-	for (unsigned i = 1; i <= me()->cells_used; i++)
-		value += cells[i].value;
-	assert_int_equal(value, 7);
+	assert_int_equal(counted("bytes")->value, 7);
 }
 
 /* ---- contexts and explicit spans ---- */
@@ -1358,7 +1446,8 @@ int main(int argc, char **argv)
 		T(sampling_is_a_function_of_the_trace_id), T(a_request_is_continued_from_its_headers_and_passed_on), T(foreign_and_broken_headers),
 		T(a_request_is_asked_once_what_it_is_about), T(what_a_rule_hides_is_never_written), T(rules_that_change_while_they_are_read_are_read_again),
 		T(a_strangers_level_is_not_taken_where_strangers_come), T(a_decision_is_sent_on_with_its_threshold_and_randomness), T(counts_agree_whatever_share_sender_and_service_keep),
-		T(a_gated_site_follows_only_requests_that_ask_for_it), T(the_keyed_hash_is_the_published_one), T(a_forked_child_without_room_for_a_region_goes_on),
+		T(a_gated_site_follows_only_requests_that_ask_for_it), T(a_site_that_is_on_for_others_remembers_it_until_that_changes),
+		T(the_keyed_hash_is_the_published_one), T(a_forked_child_without_room_for_a_region_goes_on),
 		T(a_request_that_fails_is_kept), T(the_way_to_a_failure_is_kept_at_any_depth),
 		T(many_open_requests_that_are_not_kept_leave_room_for_one_that_is), T(a_failure_is_kept_also_of_a_span_that_is_handed_on),
 		T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
