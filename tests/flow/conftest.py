@@ -18,6 +18,10 @@ BUILD = os.environ.get("KLIEG_BUILD", os.path.join(TOP, "build"))
 KLIEG = os.environ.get("KLIEG_BIN", os.path.join(BUILD, "klieg"))
 
 
+def pytest_configure(config):
+	config.addinivalue_line("markers", "waits: most of its time is waiting for minutes to pass; tools/run-tests runs these side by side, after the others")
+
+
 def wait_for(what, timeout=20, every=0.02):
 	"""Calls what() until it returns something true; fails with its last answer after `timeout` seconds."""
 	end = time.monotonic() + timeout

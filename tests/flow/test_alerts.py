@@ -12,6 +12,8 @@ import pytest
 from conftest import KLIEG, Up, wait_for
 from guarding import build
 
+pytestmark = pytest.mark.waits
+
 
 class Server(Up):
 	command = "server"

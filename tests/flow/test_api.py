@@ -252,6 +252,7 @@ def test_heads_that_are_not_http_or_too_large(klieg_up):
 	assert klieg_up.get("/status")
 
 
+@pytest.mark.waits
 def test_slow_clients_are_told_and_closed(klieg_up):
 	"""A head that never ends is answered 408 when its time is over; one who says nothing is closed."""
 	with socket.create_connection(address(klieg_up), timeout=60) as half, socket.create_connection(address(klieg_up), timeout=60) as silent:

@@ -125,6 +125,7 @@ def test_policies_tokens_and_panic(up):
 	assert not log(up, f"?to={entries[0]['at_unix_nano']}") and len(log(up, f"?from={entries[8]['at_unix_nano']}")) == 1
 
 
+@pytest.mark.waits
 def test_a_rollout_is_told_step_by_step(up):
 	text = POLICY.format("count") + "    rollout: [1 process, 100%]\n"
 	assert put(up, text, 0, "shop", author="ann", soak="10m")[0] == 200
@@ -273,6 +274,7 @@ def test_what_was_under_way_when_the_server_ended_is_called_interrupted(tmp_path
 		up.stop()
 
 
+@pytest.mark.waits
 def test_what_the_governor_took_and_gave_back_is_one_entry_each(tmp_path, spawn):
 	up = Up(tmp_path / "klieg", "--budget", "1")
 	try:

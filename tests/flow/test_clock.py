@@ -10,6 +10,8 @@ import pytest
 from conftest import Up, wait_for
 from test_policies import put
 
+pytestmark = pytest.mark.waits
+
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>

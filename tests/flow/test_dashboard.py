@@ -111,7 +111,7 @@ def plain(tmp_path, spawn):
 
 
 @pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is not installed")
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [pytest.param(s, marks=pytest.mark.waits) if s == "policies.spec.mjs" else s for s in SPECS])
 def test_dashboard(klieg_up, spawn, cc, spec, request, tmp_path):
 	p = spawn([cc(PROGRAM)], env=klieg_up.env, stdout=subprocess.PIPE)
 	assert p.stdout.readline() == b"up\n"

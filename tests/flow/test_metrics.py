@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from conftest import TOP, Up, wait_for
 from test_loop import SERVICE
 
@@ -87,6 +89,7 @@ def test_metrics_tell_volume_steering_and_cost_and_agree_with_the_doctor(klieg_u
 			assert all(last[name].get(k, 0) >= v for k, v in rows.items()), name
 
 
+@pytest.mark.waits
 def test_a_dead_agent_costs_its_rows_and_not_the_scrape(tmp_path):
 	up = Server(tmp_path / "server")
 	try:

@@ -105,6 +105,7 @@ def test_everything_is_off_everywhere_and_undo_brings_back_what_there_was(hosts)
 	assert all(0 < ends(up)[id] - was < (time.monotonic() - began) * 1e9 for id, was in ended.items())
 
 
+@pytest.mark.waits
 def test_a_host_that_is_away_when_it_happens_gets_it_when_it_is_back(hosts):
 	up, pids = hosts
 	off = {host: text_of(pid) for host, pid in pids.items()}

@@ -330,6 +330,7 @@ def test_a_firing_is_kept_with_its_cause_and_the_traces_that_it_caught(live):
 	assert up.get("/firings?policy=nobody")["firings"] == []
 
 
+@pytest.mark.waits
 def test_what_no_host_sees_alone_is_raised_across_hosts(tmp_path, spawn, cc):
 	class Server(Up):
 		command = "server"

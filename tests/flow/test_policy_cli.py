@@ -410,6 +410,7 @@ def state(up):
 	return p and p[0]["state"]
 
 
+@pytest.mark.waits
 def test_a_rollout_as_it_is_shown(klieg_up, spawn, cc, write):
 	procs = start(klieg_up, spawn, cc, 4)
 	# On a busy machine chance may make the canary slower than the rest; then the rollout takes itself back, says so, and is tried again.
@@ -445,6 +446,7 @@ def test_a_rollout_as_it_is_shown(klieg_up, spawn, cc, write):
 	assert state(klieg_up) == "active" and text_of(klieg_up) == STEPS.format(level="span")
 
 
+@pytest.mark.waits
 def test_a_service_dies_during_a_rollout(klieg_up, spawn, cc, write):
 	procs = start(klieg_up, spawn, cc, 3)
 	f = Follower(klieg_up, write("pay.yaml", STEPS.format(level="span")), "--soak", "3s")
@@ -465,6 +467,7 @@ def test_a_service_dies_during_a_rollout(klieg_up, spawn, cc, write):
 		assert re.search(r"auto_rollback", klieg_up.cli("policy", "history", "pay").stdout)
 
 
+@pytest.mark.waits
 def test_server_and_agent_die_during_a_rollout(tmp_path, spawn, cc, write):
 	up = Server(tmp_path / "server")
 	try:

@@ -7,6 +7,8 @@ import pytest
 from conftest import Up, wait_for
 from test_policies import put
 
+pytestmark = pytest.mark.waits
+
 # Serves "requests" of 1 ms. Where the probe in them is on it is slower, or fails, as if tracing did harm: the argument says how.
 SERVER = r"""
 #define KLIEG_COMPONENT "work"

@@ -9,6 +9,8 @@ from conftest import KLIEG, wait_for
 from test_fleet import Server
 from test_rollout import SERVER, text
 
+pytestmark = pytest.mark.waits
+
 HOST = "canaryhost"
 
 
