@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 """A storm: everything of the shop is switched on at `detail` while a loop in payment passes a probe ten million times a second.
 
-How long until the measured overhead is under its limit for good, what requests then take beside the shop built without probes (pairs, in turn), whether anything is
-uncounted. Prints `name value unit [ratio, note]` lines for bench/run. Usage: bench.py BUILD [PAIRS]."""
+How long until the measured overhead is under its limit for good, what requests then take beside the shop built without probes (pairs, in turn: each side's quantile is of
+all its requests, its ratio has an interval by drawing pairs again, the bootstrap of Efron), whether anything is uncounted. Prints `name value unit [ratio, note]` lines for bench/run. Usage: bench.py BUILD [PAIRS]."""
 import json
 import os
+import random
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,10 +15,23 @@ import urllib.request
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = sys.argv[1] if len(sys.argv) > 1 else os.path.join(TOP, "build")
-PAIRS = int(sys.argv[2]) if len(sys.argv) > 2 else 7
+PAIRS = int(sys.argv[2]) if len(sys.argv) > 2 else 40
 RATE = 700         # requests/s, three of four are charges, each passes LEDGER_ENTRIES probes (examples/shop/payment.c)
 ENTRIES = 20000
 PATIENCE = 30
+WINDOW = 3         # seconds, of each half of a pair
+
+
+def quantile(histograms, q):
+	total = {}
+	for h in histograms:
+		for us, n in h:
+			total[us] = total.get(us, 0) + n
+	left = q * sum(total.values())
+	for us in sorted(total):
+		left -= total[us]
+		if left <= 0:
+			return us
 
 
 def main():
@@ -37,7 +50,7 @@ def main():
 			return m[1]
 
 		def load(url, seconds=None):
-			cmd = [os.path.join(BUILD, "examples/shop/shop-load"), "--url", url, "--connections", "8", "--rate", str(RATE)]
+			cmd = [os.path.join(BUILD, "examples/shop/shop-load"), "--url", url, "--connections", "8", "--rate", str(RATE), "--histogram", "1"]
 			return subprocess.Popen(cmd + (["--seconds", str(seconds)] if seconds else []), stdout=subprocess.PIPE, text=True)
 
 		def finished(q):
@@ -77,18 +90,19 @@ def main():
 			print(f"storm_until_under_limit {over_at - begun:.2f} s bar<=2.0")
 			shed = [(s["name"], s["from"], s["to"]) for p in api("GET", "/overhead")["processes"] for s in p["shed"]]
 			print(f"storm_shed {len(shed)} sites {','.join(sorted({s[0] for s in shed}))}")
-			p99 = {"bare": [], "full": []}
-			p50 = {"bare": [], "full": []}
+			pairs = []
 			for i in range(PAIRS):
+				took = {}
 				for which, url in (("bare", bare), ("full", full)) if i % 2 else (("full", full), ("bare", bare)):
-					doc = finished(load(url, 4))
-					p99[which].append(doc["p99_us"])
-					p50[which].append(doc["p50_us"])
+					took[which] = finished(load(url, WINDOW))["histogram_us"]
+				pairs.append(took)
 			worst = overhead()
 			print(f"storm_overhead_after {worst['measured_percent']:.2f} % limit={worst['limit_percent']:.2f}")
-			for name, got in (("p50", p50), ("p99", p99)):
-				ratios = sorted(x / y for x, y in zip(got["full"], got["bare"]))
-				print(f"storm_shop_{name} {statistics.median(got['full']):.0f} us {statistics.median(ratios):.3f}x_untraced({ratios[0]:.2f}..{ratios[-1]:.2f},{PAIRS}_pairs)")
+			again = random.Random(1)
+			for name, q in (("p50", .5), ("p99", .99)):
+				ratio = lambda drawn: quantile([p["full"] for p in drawn], q) / quantile([p["bare"] for p in drawn], q)
+				drawn = sorted(ratio(again.choices(pairs, k=PAIRS)) for _ in range(1000))
+				print(f"storm_shop_{name} {quantile([p['full'] for p in pairs], q):.0f} us {ratio(pairs):.3f}x_untraced(95_%_{drawn[25]:.2f}..{drawn[974]:.2f},{PAIRS}_pairs_of_{WINDOW}_s)")
 			until = time.monotonic() + PATIENCE
 			while True:
 				a = api("GET", "/doctor")["account"]

@@ -1,6 +1,7 @@
 /* Load for the shop: N connections, each sending its next request when the last was answered, or at a given rate overall.
  *   shop-load --url http://127.0.0.1:PORT --connections 4 --rate 200 --seconds 30
- * Without --seconds it goes on until SIGTERM. Ends with one JSON line: requests, errors, per second, p50/p95/p99 in microseconds. */
+ * Without --seconds it goes on until SIGTERM. Ends with one JSON line: requests, errors, per second, p50/p95/p99 in microseconds; with --histogram 1 also
+ * how many requests took how long, for who adds several up. */
 #include <curl/curl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -12,7 +13,7 @@
 
 enum { MAX_CONNECTIONS = 256, BUCKETS = 4000 }; /* 4 buckets per octave would do; these are 10 us wide up to 40 ms, then 1 ms */
 static const char *url = "";
-static long connections = 4, rate, seconds;
+static long connections = 4, rate, seconds, with_histogram;
 static _Atomic int stopping;
 static _Atomic unsigned long requests, errors;
 static _Atomic unsigned long histogram[BUCKETS + 10000];
@@ -30,6 +31,8 @@ static void note(long long us)
 	histogram[b]++;
 }
 
+static double middle(int bucket) { return bucket < BUCKETS ? bucket * 10 + 5 : (bucket - BUCKETS) * 1000.0 + 500; }
+
 static double quantile(double q)
 {
 	unsigned long total = 0, seen = 0;
@@ -37,8 +40,17 @@ static double quantile(double q)
 		total += histogram[i];
 	for (int i = 0; i < BUCKETS + 10000; i++)
 		if ((seen += histogram[i]) >= q * (double)total && total)
-			return i < BUCKETS ? i * 10 + 5 : (i - BUCKETS) * 1000.0 + 500;
+			return middle(i);
 	return 0;
+}
+
+static void print_histogram(void)
+{
+	const char *before = ",\"histogram_us\":[";
+	for (int i = 0; i < BUCKETS + 10000; i++)
+		if (histogram[i])
+			printf("%s[%.0f,%lu]", before, middle(i), histogram[i]), before = ",";
+	fputs(requests ? "]" : ",\"histogram_us\":[]", stdout);
 }
 
 static size_t ignore(char *p, size_t one, size_t n, void *arg)
@@ -93,10 +105,11 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[i], "--connections")) connections = atol(argv[i + 1]);
 		else if (!strcmp(argv[i], "--rate")) rate = atol(argv[i + 1]);
 		else if (!strcmp(argv[i], "--seconds")) seconds = atol(argv[i + 1]);
+		else if (!strcmp(argv[i], "--histogram")) with_histogram = atol(argv[i + 1]);
 		else return fprintf(stderr, "shop-load: unknown option %s\n", argv[i]), 2;
 	}
 	if (!*url || connections < 1 || connections > MAX_CONNECTIONS)
-		return fprintf(stderr, "shop-load: --url http://HOST:PORT [--connections 1..%d] [--rate N] [--seconds N]\n", MAX_CONNECTIONS), 2;
+		return fprintf(stderr, "shop-load: --url http://HOST:PORT [--connections 1..%d] [--rate N] [--seconds N] [--histogram 1]\n", MAX_CONNECTIONS), 2;
 	sigset_t stop;
 	sigemptyset(&stop);
 	sigaddset(&stop, SIGTERM);
@@ -118,7 +131,10 @@ int main(int argc, char **argv)
 	for (long i = 0; i < connections; i++)
 		pthread_join(t[i], NULL);
 	double took = (double)(now_ns() - from) / 1e9;
-	printf("{\"requests\":%lu,\"errors\":%lu,\"per_second\":%.1f,\"p50_us\":%.0f,\"p95_us\":%.0f,\"p99_us\":%.0f}\n", requests, errors,
+	printf("{\"requests\":%lu,\"errors\":%lu,\"per_second\":%.1f,\"p50_us\":%.0f,\"p95_us\":%.0f,\"p99_us\":%.0f", requests, errors,
 		(double)requests / took, quantile(.5), quantile(.95), quantile(.99));
+	if (with_histogram)
+		print_histogram();
+	puts("}");
 	return 0;
 }

@@ -300,10 +300,10 @@ static bool beside_baseline(struct trigger_group *g, const struct tq_metric *m, 
 
 /* ---- deciding ----------------------------------------------------------------------------------------------------------------- */
 
-static void tell(struct agent *a, const struct rule *r, const char *service, unsigned from, unsigned to, double value, double threshold)
+static void tell(struct agent *a, const struct rule *r, const char *service, unsigned from, unsigned to, bool known, double value, double threshold)
 {
 	char words[200];
-	trigger_words(r->trigger, value, to > from, words, sizeof words);
+	trigger_words(r->trigger, known ? value : NAN, to > from, words, sizeof words);
 	log_info("agent", "%s: %s -> %s in %s: %s", r->id, level_name(from), level_name(to), service, words);
 	agent_emit(a, "trigger", json_pack("{s:s,s:s,s:s?,s:s?,s:s,s:s,s:s,s:{s:s,s:s,s:f,s:f,s:I},s:I}", "what", to > from ? "raised" : "lowered", "rule", r->id, "policy",
 		r->policy, "name", r->name, "service", service, "from", level_name(from), "to", level_name(to), "cause", "query", r->trigger->when, "text", words, "value", value,
@@ -331,7 +331,7 @@ static void decide(struct agent *a, struct rule *r, int64_t now)
 		return;
 	uint8_t from = (uint8_t)rule_level(r), to = r->trigger_state.level;
 	rule_raise(a, r, to > r->level ? to : KW_OFF);
-	tell(a, r, worst ? worst->service : "", from, rule_level(r), value, m.threshold);
+	tell(a, r, worst ? worst->service : "", from, rule_level(r), known, value, m.threshold);
 }
 
 void triggers_follow(struct agent *a)

@@ -59,8 +59,8 @@ extern const char policy_schema[];                                   /* JSON Sch
  * detail -> deep, up to `to`), one step down per `decay` of unbroken calm; calm means under the threshold by 10 % (hysteresis: between the two nothing
  * moves); after any step down no step up for `cooldown`. A measurement that is not known counts neither way: the wait stands still. A clock that jumps
  * back starts the wait over; more than 10 s between two measurements count as 10. state: {.base = .level = the rule's}, zero otherwise. */
-struct trigger_state { uint8_t base, level; bool breached, calm; int64_t since_ns, quiet_until_ns, last_ns; };
+struct trigger_state { uint8_t base, level; bool breached, calm; int64_t since_ns, quiet_until_ns, last_ns, silent_ns; };
 enum trigger_move { TRIGGER_STAY, TRIGGER_UP, TRIGGER_DOWN };
 enum trigger_move trigger_step(const struct policy_trigger *t, struct trigger_state *s, int64_t now_ns, bool known, double value);
-/* Why it moved, for people: "the p99 of what requests waited is 83 ms, over 50 ms for 2 s". */
+/* Why it moved, for people: "the p99 of what requests waited is 83 ms, over 50 ms for 2 s". value NAN: there was none. */
 void trigger_words(const struct policy_trigger *t, double value, bool up, char *ret_text, size_t n);

@@ -1,10 +1,19 @@
 /* When a trigger raises and lowers. Only streaks count: of breach, of calm; between the two (the hysteresis) both are broken, so a value that swings
- * moves nothing. Pure. */
+ * moves nothing. Silence is no breach: what nobody measures any more is lowered, too, so that nothing stays raised for ever. Pure. */
 #include "policy/policy.h"
 #include <math.h>
 #include <stdio.h>
 
 #define GAP_MAX_NS 10000000000ll /* between two measurements no more than this is taken as proven */
+
+static enum trigger_move lower(const struct policy_trigger *t, struct trigger_state *s, int64_t now_ns)
+{
+	s->level--;
+	s->since_ns = now_ns;
+	s->silent_ns = 0;
+	s->quiet_until_ns = now_ns + t->cooldown_ns;
+	return TRIGGER_DOWN;
+}
 
 enum trigger_move trigger_step(const struct policy_trigger *t, struct trigger_state *s, int64_t now_ns, bool known, double value)
 {
@@ -22,8 +31,10 @@ enum trigger_move trigger_step(const struct policy_trigger *t, struct trigger_st
 	}
 	if (!known || isnan(value)) { /* this time counts neither way */
 		s->since_ns += first ? 0 : gap;
-		return TRIGGER_STAY;
+		s->silent_ns += first ? 0 : gap > GAP_MAX_NS ? GAP_MAX_NS : gap;
+		return s->silent_ns >= t->decay_ns && s->level > s->base ? lower(t, s, now_ns) : TRIGGER_STAY;
 	}
+	s->silent_ns = 0;
 	if (!first && gap > GAP_MAX_NS)
 		s->since_ns += gap - GAP_MAX_NS;
 	bool above = m.cmp[0] == '>', equal = m.cmp[1] == '=';
@@ -39,13 +50,7 @@ enum trigger_move trigger_step(const struct policy_trigger *t, struct trigger_st
 		s->since_ns = now_ns;
 		return TRIGGER_UP;
 	}
-	if (calm && s->level > s->base && now_ns - s->since_ns >= t->decay_ns) {
-		s->level--;
-		s->since_ns = now_ns;
-		s->quiet_until_ns = now_ns + t->cooldown_ns;
-		return TRIGGER_DOWN;
-	}
-	return TRIGGER_STAY;
+	return calm && s->level > s->base && now_ns - s->since_ns >= t->decay_ns ? lower(t, s, now_ns) : TRIGGER_STAY;
 }
 
 static void amount(double v, bool time, const char *unit, char ret[40])
@@ -83,5 +88,9 @@ void trigger_words(const struct policy_trigger *t, double value, bool up, char *
 	amount(value, time && !m.baseline_ns, unit, is);
 	amount(m.threshold, time && !m.baseline_ns, unit, limit);
 	amount((double)(up ? t->over_ns : t->decay_ns), true, "", lasted);
+	if (isnan(value)) {
+		snprintf(ret_text, n, "nothing was measured for %s", lasted);
+		return;
+	}
 	snprintf(ret_text, n, "%s is %s, %s %s for %s", what, is, above ? "over" : "under", limit, lasted);
 }

@@ -116,13 +116,13 @@ static bool measure(const struct watched *w, const json_t *rows, const char *ser
 
 /* ---- deciding ------------------------------------------------------------------------------------------------------------- */
 
-static void raise_rule(struct server *s, struct watched *w, const json_t *rule, const char *service, uint8_t from, double value)
+static void raise_rule(struct server *s, struct watched *w, const json_t *rule, const char *service, uint8_t from, bool known, double value)
 {
 	json_t *copy = json_deep_copy(rule), *set = json_array(), *ev;
 	bool up = w->st.level > from;
 	char words[240];
 	size_t said;
-	trigger_words(&w->t, value, up, words, sizeof(words));
+	trigger_words(&w->t, known ? value : NAN, up, words, sizeof(words));
 	said = strlen(words);
 	snprintf(words + said, sizeof(words) - said, ", over all hosts");
 	if (w->st.level > w->st.base)
@@ -161,7 +161,7 @@ static void step(struct server *s, struct watched *w, const json_t *rule, const 
 	}
 	uint8_t from = w->st.level;
 	if (trigger_step(&w->t, &w->st, clock_mono(), known, value) != TRIGGER_STAY && w->st.level != from)
-		raise_rule(s, w, rule, worst, from, value);
+		raise_rule(s, w, rule, worst, from, known, value);
 	json_decref(done);
 }
 

@@ -378,10 +378,13 @@ static void of_panic(struct server *s, const json_t *ev)
 /* The agent raised or lowered what a rule gives, and says what it saw. */
 static void of_trigger(struct server *s, const json_t *ev)
 {
-	char object[160], why[400];
+	char object[160], why[500];
 	const json_t *cause = json_object_get(ev, "cause");
 	snprintf(object, sizeof(object), "rule:%.120s", jtext(ev, "rule"));
-	snprintf(why, sizeof(why), "%.200s: %.6g, threshold %.6g, in %.80s", jtext(cause, "query"), jnum(cause, "value"), jnum(cause, "threshold"), jtext(ev, "service"));
+	if (*jtext(cause, "text"))
+		snprintf(why, sizeof(why), "%.200s: %.180s%s%.80s", jtext(cause, "query"), jtext(cause, "text"), *jtext(ev, "service") ? ", in " : "", jtext(ev, "service"));
+	else /* of an agent that does not say it in words */
+		snprintf(why, sizeof(why), "%.200s: %.6g, threshold %.6g, in %.80s", jtext(cause, "query"), jnum(cause, "value"), jnum(cause, "threshold"), jtext(ev, "service"));
 	changed(s, "system:trigger", strcmp(jtext(ev, "what"), "raised") ? "lower" : "raise", object, why, json_pack("{ss}", "level", jtext(ev, "from")),
 		json_pack("{ss}", "level", jtext(ev, "to")), NULL);
 }

@@ -62,6 +62,20 @@ def test_latency_raises_a_level_step_by_step_and_calm_lowers_it(run):
 	assert steps(agent) == UP + DOWN
 
 
+def test_what_nobody_measures_any_more_is_lowered_too(run):
+	agent, program = run
+	agent.rules(rule('{ name = "request" } | avg_over_time(duration) > 20ms', to="count"))
+	program.tell("slow_us", 40000)
+	wait_for(lambda: steps(agent) == UP[:1])
+	program.proc.send_signal(signal.SIGSTOP)  # no requests: neither slow ones nor quick ones
+	try:
+		wait_for(lambda: steps(agent) == UP[:1] + DOWN[2:], timeout=40)
+	finally:
+		program.proc.send_signal(signal.SIGCONT)
+	assert agent.told("trigger")[1]["cause"]["text"] == "nothing was measured for 500 ms"
+	wait_for(lambda: steps(agent) == UP[:1] + DOWN[2:] + UP[:1])  # and when they are back, so is the trigger
+
+
 def test_errors_raise_it(run):
 	agent, program = run
 	agent.rules(rule('{ name = "request" && status = error } | rate() > 5', to="span"))
@@ -81,6 +95,7 @@ def test_throughput_raises_it(run):
 	assert agent.told("trigger")[0]["cause"]["value"] > 300
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("knob, measured, level", [("slow_us", "duration", "off"), ("queued_us", "span.klieg.queue_nano", "detail")])
 def test_what_differs_from_its_own_baseline_raises_it(run, knob, measured, level):
 	agent, program = run
@@ -97,6 +112,7 @@ def test_what_differs_from_its_own_baseline_raises_it(run, knob, measured, level
 	wait_for(lambda: steps(agent) == UP[:1] + DOWN[2:], timeout=40)
 
 
+@pytest.mark.waits
 def test_what_is_always_slow_is_usual_and_what_stays_becomes_it(run):
 	agent, program = run
 	program.tell("slow_us", 30000)
@@ -112,6 +128,7 @@ def test_what_is_always_slow_is_usual_and_what_stays_becomes_it(run):
 	assert last["cause"]["value"] < 2 < first["cause"]["value"]
 
 
+@pytest.mark.waits
 def test_what_swings_around_the_threshold_does_not_make_the_level_swing(run):
 	agent, program = run
 	agent.rules(rule('{ name = "request" } | avg_over_time(duration) > 20ms'))

@@ -433,6 +433,7 @@ static void trigger_says_why(void **state)
 		{ "{ } | quantile_over_time(.klieg.queue_nano, .5) > 3 with(baseline=10m)", 7.25, true,
 			"the p50 of what requests waited is 7.25 times as usual, over 3 times as usual for 10 s" },
 		{ "{ } | rate() < 10", 2, true, "the rate is 2/s, under 10/s for 10 s" },
+		{ slow, NAN, false, "nothing was measured for 60 s" },
 		{ "{ } | count_over_time() >= 5", 1, false, "the number of calls is 1, under 5 for 60 s" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -460,6 +461,18 @@ static void trigger_unknown_and_clocks(void **state)
 	assert_int_equal(x.ups, 0);
 	during(&x, 1, true, 300 * MS);
 	assert_int_equal(x.ups, 1); /* but what was known before counts */
+	during(&x, 59, false, 0);
+	assert_int_equal(x.downs, 0); /* for a while nothing is concluded from silence, in the end that it is over */
+	during(&x, 1, true, 300 * MS);
+	during(&x, 59, false, 0);
+	assert_int_equal(x.downs, 0);
+	during(&x, 1, false, 0);
+	assert_int_equal(x.downs, 1);
+	during(&x, 100000, false, 0);
+	assert_int_equal(x.downs, 1); /* its own level stays */
+	during(&x, 11, true, 300 * MS);
+	assert_int_equal(x.ups, 2);
+	x.ups = 1, x.downs = 0;
 	during(&x, 5, true, 300 * MS);
 	x.now -= 3600 * SECOND;
 	during(&x, 10, true, 300 * MS);
