@@ -21,16 +21,20 @@ enum { ROUNDS = 11, BATCHES = 15, BATCH = 2000 };
 
 static __thread struct { uint64_t head; _Alignas(64) uint64_t ring[KW_RING_BYTES / 8]; } floor_ring;
 
-CALL void do_floor(void)
+static inline void floor_store(uint64_t t0, uint64_t t1)
 {
-	uint64_t t0 = __builtin_ia32_rdtsc();
-	__asm__ volatile("" ::: "memory");
-	uint64_t t1 = __builtin_ia32_rdtsc(), *r = (uint64_t *)((char *)floor_ring.ring + (floor_ring.head & (KW_RING_BYTES - 1)));
+	uint64_t *r = (uint64_t *)((char *)floor_ring.ring + (floor_ring.head & (KW_RING_BYTES - 1)));
 	r[0] = 1;
 	r[1] = t0;
 	r[2] = t1 - t0;
 	r[3] = floor_ring.head;
 	__atomic_store_n(&floor_ring.head, floor_ring.head + 32, __ATOMIC_RELEASE);
+}
+CALL void do_floor(void)
+{
+	uint64_t t0 = __builtin_ia32_rdtsc();
+	__asm__ volatile("" ::: "memory");
+	floor_store(t0, __builtin_ia32_rdtsc());
 }
 #define BODY __asm__ volatile("" ::: "memory")
 CALL void do_empty(void) { BODY; }
@@ -46,16 +50,24 @@ CALL void do_gated(void) { KLIEG_SPAN("gated_span", KLIEG_STRN("tenant", "acme-e
 CALL void do_event(void) { KLIEG_EVENT("event"); BODY; }
 
 static unsigned work_steps = 100;
-static inline void work(void)
+static inline void work(void) /* each on what the one before has left: no two of them at a time, whatever is between */
 {
-	uint64_t x = 1;
+	static uint64_t left = 1;
+	uint64_t x = left;
 	for (unsigned i = 0; i < work_steps; i++)
 		__asm__ volatile("imul $3, %0, %0" : "+r"(x));
+	left = x;
 }
 CALL void do_work(void) { work(); }
+CALL void do_work_floor(void)
+{
+	uint64_t t0 = __builtin_ia32_rdtsc();
+	work();
+	floor_store(t0, __builtin_ia32_rdtsc());
+}
 CALL void do_work_span(void) { KLIEG_SPAN("work_span"); work(); }
 
-enum { FLOOR, EMPTY, OFF_COUNT, OFF_EVENT, OFF_SPAN, SPAN, ROOT, SPAN2, COUNTED, COUNT, EVENT, UNGATED, GATED, WORK, WORK_SPAN, CASES };
+enum { FLOOR, EMPTY, OFF_COUNT, OFF_EVENT, OFF_SPAN, SPAN, ROOT, SPAN2, COUNTED, COUNT, EVENT, UNGATED, GATED, WORK, WORK_FLOOR, WORK_SPAN, CASES };
 static const struct { void (*fn)(void); const char *site; unsigned level; bool in_trace; } cases[CASES] = {
 	[FLOOR] = { do_floor, NULL, 0, false }, [EMPTY] = { do_empty, NULL, 0, false },
 	[OFF_COUNT] = { do_off_count, NULL, 0, false }, [OFF_EVENT] = { do_off_event, NULL, 0, false }, [OFF_SPAN] = { do_off_span, NULL, 0, false },
@@ -63,7 +75,7 @@ static const struct { void (*fn)(void); const char *site; unsigned level; bool i
 	[SPAN2] = { do_span2, "span2", KW_DETAIL, true }, [COUNTED] = { do_counted_span, "counted_span", KW_COUNT, true },
 	[COUNT] = { do_count, "count", KW_COUNT, true }, [EVENT] = { do_event, "event", KW_SPAN, true },
 	[UNGATED] = { do_ungated, NULL, 0, false }, [GATED] = { do_gated, "gated_span", KW_DETAIL, true },
-	[WORK] = { do_work, NULL, 0, false }, [WORK_SPAN] = { do_work_span, "work_span", KW_SPAN, true },
+	[WORK] = { do_work, NULL, 0, false }, [WORK_FLOOR] = { do_work_floor, NULL, 0, false }, [WORK_SPAN] = { do_work_span, "work_span", KW_SPAN, true },
 };
 
 /* ---- the agent's part -------------------------------------------------------------------------------------------------- */
@@ -207,6 +219,7 @@ int main(void)
 	print_ratio("probe_count_on", COUNT, 1.3);
 	print_ratio("probe_event_on", EVENT, 0);
 	print_over("probe_span_of_other_requests", GATED, UNGATED, "over_the_same_site_switched_off(bar<=2)");
+	printf("probe_floor_in_200ns_work %.2f ns 2_rdtsc+32_byte_store_around_it\n", over(WORK_FLOOR, WORK, true));
 	printf("probe_span_in_200ns_work %.2f ns %.1f%%_of_%.0f_ns\n", over(WORK_SPAN, WORK, true), 100 * (over(WORK_SPAN, WORK, false) - 1), value(WORK));
 	__atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
 	pthread_join(t, NULL);
