@@ -263,7 +263,7 @@ template <class Tag> klieg__slot klieg__slot_of<Tag>::its;
 		klieg__attributes(KLIEG__SLOT_REF(slot), span, klieg__v, KLIEG__NARG(__VA_ARGS__)); \
 	} while (0)
 
-/* The begin of a span: open stays 0 when the site is off. */
+/* The begin of a span: open stays 0 when the site is off. (An explicit one's slot never remembers that it is for others: its handle has to be reset.) */
 #define KLIEG__BEGIN0(fn, flags, s, name, id) \
 	do { \
 		__label__ klieg__on, klieg__off; \

@@ -2,21 +2,11 @@
  * the offset is corrected every second by at most 500 ppm. Agent thread. */
 #include "agent/clock.h"
 #include "base/clock.h"
+#include "wire/wire.h"
 #include <stdlib.h>
 
 #define JUMP_NS 10000000
 #define SLEW 500e-6
-
-uint64_t clock_tsc(void)
-{
-#if defined(__x86_64__)
-	return __builtin_ia32_rdtsc();
-#else
-	uint64_t v;
-	__asm__ volatile("mrs %0, cntvct_el0" : "=r"(v));
-	return v;
-#endif
-}
 
 /* The tightest of a few bracketed readings: a preempted one is not believed. */
 static void sample(uint64_t *ret_tsc, int64_t *ret_wall, int64_t *ret_mono)
@@ -25,11 +15,11 @@ static void sample(uint64_t *ret_tsc, int64_t *ret_wall, int64_t *ret_mono)
 	*ret_tsc = 0;
 	*ret_wall = *ret_mono = 0;
 	for (int i = 0; i < 12; i++) {
-		uint64_t a = clock_tsc();
+		uint64_t a = kw_ticks();
 		int64_t wall = clock_wall();
-		uint64_t b = clock_tsc();
+		uint64_t b = kw_ticks();
 		int64_t mono = clock_mono();
-		uint64_t c = clock_tsc();
+		uint64_t c = kw_ticks();
 		if (c - a < best) {
 			best = c - a;
 			*ret_tsc = a + (b - a) / 2;

@@ -11,7 +11,6 @@ struct clock_map {
 	int64_t error_ns;        /* at the last fit */
 	uint64_t jumps;
 };
-uint64_t clock_tsc(void);
 void clock_map_init(struct clock_map *m);
 /* Compares with the clock; small errors are slewed away (time stays continuous), a jump of the wall clock is followed at once. */
 void clock_map_fit(struct clock_map *m);

@@ -23,9 +23,9 @@ void cost_calibrate(struct agent *a)
 	for (int r = 0; r < ROUNDS; r++) {
 		int64_t t = clock_mono();
 		for (uint64_t i = 0; i < N; i++) {
-			uint64_t start = clock_tsc();
+			uint64_t start = kw_ticks();
 			__asm__ volatile("" ::: "memory");
-			uint64_t end = clock_tsc();
+			uint64_t end = kw_ticks();
 			uint64_t *w = ring[i & 511].w;
 			w[0] = start, w[1] = end - start, w[2] = i, w[3] = 0;
 			__asm__ volatile("" : : "r"(w) : "memory");

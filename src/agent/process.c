@@ -203,7 +203,7 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, enum adopt h
 			close(memfd); /* another agent's */
 			return 0;
 		}
-		if (c.lease_tsc > clock_tsc() && c.agent_pid && (pid_t)c.agent_pid != getpid() && kill((pid_t)c.agent_pid, 0) == 0) {
+		if (c.lease_tsc > kw_ticks() && c.agent_pid && (pid_t)c.agent_pid != getpid() && kill((pid_t)c.agent_pid, 0) == 0) {
 			char *name = read_text((pid_t)c.agent_pid, "comm", 64);
 			close(memfd); /* its lease is held by a live agent */
 			free(name);
@@ -314,7 +314,7 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, enum adopt h
 
 bool process_lease(struct process *p, int64_t lease_ns)
 {
-	uint64_t until = lease_ns ? clock_tsc() + (uint64_t)((double)lease_ns / p->agent->clock.ns_per_tick) : 0;
+	uint64_t until = lease_ns ? kw_ticks() + (uint64_t)((double)lease_ns / p->agent->clock.ns_per_tick) : 0;
 	__atomic_store_n(&p->control->lease_tsc, until, __ATOMIC_RELEASE);
 	p->lease = lease_ns != 0;
 	return true;
@@ -344,7 +344,7 @@ static struct kw_open open_copy(const struct kw_thread *t, uint32_t i)
 json_t *process_in_flight(struct process *p, const struct traceql *q, uint32_t limit)
 {
 	json_t *list = json_array();
-	uint64_t now = clock_tsc();
+	uint64_t now = kw_ticks();
 	for (uint32_t i = 0; i < process_slots(p); i++) {
 		const struct kw_thread *t = process_slot(p, i);
 		uint32_t depth = __atomic_load_n(&t->depth, __ATOMIC_ACQUIRE);

@@ -48,7 +48,7 @@ static struct switches *follow(uint32_t tid)
 	struct switches *s = base_calloc(1, sizeof *s);
 	s->fd = fd;
 	s->page = p;
-	s->from = clock_tsc();
+	s->from = kw_ticks();
 	return s;
 }
 
@@ -75,9 +75,9 @@ static void read_all(struct switches *s, double ns_per_tick)
 	uint64_t tsc = 0, best = UINT64_MAX;
 	int64_t mono = 0;
 	for (int i = 0; i < 3; i++) { /* the tightest of three: a preempted reading is not believed */
-		uint64_t t0 = clock_tsc();
+		uint64_t t0 = kw_ticks();
 		int64_t m = clock_mono();
-		uint64_t t1 = clock_tsc();
+		uint64_t t1 = kw_ticks();
 		if (t1 - t0 < best)
 			best = t1 - t0, tsc = t0 + (t1 - t0) / 2, mono = m;
 	}
@@ -86,7 +86,7 @@ static void read_all(struct switches *s, double ns_per_tick)
 		for (size_t i = 0; i < sizeof r; i++)
 			((uint8_t *)&r)[i] = data[(tail + i) % (PAGES * 4096)];
 		if (r.h.size < sizeof r.h || r.h.size > head - tail) {
-			s->from = clock_tsc();
+			s->from = kw_ticks();
 			break;
 		}
 		if (r.h.type == PERF_RECORD_SWITCH && r.h.size >= sizeof r) {
@@ -99,7 +99,7 @@ static void read_all(struct switches *s, double ns_per_tick)
 				s->out = 0;
 			}
 		} else if (r.h.type == PERF_RECORD_LOST) {
-			s->from = clock_tsc();
+			s->from = kw_ticks();
 			s->out = 0;
 		}
 		tail += r.h.size;

@@ -97,7 +97,7 @@ static inline __attribute__((always_inline)) int begin_quick(struct klieg__threa
 	klieg__store(&o->cookie, (uint64_t)(uintptr_t)s, RELAXED);
 	put_pair(&o->parent_seq, me->seq, !kept ? OPEN_UNSAMPLED | OPEN_IF_FAILS : level == KW_COUNT ? OPEN_COUNT : level >= KW_DETAIL ? OPEN_DETAIL : 0u); /* and flags */
 	t->generation[depth] = me->generation;
-	uint64_t now = klieg__ticks();
+	uint64_t now = kw_ticks();
 	bool over = lease_over(now);
 	if (klieg__likely(!over)) {
 		klieg__store(&o->start_tsc, now, RELAXED);
@@ -159,7 +159,7 @@ static inline __attribute__((always_inline)) bool end_fast(struct klieg__thread 
 		if (klieg__unlikely(!k))
 			return false;
 		hold(me);
-		uint64_t ticks = klieg__ticks() - o->start_tsc;
+		uint64_t ticks = kw_ticks() - o->start_tsc;
 		struct kw_cell *c = me->cells + k;
 		c->bucket[kw_bucket(ticks)]++;
 		c->sum_ticks += ticks;
@@ -184,7 +184,7 @@ static inline __attribute__((always_inline)) bool end_fast(struct klieg__thread 
 		put_pair(&r->seq, seq, parent_seq);
 		if (klieg__likely(me->seq == seq))
 			me->seq = parent_seq;
-		uint64_t now = klieg__ticks(), start = o->start_tsc;
+		uint64_t now = kw_ticks(), start = o->start_tsc;
 		r->start_tsc = start;
 		r->ticks = now - start;
 		commit(me, sizeof *r);

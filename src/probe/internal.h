@@ -70,17 +70,6 @@ enum { OPEN_CLASSIFY = 1u << 8, /* its attributes decide whether the request car
 	OPEN_DETACHED = 1u << 21 /* what it was begun in has ended: not a parent of new spans any more */,
 	HANDLE_SLOT_SHIFT = 22 }; /* beside KW_REC_* in kw_open.flags; a handle's flags also have the number of the slot it was begun in */
 
-static inline uint64_t klieg__ticks(void)
-{
-#if defined(__x86_64__)
-	return __builtin_ia32_rdtsc();
-#elif defined(__aarch64__)
-	uint64_t t;
-	__asm__ volatile("mrs %0, cntvct_el0" : "=r"(t));
-	return t;
-#endif
-}
-
 /* This thread's slot, if it still is this process's. */
 static inline struct kw_thread *klieg__slot_now(const struct klieg__thread *me)
 {

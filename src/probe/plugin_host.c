@@ -332,14 +332,14 @@ static struct klieg_waiting *host_waiting(void)
 {
 	if (!met.ticks) {
 		met.ns = host_now_ns();
-		met.ticks = klieg__ticks();
+		met.ticks = kw_ticks();
 	}
 	return (struct klieg_waiting *)&klieg__thread.waiting;
 }
 
 static uint64_t ticks_to_ns(uint64_t ticks)
 {
-	uint64_t now = klieg__ticks(), ns = host_now_ns();
+	uint64_t now = kw_ticks(), ns = host_now_ns();
 	return now > met.ticks ? (uint64_t)((__uint128_t)ticks * (ns - met.ns) / (now - met.ticks)) : 0;
 }
 
@@ -359,7 +359,7 @@ void klieg__run_waited(struct klieg__run *r)
 	void *queue = me->waiting.queue;
 	me->waiting.queue = NULL;
 	uint64_t put = queue ? me->waiting.since(queue) : 0;
-	if (put && (ns = ticks_to_ns(klieg__ticks() - put)) >= longest) /* the one may have gone on during the other: not their sum */
+	if (put && (ns = ticks_to_ns(kw_ticks() - put)) >= longest) /* the one may have gone on during the other: not their sum */
 		longest = ns, kind = "pool";
 	if (!kind)
 		return;

@@ -123,7 +123,7 @@ static bool make_region(void)
 			ring = n;
 	}
 	struct kw_region r = { .magic = KW_MAGIC, .version = KW_VERSION, .header_bytes = sizeof r, .max_modules = KW_MAX_MODULES, .max_sites = KW_MAX_SITES,
-		.max_threads = KW_MAX_THREADS, .pid = (uint32_t)getpid(), .created_tsc = klieg__ticks() };
+		.max_threads = KW_MAX_THREADS, .pid = (uint32_t)getpid(), .created_tsc = kw_ticks() };
 	r.control_off = (uint64_t)page;
 	r.modules_off = 2 * (uint64_t)page;
 	r.sites_off = align(r.modules_off + KW_MAX_MODULES * sizeof(struct kw_module), (uint64_t)page);

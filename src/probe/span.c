@@ -350,7 +350,7 @@ static inline __attribute__((always_inline)) int begin(const struct klieg__slot 
 		}
 	}
 	bool classify = klieg__unlikely(klieg__load(&st->flags, RELAXED) & KW_STATE_CLASSIFIES) && asks(me, st, depth);
-	if ((!level && !classify) || lease_over(now = klieg__ticks()))
+	if ((!level && !classify) || lease_over(now = kw_ticks()))
 		goto no;
 	if (klieg__unlikely(depth >= KW_OPEN_MAX)) {
 		bool unsampled = me->trace_hi | me->trace_lo && !(me->ctx_flags & (CTX_UNDECIDED | KW_CTX_SAMPLED));
@@ -483,7 +483,7 @@ static inline __attribute__((always_inline)) void finish(struct klieg__thread *m
 	struct kw_thread *t = me->t;
 	struct kw_open *o = &t->open[i];
 	uint32_t flags = klieg__load(&o->flags, RELAXED);
-	uint64_t now = klieg__ticks(), start = o->start_tsc;
+	uint64_t now = kw_ticks(), start = o->start_tsc;
 	bool same = t->generation[i] == me->generation;
 	if (klieg__likely(!(flags & (OPEN_COUNT | OPEN_UNSAMPLED)))) {
 		struct kw_rec_span *r;
@@ -596,7 +596,7 @@ static __attribute__((noinline)) void end_frame_slow(klieg_span *s, uint64_t min
 		if (i + 1 != t->depth)
 			abandon_above(me, i);
 		struct kw_open *o = &t->open[i];
-		if (min_ticks && !(o->flags & (OPEN_COUNT | OPEN_UNSAMPLED)) && klieg__ticks() - o->start_tsc < min_ticks) {
+		if (min_ticks && !(o->flags & (OPEN_COUNT | OPEN_UNSAMPLED)) && kw_ticks() - o->start_tsc < min_ticks) {
 			t->too_short++;
 			__atomic_fetch_or(&o->flags, OPEN_ENDED, __ATOMIC_RELAXED);
 			pop_ended(me);
@@ -642,7 +642,7 @@ void klieg__lost_frame(const struct klieg__slot *slot)
 /* The handle says what it was. Begun on another thread; the place it has on that thread's stack becomes free when that thread next comes by. */
 static __attribute__((noinline)) void end_elsewhere(struct klieg__thread *me, klieg_span *s)
 {
-	uint64_t now = klieg__ticks();
+	uint64_t now = kw_ticks();
 	struct kw_region *region = klieg__process.region;
 	uint32_t slot = s->flags >> HANDLE_SLOT_SHIFT;
 	struct kw_thread *other = (struct kw_thread *)(klieg__process.threads + (uint64_t)(slot < region->max_threads ? slot : 0) * region->thread_stride);
@@ -866,7 +866,7 @@ static void put_record(struct klieg__thread *me, uint8_t type, uint32_t site, ui
 			flags |= KW_REC_TRUNCATED;
 	}
 	r->r = (struct kw_rec){ site, type, (uint8_t)(bytes / KW_UNIT), (uint16_t)(flags | (unsigned)written << KW_REC_NATTR_SHIFT) };
-	r->tsc = type == KW_REC_EVENT ? klieg__ticks() : 0;
+	r->tsc = type == KW_REC_EVENT ? kw_ticks() : 0;
 	r->seq = seq;
 	r->pad = 0;
 	r->value = value;
@@ -1167,7 +1167,7 @@ KLIEG_PUBLIC void klieg__event(const struct klieg__slot *slot, const struct klie
 		return;
 	const struct kw_site_state *st = klieg__process.sites + site;
 	unsigned level = level_of(me, st);
-	if (level && !lease_over(klieg__ticks())) {
+	if (level && !lease_over(kw_ticks())) {
 		if (level == KW_COUNT) {
 			struct kw_cell *c = cell_of(me, site);
 			if (c)
@@ -1197,7 +1197,7 @@ KLIEG_PUBLIC void klieg__count(const struct klieg__slot *slot, int64_t n)
 	struct klieg__thread *me = site < KW_MAX_SITES && !not_for_us_again(&klieg__thread, slot) ? enter() : NULL;
 	if (!me)
 		return;
-	if (level_of(me, klieg__process.sites + site) && !lease_over(klieg__ticks())) {
+	if (level_of(me, klieg__process.sites + site) && !lease_over(kw_ticks())) {
 		struct kw_cell *c = cell_of(me, site);
 		if (c) {
 			c->value += n;

@@ -46,7 +46,7 @@ bool klieg__thread_attach(struct klieg__thread *me)
 	struct kw_region *r = p->region;
 	uint32_t tid = (uint32_t)syscall(SYS_gettid);
 	if (syscall(SYS_getrandom, me->random, sizeof me->random, 1 /* GRND_NONBLOCK */) != sizeof me->random) {
-		me->random[0] = klieg__ticks();
+		me->random[0] = kw_ticks();
 		me->random[1] = (uint64_t)(uintptr_t)me ^ tid;
 	}
 	me->ready = NOT_READY;

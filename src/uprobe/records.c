@@ -63,23 +63,12 @@ struct records {
 
 /* ---- time ---------------------------------------------------------------------------------------------------------- */
 
-static uint64_t ticks_now(void)
-{
-#if defined(__x86_64__)
-	return __builtin_ia32_rdtsc();
-#elif defined(__aarch64__)
-	uint64_t t;
-	__asm__ volatile("mrs %0, cntvct_el0" : "=r"(t));
-	return t;
-#endif
-}
-
 /* The tightest of a few bracketed readings: a preempted one is not believed. */
 static void clock_pair(uint64_t *ret_tsc, uint64_t *ret_ns)
 {
 	uint64_t best = UINT64_MAX;
 	for (int i = 0; i < 12; i++) {
-		uint64_t a = ticks_now(), ns = (uint64_t)clock_mono(), b = ticks_now();
+		uint64_t a = kw_ticks(), ns = (uint64_t)clock_mono(), b = kw_ticks();
 		if (b - a < best) {
 			best = b - a;
 			*ret_tsc = a + (b - a) / 2;
@@ -175,7 +164,7 @@ static int make_region(struct records *r, const char *socket, struct err *e)
 {
 	struct kw_region *g = &r->reg;
 	*g = (struct kw_region){ .magic = KW_MAGIC, .version = KW_VERSION, .header_bytes = sizeof *g, .max_modules = KW_MAX_MODULES,
-		.max_sites = KW_MAX_SITES, .max_threads = KW_MAX_THREADS, .pid = (uint32_t)r->pid, .created_tsc = ticks_now() };
+		.max_sites = KW_MAX_SITES, .max_threads = KW_MAX_THREADS, .pid = (uint32_t)r->pid, .created_tsc = kw_ticks() };
 	g->control_off = 4096;
 	g->modules_off = 2 * 4096;
 	g->sites_off = align(g->modules_off + KW_MAX_MODULES * sizeof(struct kw_module), 4096);
@@ -215,7 +204,7 @@ int records_open(pid_t pid, const char *socket, struct records **ret_r, struct e
 		return rc;
 	}
 	if (getrandom(r->random, sizeof r->random, 0) != sizeof r->random)
-		r->random[0] = ticks_now(), r->random[1] = (uint64_t)(uintptr_t)r ^ (uint64_t)pid;
+		r->random[0] = kw_ticks(), r->random[1] = (uint64_t)(uintptr_t)r ^ (uint64_t)pid;
 	clock_begin(r);
 	*ret_r = r;
 	return 0;

@@ -28,6 +28,18 @@
 #define KW_OPEN_MAX 64u                 /* open spans a thread may nest; deeper ones are counted as lost */
 #define KW_CELLS 256u                   /* sites one thread may have at level count */
 #define KW_RESOURCE_MAX 2048u
+
+/* The clock of every time stamp in it: the processor's own, in ticks. Any thread, of any process of the host. */
+static inline uint64_t kw_ticks(void)
+{
+#if defined(__x86_64__)
+	return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+	uint64_t t;
+	__asm__ volatile("mrs %0, cntvct_el0" : "=r"(t));
+	return t;
+#endif
+}
 #define KW_UNIT 32u                     /* records are multiples of this and never wrap */
 
 /* ---- site descriptors: in the traced module's read-only section "klieg_sites" ------------------------------- */
