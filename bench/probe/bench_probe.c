@@ -147,6 +147,30 @@ static double measure_case(int which)
 	return measure(which);
 }
 
+/* One call at a time, each after other work has taken the caches: what a probe that is passed now and then costs. */
+static double cold(int which)
+{
+	enum { TIMES = 301, BYTES = 8 << 20 };
+	static uint8_t other[BYTES];
+	double ns[TIMES], from = now_ns();
+	uint64_t ticks = kw_ticks();
+	for (int i = 0; i < TIMES; i++) {
+		for (size_t k = 0; k < BYTES; k += 64)
+			other[k]++;
+		uint64_t t0 = kw_ticks();
+		cases[which].fn();
+		ns[i] = (double)(kw_ticks() - t0);
+	}
+	return median(ns, TIMES) * (now_ns() - from) / (double)(kw_ticks() - ticks);
+}
+static double cold_case(int which)
+{
+	if (!cases[which].in_trace)
+		return cold(which);
+	KLIEG_SPAN("outer");
+	return cold(which);
+}
+
 /* Instructions a call retires in user mode, or -1 where the machine does not tell. */
 static double instructions(int which)
 {
@@ -221,6 +245,10 @@ int main(void)
 	print_over("probe_span_of_other_requests", GATED, UNGATED, "over_the_same_site_switched_off(bar<=2)");
 	printf("probe_floor_in_200ns_work %.2f ns 2_rdtsc+32_byte_store_around_it\n", over(WORK_FLOOR, WORK, true));
 	printf("probe_span_in_200ns_work %.2f ns %.1f%%_of_%.0f_ns\n", over(WORK_SPAN, WORK, true), 100 * (over(WORK_SPAN, WORK, false) - 1), value(WORK));
+	double empty = cold_case(EMPTY);
+	printf("probe_span_cold %.0f ns %.1fx_floor,after_8_MiB_of_other_work\n", cold_case(SPAN) - empty, (cold_case(SPAN) - empty) / value(FLOOR));
+	printf("probe_span_2_attributes_cold %.0f ns %.1fx_floor\n", cold_case(SPAN2) - empty, (cold_case(SPAN2) - empty) / value(FLOOR));
+	printf("probe_count_cold %.0f ns %.1fx_floor\n", cold_case(COUNT) - empty, (cold_case(COUNT) - empty) / value(FLOOR));
 	__atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
 	pthread_join(t, NULL);
 	uint64_t lost = mine->lost_full + mine->lost_other + mine->lost_depth + mine->lost_reentrant;

@@ -50,13 +50,15 @@ static char *read_text(pid_t pid, const char *name, size_t max)
 	return text;
 }
 
-static int64_t started(pid_t pid)
+/* Wall time, which is worked out anew each time; ticks since the host began, which stay what they are. */
+static int64_t started(pid_t pid, uint64_t *ret_ticks)
 {
 	char *stat = read_text(pid, "stat", 1024), *p = strrchr(stat, ')');
 	unsigned long long ticks = 0;
 	if (p)
 		sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &ticks);
 	free(stat);
+	*ret_ticks = ticks;
 	int64_t boot = clock_wall() - clock_of(CLOCK_BOOTTIME);
 	return boot + (int64_t)ticks * (SECOND / sysconf(_SC_CLK_TCK));
 }
@@ -280,9 +282,9 @@ int process_adopt(struct agent *a, pid_t pid, uid_t uid, int memfd, enum adopt h
 		p->user = str_dup(str_of(pw.pw_name));
 	else
 		p->user = base_calloc(1, 16), snprintf(p->user, 16, "%u", uid);
-	p->started_ns = started(pid);
-	uint64_t who = hash_bytes(a->host, strlen(a->host), hash_bytes(&p->started_ns, sizeof p->started_ns, (uint64_t)pid));
-	p->instance = (double)(who >> 11) / 9007199254740992.0;
+	struct { uint64_t pid, ticks; } who = { .pid = (uint64_t)pid }; /* the same for every agent that comes to it */
+	p->started_ns = started(pid, &who.ticks);
+	p->instance = (double)(hash_bytes(&who, sizeof who, hash_bytes(a->host, strlen(a->host), 0)) >> 11) / 9007199254740992.0;
 	process_read_resource(p);
 	adopt_counts(p);
 	if (a->nprocs == a->procs_cap)

@@ -45,10 +45,12 @@ def test_agent_restart_goes_on_and_the_account_balances(tmp_path):
 		wait_for(lambda: agent.process())
 		assert agent("on", toggle={"selector": "demo:*", "level": "span"})["instances"] == 1
 		wait_for(lambda: agent.process()["passed"] > 100)
+		instance = agent.process()["instance"]
 		agent.proc.kill()
 		agent.proc.wait()
 		agent = Agent(socket)
 		wait_for(lambda: agent.process())
+		assert agent.process()["instance"] == instance  # a share of the processes is the same ones to whatever agent comes
 		assert agent.process()["on"] == 0  # nobody wants it on any more
 		agent("on", toggle={"selector": "*", "level": "span", "expires_unix_nano": time.time_ns() + 500_000_000})
 		assert agent.process()["on"] == 1

@@ -319,6 +319,7 @@ def test_a_toggle_for_a_tenant_an_endpoint_and_back(pay):
 def test_a_toggle_for_a_share_of_the_processes_and_for_hosts(klieg_up, spawn, cc):
 	start(klieg_up, spawn, cc, 6)
 	instance = {x["pid"]: x["instance"] for x in rows(klieg_up)}
+	assert len(set(instance.values())) == 6  # though they began at the same time
 	share = sorted(instance.values())[2] + 1e-9  # three of the six
 	r = klieg_up.cli("on", "pay:*", "--share", f"{share:.9f}", "--ttl", "5m")
 	ident = re.search(r"klieg off (t-\w+)", r.stdout)[1]
