@@ -1,8 +1,7 @@
 /* What a probe costs and how often it is hit: what predictions and the overhead that is shown rest on.
  *
  * The cost of one hit on this machine is measured when the agent starts: the floor (two readings of the clock and a 32-byte store) times the ratios that
- * `make bench` finds for each level (bench/RESULTS.md),
- * and more where the caches are cold (drain.c sees that by the gaps). How often a site was hit when it was last on is remembered by its id and service, so
+ * `make bench` finds for each level (bench/RESULTS.md). How often a site was hit when it was last on is remembered by its id and service, so
  * that the next prediction needs no look at it, not even after a restart of the process. Agent thread. */
 #include "agent/guard.h"
 #include "agent/state.h"
@@ -13,7 +12,7 @@
 #define WINDOW (5 * SECOND)
 #define LEAST (SECOND / 5)   /* on for less: its rate is not known */
 #define SEEN 16384           /* sites remembered, 1 MiB; the oldest of four makes room */
-struct seen { uint64_t key, gen; double per_s, units, cold; /* of a record; units 0 = not known */ struct guard_bias bias; int64_t at; const struct process *given; };
+struct seen { uint64_t key, gen; double per_s, units; /* of a record, 0 = not known */ struct guard_bias bias; int64_t at; const struct process *given; };
 
 static struct { uint64_t w[4]; } ring[512];
 
@@ -39,7 +38,6 @@ void cost_calibrate(struct agent *a)
 
 #define SPAN_RATIO 1.5
 #define DETAIL_RATIO 2.2 /* with the attributes of most spans; of a site that was at detail it is known better */
-#define COLD_RATIO 20 /* a begin, or an end, after other work has taken the caches: waiting for memory */
 double cost_unit_ns(const struct agent *a) { return 1.4 * a->floor_ns; }
 
 double cost_ns(const struct agent *a, unsigned level, double keep)
@@ -57,8 +55,6 @@ double cost_of(const struct process *p, const struct site *s, unsigned level, do
 	double ns = cost_ns(p->agent, level, keep);
 	if (level >= KW_DETAIL && s->load && s->load->units_avg > 0) /* what its attributes take is known */
 		ns += keep * (p->agent->floor_ns * (SPAN_RATIO - DETAIL_RATIO) + cost_unit_ns(p->agent) * (s->load->units_avg - 1));
-	if (level >= KW_SPAN && s->load && !p->uprobe) /* and how often it is passed with cold caches */
-		ns += keep * COLD_RATIO * s->load->cold_avg * p->agent->floor_ns;
 	if (s->kind != KW_SITE_FUNCTION)
 		return ns;
 	return ns + (p->uprobe ? s->probe_ns : p->agent->floor_ns * gate);
@@ -127,8 +123,6 @@ void cost_seen(struct process *p, uint32_t i)
 	e->given = p;
 	if (s->load && s->load->units_avg > 0)
 		e->units = s->load->units_avg;
-	if (s->load)
-		e->cold = s->load->cold_avg;
 }
 
 void cost_recall(struct process *p, struct site *s)
@@ -141,8 +135,6 @@ void cost_recall(struct process *p, struct site *s)
 	s->seen_per_s = e->given == p ? 0 : e->per_s; /* one of its instances stands for all */
 	if (e->units > 0)
 		load_of(s)->units_avg = e->units;
-	if (e->cold > 0)
-		load_of(s)->cold_avg = e->cold;
 	e->given = p;
 }
 

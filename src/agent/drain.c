@@ -139,33 +139,18 @@ static uint32_t resource_of(struct process *p, struct batch *b)
 	return p->batch_resource;
 }
 
-struct row { uint64_t trace_hi, trace_lo, span_id, parent_id, start_tsc, ticks; uint32_t th24, tid; };
-
 /* How many spans one of this trace stands for (OTEP 235). */
 static double weight_of(uint32_t th24) { return th24 < 1u << 24 ? 16777216. / (double)((1u << 24) - th24) : 1; }
 
 /* A record came through: the governor counts by these what was begun. */
-static void came(struct site *s, double weight, uint32_t units, double cold)
+static void came(struct site *s, double weight, uint32_t units)
 {
 	struct load *l = load_of(s);
 	l->recorded++;
 	l->unsampled += weight - 1;
 	l->units += units;
-	l->cold += cold;
 	l->kept++;
 	l->estimated += weight;
-}
-
-/* A probe that this thread has not passed for so long finds other things in the caches than its own. Nothing is said of what lies between two spans of which one stands
- * for many: those that were not kept have kept the caches warm. Of a begin and an end, how many. */
-#define COLD_NS 50000
-static double cold(const struct process *p, struct thread *th, const struct row *r, double weight)
-{
-	double gap = COLD_NS / (p->agent->clock.ns_per_tick > 0 ? p->agent->clock.ns_per_tick : 1) * weight;
-	uint64_t end = r->start_tsc + r->ticks, before = th->passed;
-	th->passed = end;
-	bool nested = r->start_tsc < before; /* what ended in between was begun in it: its own begin was before that */
-	return (!nested && (double)(r->start_tsc - before) > gap ? 1 : 0) + ((double)(end - (nested ? before : r->start_tsc)) > gap ? 1 : 0);
 }
 
 static void site_ids(struct process *p, struct site *s, struct batch *b)
@@ -230,6 +215,8 @@ static uint32_t attrs_of(struct process *p, struct batch *b, const struct ring_r
 		(*dropped)++;
 	return n;
 }
+
+struct row { uint64_t trace_hi, trace_lo, span_id, parent_id, start_tsc, ticks; uint32_t th24, tid; };
 
 static void events_and_links(struct process *p, struct batch *b, uint32_t row, uint64_t span_id)
 {
@@ -367,7 +354,7 @@ static void span_record(struct process *p, struct thread *th, struct kw_thread *
 		p->c.corrupt++;
 		return;
 	}
-	came(s, weight_of(r.th24), rec->r.units, cold(p, th, &r, weight_of(r.th24)));
+	came(s, weight_of(r.th24), rec->r.units);
 	stat_span(p, s, clock_mono() / SECOND, r.ticks, rec->r.flags & KW_REC_ERROR, self, true, weight_of(r.th24));
 	add_row(p, th, slot, rec, &r);
 }

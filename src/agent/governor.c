@@ -151,8 +151,6 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 		double equal = records(s) && recording ? 1. / recording : 0;
 		double kept = recorded > 0 ? made * l->recorded / recorded : made * equal;
 		double not_kept = estimated > 0 ? unsampled * l->unsampled / estimated : unsampled * equal;
-		if (l->recorded > 0)
-			l->cold_avg += (l->cold / l->recorded - l->cold_avg) * l->recorded / (l->recorded + 20);
 		if (l->recorded > 0 && s->level >= KW_DETAIL) {
 			double units = l->units / l->recorded;
 			l->units_avg += (units - l->units_avg) * (l->units_avg > 0 ? .3 : 1);
@@ -164,7 +162,7 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 		l->trial_calls += l->calls;
 		if (hits > 0)
 			l->ns = ns / hits;
-		l->calls = l->recorded = l->unsampled = l->units = l->cold = 0;
+		l->calls = l->recorded = l->unsampled = l->units = 0;
 		sum += ns;
 		cost_compare(p, s, now);
 	}
@@ -297,7 +295,7 @@ static void restore(struct process *p, struct guard *g, int64_t now)
 			sites[n++] = described(p, i, l->per_s);
 		} else if (g->trials < TRIALS_MAX && total < room) {
 			l->state = GUARD_TRIAL;
-			l->calls = l->recorded = l->unsampled = l->units = l->cold = l->trial_calls = 0; /* of before it was shed */
+			l->calls = l->recorded = l->unsampled = l->units = l->trial_calls = 0; /* of before it was shed */
 			l->trial_at = now;
 			l->retry_at = now + TRIAL;
 			cap(p, i, KW_COUNT);

@@ -35,10 +35,10 @@ struct site_stat {
 /* What a site's probes do and cost; governor.c and rate.c. Only of sites that were on. */
 struct load {
 	double calls, recorded, unsampled; /* since the last tick: counted exactly; records that came through; hits that those stand for besides */
-	double units, cold;       /* of those records; of their begins and ends how many found cold caches */
+	double units;             /* of those records */
 	double kept, estimated;   /* for rate.c: spans kept, and what they stand for, since its last look */
 	double per_s, ns;         /* hits a second, lately; ns of one, lately */
-	double units_avg, cold_avg; /* of a record */
+	double units_avg;         /* of a record */
 	int64_t on_since; double predicted_per_s; int64_t predicted_at; /* when it came on; 0 = nothing was known, or it was compared already */
 	double offered_per_s, kept_per_s; bool rated; /* rate.c: smoothed */
 	/* the governor's */
@@ -113,7 +113,6 @@ struct thread {
 	uint32_t **cell_bucket;
 	struct switches *switches; /* NULL: not followed, or not permitted */
 	uint32_t switches_tid;    /* the thread they are, or were to be, of */
-	uint64_t passed;          /* ticks: when it last passed a probe that recorded */
 };
 
 /* Records that wait for the end of their span. */

@@ -133,9 +133,6 @@ class Agent:
 	def overhead(self):
 		return self("overhead")["processes"][0]
 
-	def overhead_sites(self):
-		return self("overhead")["sites"]
-
 	def stat(self, name, window=5):
 		return next((s for s in self("stats", window_nano=window * 10**9)["sites"] if s["name"] == name), None)
 

@@ -103,11 +103,13 @@ def cycles(up, pid, service, names, before, alive):
 
 
 def lit(up, service, function, *args):
-	"""What klieg illuminate shows of it."""
-	doc = up.cli("illuminate", function, "--service", service, "--depth", "2", "--once", "--for", "1s", *args, json_out=True)
-	names = re.findall(r'"name": ?"([^"]+)"', json.dumps(doc["graph"]))
-	assert function in names, doc
-	return doc, names
+	"""What klieg illuminate shows of it. Of what is dear it keeps a share, and of few calls in a second that may be none."""
+	for _ in range(5):
+		doc = up.cli("illuminate", function, "--service", service, "--depth", "2", "--once", "--for", "1s", *args, json_out=True)
+		names = re.findall(r'"name": ?"([^"]+)"', json.dumps(doc["graph"]))
+		if function in names:
+			return doc, names
+	raise AssertionError(doc)
 
 
 # ---- redis ---------------------------------------------------------------------------------------------------------------------

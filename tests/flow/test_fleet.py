@@ -33,7 +33,8 @@ def toggle(up, selector, **more):
 
 
 def agents_of(up):
-	return {p["host"] for p in up.get("/processes")["processes"]}
+	status, answer = up.request("GET", "/api/v1/processes")
+	return {p["host"] for p in answer["processes"]} if status == 200 else set()  # 404: there is none yet
 
 
 def test_a_thousand_agents_get_a_toggle_and_lose_it_again(server):
