@@ -203,6 +203,7 @@ static void print_ratio(const char *name, int which, double bar)
 		printf("(bar<=%.1f)", bar);
 	putchar('\n');
 }
+static void print_cold(const char *name, double ns) { printf("%s %.0f ns %.1fx_floor,after_8_MiB_of_other_work\n", name, ns, ns / value(FLOOR)); }
 static void print_over(const char *name, int which, int than, const char *note)
 {
 	double n = instructions(which), base = instructions(than);
@@ -246,9 +247,9 @@ int main(void)
 	printf("probe_floor_in_200ns_work %.2f ns 2_rdtsc+32_byte_store_around_it\n", over(WORK_FLOOR, WORK, true));
 	printf("probe_span_in_200ns_work %.2f ns %.1f%%_of_%.0f_ns\n", over(WORK_SPAN, WORK, true), 100 * (over(WORK_SPAN, WORK, false) - 1), value(WORK));
 	double empty = cold_case(EMPTY);
-	printf("probe_span_cold %.0f ns %.1fx_floor,after_8_MiB_of_other_work\n", cold_case(SPAN) - empty, (cold_case(SPAN) - empty) / value(FLOOR));
-	printf("probe_span_2_attributes_cold %.0f ns %.1fx_floor\n", cold_case(SPAN2) - empty, (cold_case(SPAN2) - empty) / value(FLOOR));
-	printf("probe_count_cold %.0f ns %.1fx_floor\n", cold_case(COUNT) - empty, (cold_case(COUNT) - empty) / value(FLOOR));
+	print_cold("probe_span_cold", cold_case(SPAN) - empty);
+	print_cold("probe_span_2_attributes_cold", cold_case(SPAN2) - empty);
+	print_cold("probe_count_cold", cold_case(COUNT) - empty);
 	__atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
 	pthread_join(t, NULL);
 	uint64_t lost = mine->lost_full + mine->lost_other + mine->lost_depth + mine->lost_reentrant;

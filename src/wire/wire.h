@@ -68,7 +68,7 @@ struct kw_site {
 	uint32_t line;
 	uint16_t kind;
 	uint16_t flags;
-	int32_t slot;            /* to a uint32_t of the module's data that the library sets to the site's index + 1 */
+	int32_t slot;            /* to two uint32_t of the module's data: the site's index + 1, and struct kw_control's changes when it was found gated */
 };
 _Static_assert(sizeof(struct kw_site) == 24, "the assembler in klieg.h writes this layout");
 
