@@ -138,6 +138,7 @@ static int pool_make(struct process *p, uint64_t function)
 		rc = err_set(&e, KLIEG_E_NOMEM, "mmap: not where it was asked for");
 	if (rc < 0) {
 		problem(p, "no memory for stubs: %s", e.msg);
+		p->fns->retry |= rc == KLIEG_E_LIMIT; /* it did not stop in time */
 		return rc;
 	}
 	p->control->pool[i].addr = at;
@@ -450,7 +451,7 @@ void hooks_apply(struct process *p)
 			if (on && !s->patched) {
 				struct hook *h = hook_of(p, i);
 				if (!h->stub && pool_for(p, s->addr) < 0 && pool_make(p, s->addr) < 0)
-					goto out; /* why is in fns->problem */
+					goto out; /* why is in fns->problem, and whether it is tried again in fns->retry */
 				if (!h->stub && stub_make(p, i, &e) < 0) {
 					if (s->watched) { /* nobody has asked for it */
 						s->watched = 0;

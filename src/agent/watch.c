@@ -182,9 +182,11 @@ static void window_open(struct process *p, struct watch *w, int64_t now)
 		return;
 	}
 	w->table = p->control->watch_table;
-	if (!w->table && hooks_memory(p, AT_ONCE * sizeof(struct kw_watched), &w->table, &e) < 0) {
-		log_warn("agent", "process %d: calls through pointers cannot be observed: %s", p->pid, e.msg);
-		w->failed = true;
+	int rc = w->table ? 0 : hooks_memory(p, AT_ONCE * sizeof(struct kw_watched), &w->table, &e);
+	if (rc < 0) {
+		log_warn("agent", "process %d: calls through pointers cannot be observed%s: %s", p->pid, rc == KLIEG_E_LIMIT ? " now" : "", e.msg);
+		w->failed = rc != KLIEG_E_LIMIT; /* that is: it did not stop in time */
+		w->next = w->closed = now;       /* again when the least gap is over */
 		return;
 	}
 	p->control->watch_table = w->table;

@@ -12,6 +12,7 @@
 #define SECOND 1000000000ll
 #define LEAST_KEEP .01
 #define LOST_AT_ONCE 1000  /* spans a second: what is lost falsifies, what is not kept does not */
+#define SETTLE (10 * SECOND)  /* that what was made may take to the store */
 
 struct light {
 	struct cli c;
@@ -153,6 +154,39 @@ static void look_at_budget(struct light *l)
 	}
 	l->held_most = l->held > l->held_most ? l->held : l->held_most;
 	json_decref(doc);
+}
+
+/* How many records were made, of spans that have ended, and how many of them have come to where they stay: stored, or counted as dropped. */
+static bool account(const struct light *l, json_int_t *ret_made, json_int_t *ret_done)
+{
+	json_t *doc = NULL, *n;
+	struct err ignored;
+	const char *reason;
+	if (client_json(&l->c.client, "GET", "/api/v1/doctor", NULL, &doc, NULL, &ignored) < 0)
+		return false;
+	json_t *a = json_object_get(doc, "account");
+	*ret_made = jint(a, "made") - jint(a, "open");
+	*ret_done = jint(a, "stored");
+	json_object_foreach(json_object_get(a, "dropped"), reason, n)
+		*ret_done += json_integer_value(n);
+	json_decref(doc);
+	return true;
+}
+
+/* What is in the rings comes to the store after it was made: on a host without spare CPU long after, since we yield. All that was made by now. */
+static void await_stored(const struct light *l)
+{
+	json_int_t made, done, later;
+	int64_t until = clock_mono() + SETTLE;
+	struct fmt f;
+	bool told = false;
+	if (!account(l, &made, &done))
+		return;
+	while (done < made && clock_mono() < until && !cli_held_until(clock_mono() + SECOND / 20) && account(l, &later, &done))
+		if (!told && l->text && until - clock_mono() < SETTLE - SECOND) {
+			fprintf(stderr, "waiting for %s spans that are on their way to the store; the host has little time for them\n", fmt_count(&f, (double)(made - done)));
+			told = true;
+		}
 }
 
 /* What the function calls, by its code. */
@@ -441,7 +475,7 @@ static int watch(struct light *l)
 		e = off;
 	}
 	if (rc >= 0 && l->once) {
-		cli_held_until(clock_mono() + SECOND / 4);  /* what was drained last is stored by then */
+		await_stored(l);
 		if ((rc = graph(l, &doc, &e)) >= 0) {
 			roots = (int)json_array_size(json_object_get(doc, "roots"));
 			if (!l->text)

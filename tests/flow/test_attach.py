@@ -118,6 +118,26 @@ def test_a_stripped_program_is_followed_by_address(klieg_up, target):
 	assert not changed(before, t.pid) and t.go(50)[0] == plain
 
 
+def test_a_process_that_cannot_be_stopped_is_tried_again(klieg_up, target):
+	"""What is asked for meanwhile is put off, which is said, and comes when it can: also the first function of all, for which memory has to be made."""
+	up, t = klieg_up, target("forks")
+	before = text_of(t.pid)
+	up.attach(t.pid)
+	assert t.ask("hold") == ["held"]
+	plan = up.switch("forks:work")["plan"]
+	assert plan["sites"] == 1 and "threads were known to have stopped" in plan["warning"], plan
+	assert not changed(before, t.pid)
+	assert t.ask("go on") == ["released"]
+	wait_for(lambda: changed(before, t.pid))
+	assert t.go(1)
+	wait_for(lambda: up.stored('{ name = "work" }'))
+	assert t.ask("hold") == ["held"]
+	up.all_off()
+	assert changed(before, t.pid)
+	assert t.ask("go on") == ["released"]
+	wait_for(lambda: not changed(before, t.pid))
+
+
 def test_both_sides_of_a_fork_return_through_hooked_frames(klieg_up, target):
 	up, t = klieg_up, target("forks")
 	plain, counts = t.go(5)

@@ -112,6 +112,15 @@ def lit(up, service, function, *args):
 	raise AssertionError(doc)
 
 
+def observe(up, function, seen, *args):
+	"""Calls through pointers are looked for a third of a second at a time, level by level: on a busy machine one illumination may see the first level only."""
+	for _ in range(5):
+		doc = up.cli("illuminate", function, "--once", "--for", "3s", "--min-share", "0", "--max-cost", "90%", *args, json_out=True)
+		if found := seen(doc):
+			return doc, found
+	raise AssertionError(doc)
+
+
 # ---- redis ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -181,9 +190,12 @@ def test_redis_commands_that_only_a_table_knows(klieg_up, redis, serve):
 	before = text_of(redis.pid)
 	background = serve([*redis.bench, "-t", "set,get", "-l", "-n", "10000"])
 	up.attach(redis.pid)
-	doc = up.cli("illuminate", "call", "--once", "--for", "3s", "--min-share", "0", "--max-cost", "90%", json_out=True)
-	callees = {c["name"]: c for c in doc["graph"]["roots"][0]["children"]}
-	assert {n for n, c in callees.items() if c.get("observed")} == {"setCommand", "getCommand"} == set(doc["observed"]), doc
+	def seen(doc):
+		callees = {c["name"]: c for c in doc["graph"]["roots"][0]["children"]}
+		observed = {n for n, c in callees.items() if c.get("observed")}
+		assert observed <= {"setCommand", "getCommand"} and set(doc["observed"]) <= {"setCommand", "getCommand"}, doc
+		return len(observed) == 2 and callees
+	doc, callees = observe(up, "call", seen)
 	assert callees["setCommand"]["calls"] > 100 and callees["getCommand"]["calls"] > 100 and doc["observing"]["functions"] > 500, doc["observing"]
 	assert not changed(before, redis.pid) and background.poll() is None
 	up.detach(redis.pid)
@@ -281,11 +293,12 @@ def test_nginx_phases_that_only_a_table_knows(klieg_up, nginx, serve):
 	load = serve(["wrk", "-t1", "-c8", "-d60", nginx.url])
 	for pid in workers:
 		up.attach(pid)
-	doc = up.cli("illuminate", "ngx_http_core_run_phases", "--depth", "2", "--once", "--for", "3s", "--min-share", "0", "--max-cost", "90%", json_out=True)
-	phases = {c["name"]: c for c in doc["graph"]["roots"][0]["children"]}
-	# Each phase has a checker, and that calls the handlers of modules: two calls through pointers, one below the other.
-	assert {"ngx_http_core_generic_phase", "ngx_http_core_content_phase"} <= {n for n, c in phases.items() if c.get("observed")}, doc
-	assert any(c.get("observed") for c in phases["ngx_http_core_content_phase"]["children"]), doc
+
+	def seen(doc):
+		"""Each phase has a checker, and that calls the handlers of modules: two calls through pointers, one below the other."""
+		phases = {c["name"]: c for c in doc["graph"]["roots"][0]["children"] if c.get("observed")}
+		return "ngx_http_core_generic_phase" in phases and any(c.get("observed") for c in phases.get("ngx_http_core_content_phase", {"children": []})["children"])
+	observe(up, "ngx_http_core_run_phases", seen, "--depth", "2")
 	assert load.poll() is None and nginx.get() == page
 	for pid in workers:
 		up.detach(pid)

@@ -1,5 +1,5 @@
 /* fork inside hooked functions (both sides return through them), vfork, posix_spawn, daemon-like double forks. The children's answers are part of the
- * result; only the parent's calls are counted. */
+ * result; only the parent's calls are counted. `hold`: waits in vfork, where no tracer can stop it, until the next line comes. */
 #include "target.h"
 #include <signal.h>
 #include <spawn.h>
@@ -82,4 +82,22 @@ static uint64_t go(long rounds)
 	return h;
 }
 
-int main(void) { return target_loop(go, NULL); }
+static int hold(const char *line)
+{
+	static const char held[] = "held\n";
+	if (strcmp(line, "hold\n"))
+		return 0;
+	pid_t p = vfork();
+	if (!p) {
+		char c = 0;
+		if (write(1, held, sizeof held - 1) > 0)
+			while (c != '\n' && read(0, &c, 1) == 1) {
+			}
+		_exit(0);
+	}
+	CHECK(status_of(p) == 0);
+	printf("released\n");
+	return 1;
+}
+
+int main(void) { return target_loop(go, hold); }
