@@ -261,6 +261,7 @@ static void finish(struct agent *a)
 	free(a->socket);
 	free(a->host);
 	pthread_mutex_destroy(&a->lock);
+	switches_end(a);
 	free(a);
 }
 

@@ -42,15 +42,17 @@ static json_t *account(struct agent *a)
 	json_t *list = json_array();
 	for (uint32_t i = 0; i < a->nprocs; i++) {
 		struct process *p = a->procs[i];
-		if (p->map) {
+		if (p->map)
 			drain_all(p);
-			hooks_settle(p);
-		}
 	}
 	drain_flush(a);
 	for (uint32_t i = 0; i < a->nprocs; i++) {
 		struct process *p = a->procs[i];
 		process_count(p, &c, &o);
+		uint64_t gone = o ? hooks_gone(p) : 0;
+		gone = gone < o ? gone : o;
+		c.abandoned += gone; /* the library will say so when the thread next comes by */
+		o -= gone;
 		add(&all, &c);
 		open += o;
 		json_array_append_new(list, json_pack("{s:i,s:s,s:I,s:I,s:I,s:o,s:I}", "pid", (int)p->pid, "service", p->service, "made", (json_int_t)made(&c),

@@ -75,8 +75,8 @@ void hooks_apply(struct process *p);
 int hooks_remove(struct process *p, int64_t *ret_pause_ns, struct err *e); /* all jumps away, return addresses put back */
 void hooks_find(struct process *p, struct function_module *m);              /* stubs that are there already: of a former agent, of the parent */
 
-/* For the account: spans of calls that were left by longjmp or an exception, and whose thread has been idle since, are not open. */
-void hooks_settle(struct process *p);
+/* For the account: how many spans are open of calls that were left by longjmp or an exception, in threads that have been idle since: they will not end. */
+uint64_t hooks_gone(struct process *p);
 
 int64_t hooks_budget(const struct process *p);    /* how long it may stand still at a time */
 /* Memory of the process that it can write; it stays until it ends. */

@@ -4,6 +4,7 @@
  *
  * The pools of stubs stay mapped until the process ends, also after a detach: a thread may be inside. */
 #include "agent/state.h"
+#include "ptrace/proc.h"
 #include "ptrace/world.h"
 #include "uprobe/uprobe.h"
 #include <errno.h>
@@ -517,26 +518,26 @@ void hooks_find(struct process *p, struct function_module *m)
 	}
 }
 
-/* Frames at or below an address will not return through us any more: what is open for them ends here, uncompleted. The library drops them when its thread
- * next comes by; whoever marks a span as ended counts it. */
-static void frames_gone(struct process *p, uint64_t at, const struct kw_gate *g, uint64_t below)
+/* Open spans of t whose frames are among these and at or below an address: visit() each. */
+typedef void visit_open(struct kw_open *o, uint64_t *n);
+static void open_frames(struct kw_thread *t, uint64_t at, const struct kw_gate *g, uint64_t below, visit_open *visit, uint64_t *n)
 {
-	const uint32_t over = 7u << 16, ended = 1u << 18; /* as in process.c: counted only, sampled out, ended */
 	for (uint32_t f = 0; f < KW_FRAMES; f++) {
 		const struct kw_frame *x = &g->frame[f];
 		if (x->cfa == UINT64_MAX || !x->cfa || x->cfa > below || !(uint32_t)x->span[0])
 			continue;
 		uint64_t cookie = at + offsetof(struct kw_gate, frame) + f * sizeof *x + offsetof(struct kw_frame, span);
-		for (uint32_t i = 0; i < process_slots(p); i++) {
-			struct kw_thread *t = process_slot(p, i);
-			uint32_t depth = __atomic_load_n(&t->depth, __ATOMIC_ACQUIRE);
-			if (t->tid != g->owner || __atomic_load_n(&t->state, __ATOMIC_RELAXED) != KW_THREAD_LIVE)
-				continue;
-			for (uint32_t d = 0; d < depth && d < KW_OPEN_MAX; d++)
-				if (__atomic_load_n(&t->open[d].cookie, __ATOMIC_RELAXED) == cookie && !(__atomic_fetch_or(&t->open[d].flags, ended, __ATOMIC_ACQ_REL) & over))
-					p->c.abandoned++;
-		}
+		uint32_t depth = __atomic_load_n(&t->depth, __ATOMIC_ACQUIRE);
+		for (uint32_t d = 0; d < depth && d < KW_OPEN_MAX; d++)
+			if (__atomic_load_n(&t->open[d].cookie, __ATOMIC_RELAXED) == cookie)
+				visit(&t->open[d], n);
 	}
+}
+
+static void count_open(struct kw_open *o, uint64_t *n) { *n += o->seq && !(__atomic_load_n(&o->flags, __ATOMIC_RELAXED) & OPEN_OVER); }
+static void end_open(struct kw_open *o, uint64_t *n)
+{
+	*n += !(__atomic_fetch_or(&o->flags, OPEN_ENDED, __ATOMIC_ACQ_REL) & OPEN_OVER);
 }
 
 /* Where a thread's stack ends now, if it is waiting in the kernel. */
@@ -555,30 +556,59 @@ static bool sp_of(pid_t pid, uint64_t tid, uint64_t *ret_sp)
 	return sp && !strncmp(sp, "0x", 2) && (*ret_sp = strtoull(sp, NULL, 16)) != 0;
 }
 
-void hooks_settle(struct process *p)
+uint64_t hooks_gone(struct process *p)
 {
+	uint64_t gone = 0;
 	if (!p->fns || p->uprobe || !p->map || !p->reg.gate_count)
-		return;
+		return 0;
 	struct kw_gate *g = NULL;
 	for (uint32_t i = 0; i < process_slots(p); i++) {
-		const struct kw_thread *t = process_slot(p, i);
-		uint64_t sp;
+		struct kw_thread *t = process_slot(p, i);
+		uint64_t sp, later, n = 0, written = __atomic_load_n(&t->head, __ATOMIC_RELAXED);
+		uint32_t begun = __atomic_load_n(&t->seq, __ATOMIC_RELAXED);
 		if (t->state != KW_THREAD_LIVE || !t->depth || !sp_of(p->pid, t->tid, &sp))
 			continue;
 		g = g ? g : base_alloc(sizeof *g);
 		for (uint32_t k = 0; k < p->reg.gate_count && k < KW_GATES; k++) {
 			uint64_t at = p->reg.gate_data + (uint64_t)k * KW_GATE_BYTES, head[2];
 			if (read_at(p, at, head, sizeof head) && head[1] == t->tid && read_at(p, at, g, sizeof *g))
-				frames_gone(p, at, g, sp);
+				open_frames(t, at, g, sp, count_open, &n);
 		}
+		/* It went on meanwhile: who looks again will see. */
+		if (n && sp_of(p->pid, t->tid, &later) && later == sp && __atomic_load_n(&t->head, __ATOMIC_RELAXED) == written &&
+			__atomic_load_n(&t->seq, __ATOMIC_RELAXED) == begun)
+			gone += n;
 	}
 	free(g);
+	return gone;
+}
+
+static struct kw_thread *slot_of(struct process *p, uint64_t tid)
+{
+	for (uint32_t i = 0; i < process_slots(p); i++) {
+		struct kw_thread *t = process_slot(p, i);
+		if (t->tid == tid && __atomic_load_n(&t->state, __ATOMIC_RELAXED) == KW_THREAD_LIVE)
+			return t;
+	}
+	return NULL;
+}
+
+/* Of a thread that stands in our library: the span of its newest frame is just beginning or ending, and not ours to end. */
+static bool stands_inside(const struct world *w, uint64_t tid, const struct proc_map *library)
+{
+	const struct world_thread *t;
+	uint32_t n = world_threads(w, &t);
+	for (uint32_t i = 0; i < n; i++)
+		if ((uint64_t)t[i].tid == tid)
+			return t[i].ip - library->start < library->end - library->start;
+	return false;
 }
 
 /* Calls that are under way return through a thunk: their real return addresses go back to where they were. The frames themselves stay; they are
- * dropped as the stacks unwind. */
-static uint32_t return_addresses(struct process *p, uint64_t thunks)
+ * dropped as the stacks unwind. What is open for them ends here, uncompleted. */
+static uint32_t return_addresses(struct process *p, const struct world *w, const struct proc_map *library)
 {
+	uint64_t thunks = p->reg.gate_thunks;
 	struct kw_gate *g = base_alloc(sizeof *g);
 	static uint64_t heads[KW_GATES][2]; /* the agent's thread only; all in one call: the process stands still */
 	static struct iovec from[KW_GATES];
@@ -604,7 +634,11 @@ static uint32_t return_addresses(struct process *p, uint64_t thunks)
 			if (write_at(p, slot, &g->frame[f].ra, 8))
 				n++;
 		}
-		frames_gone(p, at, g, UINT64_MAX);
+		struct kw_thread *t = slot_of(p, head[1]);
+		if (t && stands_inside(w, head[1], library) && first / sizeof(struct kw_frame) < KW_FRAMES)
+			g->frame[first / sizeof(struct kw_frame)].span[0] = 0;
+		if (t)
+			open_frames(t, at, g, UINT64_MAX, end_open, &p->c.abandoned);
 	}
 	free(g);
 	return n;
@@ -649,10 +683,16 @@ int hooks_remove(struct process *p, int64_t *ret_pause_ns, struct err *e)
 	if (!any)
 		return 0;
 	struct world *w;
+	struct proc_map library = { 0 };
+	FILE *maps = proc_maps_open(p->pid);
+	while (maps && proc_maps_next(maps, &library) && p->reg.gate_enter - library.start >= library.end - library.start) {
+	}
+	if (maps)
+		fclose(maps);
 	rc = stop(p, hooks_budget(p), TRIES_LEAVING, &w, e);
 	if (rc < 0)
 		return rc;
-	uint32_t back = return_addresses(p, p->reg.gate_thunks);
+	uint32_t back = return_addresses(p, w, &library);
 	int64_t pause = world_resume(w);
 	*ret_pause_ns = pause > *ret_pause_ns ? pause : *ret_pause_ns;
 	log_info("agent", "process %d: %u functions restored, %u calls under way return straight", p->pid, n, back);

@@ -341,7 +341,6 @@ static struct kw_open open_copy(const struct kw_thread *t, uint32_t i)
 	return o;
 }
 
-#define OPEN_OVER (7u << 16) /* count-only, sampled out, or ended on another thread: no span is to come of it */
 
 json_t *process_in_flight(struct process *p, const struct traceql *q, uint32_t limit)
 {

@@ -285,7 +285,8 @@ struct agent {
 	struct trigger_group *groups; uint64_t groups_of; /* triggers.c: what is measured; of which sites and rules */
 	uint32_t rules_gen;       /* counts the changes of the set of rules */
 	struct seen *seen; uint64_t seen_gen;
-	uint32_t switches_n; int switches_errno; bool switches_over; /* threads followed; why not (said once); there were more than may be */
+	uint32_t switches_n, switches_bpf; int switches_errno; bool switches_over; /* threads followed, of them by BPF; why not (said once); there were more than may be */
+	struct offcpu *offcpu; bool offcpu_asked; /* NULL: not asked for yet, or not permitted */
 	struct counters gone;     /* of processes forgotten */
 	struct symbols_cache *symbols; /* functions.c; under lock */
 	struct attach_job *jobs;  /* attach.c; under lock */
@@ -313,6 +314,9 @@ static inline struct kw_thread *process_slot(const struct process *p, uint32_t i
 }
 uint32_t process_slots(const struct process *p);
 json_t *process_in_flight(struct process *p, const struct traceql *q, uint32_t limit);
+/* Flags of an open span, of the library's (src/probe/internal.h): */
+#define OPEN_ENDED (1u << 18)  /* whoever sets it reports the span */
+#define OPEN_OVER (7u << 16)   /* count-only, sampled out, or ended on another thread: no span is to come of it */
 void process_count(struct process *p, struct counters *ret_c, uint64_t *ret_open);
 /* sites.c */
 bool sites_refresh(struct process *p);      /* true: something came or went */
@@ -372,6 +376,7 @@ bool rules_where(struct agent *a, struct process *p, uint32_t site, const struct
 void switches_follow(struct process *p, struct thread *th, uint32_t tid);
 bool switches_off(const struct thread *th, uint64_t start, uint64_t ticks, uint64_t *ret_off);
 void switches_close(struct agent *a, struct thread *th);
+void switches_end(struct agent *a);
 json_t *switches_health(const struct agent *a);
 /* functions.c: the functions of an attached process as sites; hooks.c: the jumps at their entries; attach.c: how it came to be */
 #include "agent/functions.h"

@@ -10,8 +10,9 @@
  * Attached by uprobe_multi links where the kernel has those that filter by process correctly (6.13: it has session probes
  * too), else by a perf event of the uprobe PMU each. Either is undone by closing its descriptor. */
 #include "uprobe/internal.h"
+#include "bpf/assemble.h"
+#include "bpf/bpf.h"
 #include <errno.h>
-#include <linux/bpf.h>
 #include <linux/perf_event.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,48 +28,11 @@
 enum { RING_BYTES = 2 << 20, PAGE = 4096, SP_AT = 152 /* of rsp in struct pt_regs */, AX_AT = 80, ENTRY_TO_CFA = 8, REGISTERS = 6 };
 static const int16_t argument_at[REGISTERS] = { 112, 104, 96, 88, 72, 64 }; /* likewise */
 enum { UPROBE_MULTI = 48, UPROBE_SESSION = 57 };   /* attach types newer than some headers */
-#define INIT_PID_NS 0xEFFFFFFCu                    /* PROC_PID_INIT_INO: the inode of the first pid namespace */
 #define ENOTSUPP_KERNEL 524
-
-static int bpf(int cmd, void *attr, size_t size) { return (int)syscall(SYS_bpf, cmd, attr, size); }
 
 /* ---- the programs -------------------------------------------------------------------------------------------------- */
 
-struct program { struct bpf_insn in[400]; unsigned n; };
-
-static void add(struct program *p, uint8_t code, uint8_t dst, uint8_t src, int16_t off, int32_t imm)
-{
-	p->in[p->n++] = (struct bpf_insn){ .code = code, .dst_reg = dst & 15, .src_reg = src & 15, .off = off, .imm = imm };
-}
-static void mov(struct program *p, int dst, int src) { add(p, BPF_ALU64 | BPF_MOV | BPF_X, (uint8_t)dst, (uint8_t)src, 0, 0); }
-static void set(struct program *p, int dst, int32_t v) { add(p, BPF_ALU64 | BPF_MOV | BPF_K, (uint8_t)dst, 0, 0, v); }
-static void op(struct program *p, int what, int dst, int32_t v)
-{
-	add(p, (uint8_t)(BPF_ALU64 | what | BPF_K), (uint8_t)dst, 0, 0, v);
-}
-static void load(struct program *p, int dst, int src, int off)
-{
-	add(p, BPF_LDX | BPF_MEM | BPF_DW, (uint8_t)dst, (uint8_t)src, (int16_t)off, 0);
-}
-static void store(struct program *p, int size, int dst, int off, int src)
-{
-	add(p, (uint8_t)(BPF_STX | BPF_MEM | size), (uint8_t)dst, (uint8_t)src, (int16_t)off, 0);
-}
-static void call(struct program *p, int helper) { add(p, BPF_JMP | BPF_CALL, 0, 0, 0, helper); }
-/* A 64-bit constant: kind 0, a map, or the address of a map's value + low of it. */
-static void wide(struct program *p, int dst, int kind, uint32_t low, uint32_t high)
-{
-	add(p, BPF_LD | BPF_DW | BPF_IMM, (uint8_t)dst, (uint8_t)kind, 0, (int32_t)low);
-	add(p, 0, 0, 0, 0, (int32_t)high);
-}
-static unsigned branch(struct program *p, int what, int reg, int32_t v)
-{
-	add(p, (uint8_t)(BPF_JMP | what | BPF_K), (uint8_t)reg, 0, 0, v);
-	return p->n - 1;
-}
-static void here(struct program *p, unsigned from) { p->in[from].off = (int16_t)(p->n - from - 1); }
-
-enum { R0, R1, R2, R3, R4, CTX = 6, ID = 7, WHAT = 8, REC = 9, STACK = 10 };
+enum { CTX = R6, ID, WHAT, REC };
 enum { ID_AT = -8, WANT_AT = -16, TIME_AT = -24 };  /* on the program's stack */
 
 /* Of a function that wants more: its words, and what some of them point to. */
@@ -76,29 +40,29 @@ static void note_words(struct program *p, bool at_exit, bool texts)
 {
 	enum { WORD = offsetof(struct kernel_call, word), STACK_WORDS = KERNEL_WORDS - REGISTERS };
 	if (at_exit) {
-		load(p, R1, CTX, AX_AT);
+		load(p, BPF_DW, R1, CTX, AX_AT);
 		store(p, BPF_DW, REC, WORD, R1);
 	} else {
 		for (int i = 0; i < REGISTERS; i++) {
-			load(p, R1, CTX, argument_at[i]);
+			load(p, BPF_DW, R1, CTX, argument_at[i]);
 			store(p, BPF_DW, REC, (int)(WORD + 8 * i), R1);
 		}
 		mov(p, R1, REC);
 		op(p, BPF_ADD, R1, WORD + 8 * REGISTERS);
 		set(p, R2, 8 * STACK_WORDS);
-		load(p, R3, CTX, SP_AT);
+		load(p, BPF_DW, R3, CTX, SP_AT);
 		op(p, BPF_ADD, R3, ENTRY_TO_CFA);
 		call(p, BPF_FUNC_probe_read_user); /* what cannot be read is 0 */
 	}
 	for (int i = 0; texts && i < KERNEL_TEXTS; i++) {
 		set(p, R0, -1);
-		load(p, R1, STACK, WANT_AT);
+		load(p, BPF_DW, R1, STACK, WANT_AT);
 		op(p, BPF_RSH, R1, KERNEL_TEXT_SHIFT + 4 * i);
 		op(p, BPF_AND, R1, KERNEL_WORDS - 1);
 		unsigned none = branch(p, BPF_JEQ, R1, KERNEL_WORDS - 1);
 		op(p, BPF_LSH, R1, 3);
-		add(p, BPF_ALU64 | BPF_ADD | BPF_X, R1, REC, 0, 0);
-		load(p, R3, R1, WORD);
+		sum(p, R1, REC);
+		load(p, BPF_DW, R3, R1, WORD);
 		mov(p, R1, REC);
 		op(p, BPF_ADD, R1, (int32_t)offsetof(struct kernel_call, text) + i * KERNEL_TEXT);
 		set(p, R2, KERNEL_TEXT);
@@ -118,7 +82,7 @@ static unsigned note(struct program *p, const struct kernel *k, bool at_exit, si
 	call(p, BPF_FUNC_ringbuf_reserve);
 	unsigned full = branch(p, BPF_JEQ, R0, 0);
 	mov(p, REC, R0);
-	load(p, R1, CTX, SP_AT);
+	load(p, BPF_DW, R1, CTX, SP_AT);
 	if (!at_exit)
 		op(p, BPF_ADD, R1, ENTRY_TO_CFA);
 	store(p, BPF_DW, REC, offsetof(struct kernel_event, cfa), R1);
@@ -137,15 +101,14 @@ static unsigned note(struct program *p, const struct kernel *k, bool at_exit, si
 	set(p, WHAT, BPF_RB_FORCE_WAKEUP);
 	here(p, awake);
 	if (at_exit)
-		load(p, R0, STACK, TIME_AT);
+		load(p, BPF_DW, R0, STACK, TIME_AT);
 	else
 		call(p, BPF_FUNC_ktime_get_ns);
 	store(p, BPF_DW, REC, offsetof(struct kernel_event, ns), R0);
 	mov(p, R1, REC);
 	mov(p, R2, WHAT);
 	call(p, BPF_FUNC_ringbuf_submit);
-	set(p, R0, 0);
-	add(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	leave(p);
 	return full;
 }
 
@@ -167,7 +130,7 @@ static void assemble(struct program *p, const struct kernel *k, bool at_exit, co
 		set(p, R4, 8);
 		call(p, BPF_FUNC_get_ns_current_pid_tgid);
 		out[nout++] = branch(p, BPF_JNE, R0, 0);
-		load(p, ID, STACK, ID_AT);
+		load(p, BPF_DW, ID, STACK, ID_AT);
 	} else {
 		call(p, BPF_FUNC_get_current_pid_tgid);
 		mov(p, ID, R0);
@@ -181,8 +144,8 @@ static void assemble(struct program *p, const struct kernel *k, bool at_exit, co
 	op(p, BPF_AND, R0, KERNEL_LOST - 1);
 	op(p, BPF_LSH, R0, 2);
 	wide(p, R1, BPF_PSEUDO_MAP_VALUE, (uint32_t)k->lost_fd, (at_exit ? 3 : 2) * KERNEL_LOST * 4);
-	add(p, BPF_ALU64 | BPF_ADD | BPF_X, R1, R0, 0, 0);
-	add(p, BPF_LDX | BPF_MEM | BPF_W, R1, R1, 0, 0);
+	sum(p, R1, R0);
+	load(p, BPF_W, R1, R1, 0);
 	store(p, BPF_DW, STACK, WANT_AT, R1);
 	unsigned plain = branch(p, BPF_JEQ, R1, 0), texts = branch(p, BPF_JSET, R1, KERNEL_WANT_TEXTS);
 	full[0] = note(p, k, at_exit, offsetof(struct kernel_call, text_len));
@@ -195,29 +158,18 @@ static void assemble(struct program *p, const struct kernel *k, bool at_exit, co
 	op(p, BPF_AND, WHAT, KERNEL_LOST - 1);
 	op(p, BPF_LSH, WHAT, 2);
 	wide(p, R1, BPF_PSEUDO_MAP_VALUE, (uint32_t)k->lost_fd, at_exit ? KERNEL_LOST * 4 : 0);
-	add(p, BPF_ALU64 | BPF_ADD | BPF_X, R1, WHAT, 0, 0);
+	sum(p, R1, WHAT);
 	set(p, R2, 1);
 	add(p, BPF_STX | BPF_ATOMIC | BPF_W, R1, R2, 0, BPF_ADD);
 	while (nout)
 		here(p, out[--nout]);
-	set(p, R0, 0);
-	add(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	leave(p);
 }
 
 static int load_program(const struct program *p, uint32_t attach_type, char *ret_log, size_t log_size)
 {
-	union bpf_attr a = { .prog_type = BPF_PROG_TYPE_KPROBE, .insn_cnt = p->n, .insns = (uintptr_t)p->in,
-		.license = (uintptr_t)"GPL and additional rights", .expected_attach_type = attach_type, .prog_name = "klieg_uprobe" };
-	int fd = bpf(BPF_PROG_LOAD, &a, sizeof a), saved = errno;
-	if (fd < 0 && ret_log) { /* once more, for the verifier's words */
-		a.log_level = 1;
-		a.log_size = (uint32_t)log_size;
-		a.log_buf = (uintptr_t)ret_log;
-		fd = bpf(BPF_PROG_LOAD, &a, sizeof a);
-		saved = errno;
-	}
-	errno = saved;
-	return fd;
+	union bpf_attr a = { .prog_type = BPF_PROG_TYPE_KPROBE, .expected_attach_type = attach_type, .prog_name = "klieg_uprobe" };
+	return bpf_load(p, &a, ret_log, log_size);
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
@@ -270,9 +222,9 @@ static int our_namespace(pid_t pid, struct stat *ret_ns, const struct stat **ret
 	struct stat theirs;
 	snprintf(path, sizeof path, "/proc/%d/ns/pid", pid);
 	*ret = NULL;
-	if (stat("/proc/self/ns/pid", ret_ns) < 0 || ret_ns->st_ino == INIT_PID_NS)
+	if (bpf_sees_our_pids())
 		return 0;
-	if (stat(path, &theirs) < 0)
+	if (stat("/proc/self/ns/pid", ret_ns) < 0 || stat(path, &theirs) < 0)
 		return refused(e, "the process's pid namespace", errno);
 	if (theirs.st_ino != ret_ns->st_ino) {
 		err_set(e, KLIEG_E_UNSUPPORTED, "process %d is in another pid namespace than the agent, which is not in the host's", pid);
@@ -293,8 +245,8 @@ int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 	union bpf_attr ring = { .map_type = BPF_MAP_TYPE_RINGBUF, .max_entries = RING_BYTES, .map_name = "klieg_uprobe" };
 	union bpf_attr lost = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 4 * KERNEL_LOST * 4, .max_entries = 1,
 		.map_flags = BPF_F_MMAPABLE, .map_name = "klieg_lost" };
-	k->ring_fd = bpf(BPF_MAP_CREATE, &ring, sizeof ring);
-	k->lost_fd = k->ring_fd < 0 ? -1 : bpf(BPF_MAP_CREATE, &lost, sizeof lost);
+	k->ring_fd = bpf_call(BPF_MAP_CREATE, &ring, sizeof ring);
+	k->lost_fd = k->ring_fd < 0 ? -1 : bpf_call(BPF_MAP_CREATE, &lost, sizeof lost);
 	if (k->lost_fd < 0) {
 		rc = refused(e, "bpf(BPF_MAP_CREATE)", errno);
 		goto fail;
@@ -312,8 +264,7 @@ int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 		goto fail;
 	}
 	struct program p = { .n = 0 };
-	set(&p, 0, 0);
-	add(&p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	leave(&p);
 	int session = perf_events ? -1 : load_program(&p, UPROBE_SESSION, NULL, 0);
 	k->multi = session >= 0;
 	if (session >= 0)
@@ -369,7 +320,7 @@ static int attach_multi(const struct kernel *k, const char *file, uint64_t offse
 	} a = { .prog_fd = (uint32_t)(at_exit ? k->exit_fd : k->enter_fd), .attach_type = UPROBE_MULTI, .path = (uintptr_t)file,
 		.offsets = (uintptr_t)&offset, .cookies = (uintptr_t)&cookies, .cnt = 1, .pid = (uint32_t)k->pid,
 		.uprobe_flags = at_exit /* BPF_F_UPROBE_MULTI_RETURN */ };
-	return bpf(BPF_LINK_CREATE, &a, sizeof a);
+	return bpf_call(BPF_LINK_CREATE, &a, sizeof a);
 }
 
 static int attach_perf(const struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie)
@@ -381,7 +332,7 @@ static int attach_perf(const struct kernel *k, const char *file, uint64_t offset
 		return -1;
 	union bpf_attr a = { .link_create = { .prog_fd = (uint32_t)(at_exit ? k->exit_fd : k->enter_fd), .target_fd = (uint32_t)event,
 		.attach_type = BPF_PERF_EVENT, .perf_event = { .bpf_cookie = cookie } } };
-	int fd = bpf(BPF_LINK_CREATE, &a, sizeof a), saved = errno;
+	int fd = bpf_call(BPF_LINK_CREATE, &a, sizeof a), saved = errno;
 	close(event); /* the link holds it */
 	errno = saved;
 	return fd;

@@ -39,8 +39,9 @@ class Up:
 
 	command = "up"
 
-	def __init__(self, directory, *args, env=None, http="127.0.0.1:0"):
+	def __init__(self, directory, *args, env=None, http="127.0.0.1:0", under=()):
 		self.dir = str(directory)
+		self.under = under  # a command that starts it
 		self.args = args
 		self.listen = http
 		self.extra_env = env or {}
@@ -57,7 +58,7 @@ class Up:
 		env = {k: v for k, v in os.environ.items() if not k.startswith(("KLIEG_", "OTEL_"))}
 		env.update(self.extra_env)
 		self.log = open(os.path.join(os.path.dirname(self.dir) or "/tmp", os.path.basename(self.dir) + ".log"), "ab")
-		self.proc = subprocess.Popen([KLIEG, self.command, "--dir", self.dir, "--http", self.listen, "--otlp-http", "127.0.0.1:0", *self.args],
+		self.proc = subprocess.Popen([*self.under, KLIEG, self.command, "--dir", self.dir, "--http", self.listen, "--otlp-http", "127.0.0.1:0", *self.args],
 			stdout=subprocess.PIPE, stderr=self.log, env=env, stdin=subprocess.DEVNULL)
 		line = self.ready = self.proc.stdout.readline().decode()
 		m = re.match(r"ready http=(\S+) otlp-http=(\S+) socket=(\S+)", line)
