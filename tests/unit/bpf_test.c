@@ -3,7 +3,7 @@
 #include "bpf/bpf.h"
 #include "bpf/offcpu.h"
 #include <fcntl.h>
-#include <pthread.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -40,21 +40,22 @@ static uint32_t follow_me(struct offcpu *s)
 	return slot;
 }
 
-static void naps(int n)
+/* Each takes the thread off its CPU. */
+static void waits(int n)
 {
 	for (int i = 0; i < n; i++)
-		nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
+		ppoll(NULL, 0, &(struct timespec){ .tv_nsec = 100000 }, NULL);
 }
 
-static void a_thread_that_sleeps_is_off_its_cpu_for_as_long(void **state)
+static void a_thread_that_waits_is_off_its_cpu_for_as_long(void **state)
 {
 	struct offcpu *s = open_or_skip();
 	uint32_t slot = follow_me(s);
-	int64_t before = now(), least = 0, last = 0, slept = 0;
+	int64_t before = now(), least = 0, last = 0, waited = 0;
 	for (int i = 0; i < 20; i++) {
 		int64_t t = now();
-		nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
-		slept += now() - t;
+		ppoll(NULL, 0, &(struct timespec){ .tv_nsec = 2000000 }, NULL);
+		waited += now() - t;
 	}
 	int64_t after = now(), off = 0;
 	struct offcpu_interval x;
@@ -67,7 +68,7 @@ static void a_thread_that_sleeps_is_off_its_cpu_for_as_long(void **state)
 		least += x.in - x.out >= 1900000;
 	}
 	assert_int_equal(least, 20);
-	assert_true(off <= after - before && slept - off < slept / 2);
+	assert_true(off <= after - before && waited - off < waited / 2);
 	offcpu_close(s);
 }
 
@@ -77,15 +78,15 @@ static void who_is_not_followed_is_not_noted(void **state)
 	struct offcpu_interval x;
 	bool lost;
 	uint32_t slot = follow_me(s), again;
-	naps(5);
+	waits(5);
 	assert_true(offcpu_next(s, slot, &x, &lost));
 	offcpu_forget(s, slot);
-	naps(5);
+	waits(5);
 	again = follow_me(s);
 	assert_int_equal(again, slot);
 	int64_t since = now();
 	assert_false(offcpu_next(s, again, &x, &lost) && x.out < since);
-	naps(5);
+	waits(5);
 	assert_true(offcpu_next(s, again, &x, &lost) && x.in > since);
 	offcpu_close(s);
 }
@@ -96,7 +97,7 @@ static void what_was_not_fetched_in_time_is_said_to_be_lost(void **state)
 	struct offcpu_interval x;
 	bool lost, any = false;
 	uint32_t slot = follow_me(s), n = 0;
-	naps(2 * OFFCPU_KEPT);
+	waits(2 * OFFCPU_KEPT);
 	for (int64_t last = 0; n < OFFCPU_KEPT && offcpu_next(s, slot, &x, &lost); n++) {
 		assert_true(n ? x.out >= last : lost);
 		any |= lost;
@@ -159,7 +160,7 @@ static void types_that_are_cut_short_or_mixed_up_are_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_thread_that_sleeps_is_off_its_cpu_for_as_long),
+		cmocka_unit_test(a_thread_that_waits_is_off_its_cpu_for_as_long),
 		cmocka_unit_test(who_is_not_followed_is_not_noted),
 		cmocka_unit_test(what_was_not_fetched_in_time_is_said_to_be_lost),
 		cmocka_unit_test(more_threads_than_there_is_room_for_are_refused),
