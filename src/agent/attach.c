@@ -324,7 +324,7 @@ static json_t *answer(struct attach_job *j, struct process *p, json_t *plugins, 
 	json_t *modules = modules_json(p, &functions, &hookable);
 	if (p->uprobe) {
 		char text[500];
-		snprintf(text, sizeof text, "%.300s: traced from outside by the kernel's uprobes instead, at 1 to 13 us a call", j->before.text);
+		snprintf(text, sizeof text, "%.300s: traced from outside by the kernel's uprobes instead, at 1 to 25 us a call", j->before.text);
 		json_array_append_new(notes, json_string(text));
 	}
 	if (j->before.seccomp)

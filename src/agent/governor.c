@@ -351,12 +351,12 @@ static void tick(struct agent *a, struct process *p, int64_t now)
 		return;
 	if (g->trials)
 		watch(p, g, now);
-	if (p->overhead > governor_limit(p))
-		priority_await(&a->pace); /* who costs more than they may are waiting for us to end it */
 	if (guard_over(&g->meter, now, budget(p)))
 		shed(p, g, now);
 	else if (g->nshed)
 		restore(p, g, now);
+	if (p->overhead > governor_limit(p) || g->trials)
+		priority_await(&a->pace); /* who costs more than they may, or could at any moment, are waiting for us to end it */
 	if (g->trials && a->next_tick > now + TRIAL_TICK)
 		a->next_tick = now + TRIAL_TICK;
 }

@@ -376,10 +376,72 @@ static void uprobe_configure(struct process *p, uint32_t site)
 	}
 }
 
+static bool file_offset(const struct function_module *m, uint64_t at, uint64_t *ret_off)
+{
+	uint64_t addr, off, size;
+	for (uint32_t seg = 0; symbols_segment(m->file.symbols, seg, &addr, &off, &size); seg++)
+		if (at - addr < size) {
+			*ret_off = at - addr + off;
+			return true;
+		}
+	return false;
+}
+
+/* Where the function is left, as offsets in its file; the caller's to free_exits(). e: why that is not known. */
+static bool find_exits(const struct function_module *m, const struct symbols_function *f, struct uprobe_exits *ret_x, struct err *e)
+{
+	struct symbols_exit *list;
+	uint32_t n, nr = 0, nj = 0;
+	*ret_x = (struct uprobe_exits){ NULL, NULL, 0, 0 };
+	if (symbols_exits(m->file.symbols, f, &list, &n, e) < 0)
+		return false;
+	uint64_t *at = base_alloc((2 * n + 1) * sizeof *at);
+	bool ok = true;
+	for (uint32_t i = 0; i < n; i++)
+		ok &= file_offset(m, list[i].at, list[i].tail ? &at[n + nj++] : &at[nr++]);
+	free(list);
+	*ret_x = (struct uprobe_exits){ at, at + n, nr, nj };
+	return ok;
+}
+static void free_exits(struct uprobe_exits *x) { free((void *)(uintptr_t)x->returns); }
+
+static uint32_t probe_cost(const struct function_module *m, const struct symbols_function *f, bool stepped_exits)
+{
+	uint32_t bytes = f->size < 16 ? f->size : 16;
+	const uint8_t *text = symbols_text(m->file.symbols, f->addr, bytes);
+	struct uprobe_cost entry = text ? uprobe_cost(text, bytes) : (struct uprobe_cost){ .entry_ns = 10000, .both_ns = 10000 };
+	return stepped_exits ? entry.entry_ns + uprobe_cost((const uint8_t *)"\xc3", 1).entry_ns : entry.both_ns;
+}
+
+static void uprobe_arm(struct process *p, const struct function_module *m, const char *file, uint32_t i)
+{
+	struct site *s = &p->sites[i];
+	const struct symbols_function *f = function_of(p, i);
+	struct err e = { 0 }, why = { 0 };
+	struct uprobe_exits x = { NULL, NULL, 0, 0 };
+	uint64_t at;
+	bool by_exits = uprobe_wants_exits(p->uprobe, file) && find_exits(m, f, &x, &why);
+	int rc = file_offset(m, s->addr - m->file.bias, &at) ? uprobe_add(p->uprobe, file, at, by_exits ? &x : NULL, i, s->root, &e) : KLIEG_E_BAD_DATA;
+	free_exits(&x);
+	struct str name = strtab_get(&p->strs, s->name);
+	if (rc == 1)
+		problem(p, "%.*s: calls are counted, not timed: %s%s%s", (int)name.n, name.p, uprobe_note(p->uprobe, i), *why.msg ? "; where it ends is not certain: " : "",
+			why.msg);
+	if (rc < 0)
+		problem(p, "%.*s cannot be probed: %s", (int)name.n, name.p, e.msg);
+	s->bad |= rc == KLIEG_E_UNSUPPORTED;
+	if (rc < 0)
+		return;
+	int64_t now = clock_mono();
+	s->probe_ns = probe_cost(m, f, by_exits);
+	s->patched = 1;
+	s->on_since = now, s->on_calls = stat_calls(s, now / SECOND);
+	uprobe_configure(p, i);
+}
+
 static void uprobes_apply(struct process *p)
 {
 	struct functions *fns = p->fns;
-	int64_t now = clock_mono();
 	for (uint32_t k = 0; k < fns->nmods; k++) {
 		const struct function_module *m = &fns->mods[k];
 		char file[800];
@@ -389,42 +451,15 @@ static void uprobes_apply(struct process *p)
 			snprintf(file, sizeof file, "/proc/%d/root%.700s", p->pid, m->file.path);
 		for (uint32_t i = m->first; i < m->first + m->n; i++) {
 			struct site *s = &p->sites[i];
-			bool on = (s->level > s->peek ? s->level : s->peek) && !s->bad;
-			struct err e = { 0 };
-			uint64_t addr, off, size;
-			if (on && s->patched)
+			bool on = wanted(s) && !s->bad;
+			if (on && s->patched) {
 				uprobe_configure(p, i);
-			if (on == !!s->patched)
-				continue;
-			if (!on) {
+			} else if (on) {
+				uprobe_arm(p, m, file, i);
+			} else if (s->patched) {
 				uprobe_remove(p->uprobe, i);
 				s->patched = 0;
-				continue;
 			}
-			int rc = KLIEG_E_BAD_DATA;
-			for (uint32_t seg = 0; rc < 0 && symbols_segment(m->file.symbols, seg, &addr, &off, &size); seg++)
-				if (s->addr - m->file.bias - addr < size) {
-					rc = uprobe_add(p->uprobe, file, s->addr - m->file.bias - addr + off, i, s->root, &e);
-					break;
-				}
-			const struct symbols_function *f = function_of(p, i);
-			uint32_t bytes = f->size < 16 ? f->size : 16;
-			const uint8_t *text = symbols_text(m->file.symbols, f->addr, bytes);
-			s->probe_ns = text ? uprobe_cost(text, bytes).both_ns : 10000;
-			if (rc == 1) {
-				struct str name = strtab_get(&p->strs, s->name);
-				problem(p, "%.*s: calls are counted, not timed: %s", (int)name.n, name.p, uprobe_note(p->uprobe, i));
-			}
-			if (rc < 0) {
-				struct str name = strtab_get(&p->strs, s->name);
-				problem(p, "%.*s cannot be probed: %s", (int)name.n, name.p, e.msg);
-				if (rc == KLIEG_E_UNSUPPORTED)
-					s->bad = 1;
-				continue;
-			}
-			s->patched = 1;
-			s->on_since = now, s->on_calls = stat_calls(s, now / SECOND);
-			uprobe_configure(p, i);
 		}
 	}
 }

@@ -1,4 +1,4 @@
-/* The table that the program and we share, and the program; see the header. */
+/* The table that the program and we share, and the program; see the header. The program, like those of src/uprobe, is also under the GPL version 2 (bpf_load says so). */
 #include "bpf/offcpu.h"
 #include "base/buf.h"
 #include "bpf/assemble.h"

@@ -1,4 +1,4 @@
-/* What a function calls, by decoding it and the pieces of it that the compiler moved away. Calls through the PLT or the global offset table
+/* What a function calls, and where it is left, by decoding it and the pieces of it that the compiler moved away. Calls through the PLT or the global offset table
  * resolve to names; of calls through a pointer that lies at a fixed place, that place is told; of the others, where they return to, so that they
  * can be known when they are seen (src/agent/watch.c). Any thread, on demand: one function takes well under a millisecond. */
 #include "symbols/internal.h"
@@ -21,6 +21,9 @@ struct search {
 	uint64_t *pointers;          /* calls that cannot be known: where they return to */
 	uint32_t npointers, pointers_cap;
 	bool jumps, added;           /* it jumps where only a register knows; the instruction before was an addition */
+	struct symbols_exit *exits;  /* where it is left */
+	uint32_t nexits, exits_cap;
+	const char *doubt;           /* why that may not be all, or not right; NULL = it is */
 	struct held held[16];
 	bool any_held;
 };
@@ -106,14 +109,39 @@ static void add_part(struct search *w, uint64_t addr, uint64_t size)
 		w->parts[w->nparts++] = (struct part){ addr, size };
 }
 
-static void branch(struct search *w, const struct part *self, uint64_t to, bool call)
+static void leaves(struct search *w, uint64_t at, bool tail)
+{
+	if (w->nexits == w->exits_cap)
+		w->exits = base_realloc(w->exits, (w->exits_cap = w->exits_cap ? 2 * w->exits_cap : 8) * sizeof *w->exits);
+	w->exits[w->nexits++] = (struct symbols_exit){ at, tail };
+}
+
+static bool within(const struct search *w, uint64_t to)
+{
+	for (uint32_t i = 0; i < w->nparts; i++)
+		if (to - w->parts[i].addr < w->parts[i].size)
+			return true;
+	return false;
+}
+
+enum how { CALL, JUMP, IF_JUMP };
+static void branch(struct search *w, const struct part *self, uint64_t at, uint64_t to, enum how how)
 {
 	const struct symbols *s = w->s;
 	const struct symbols_function *f = symbols_exactly(s, to);
-	const struct slot *slot;
+	const struct slot *slot = NULL;
 	const struct range *piece;
+	bool call = how == CALL;
 	if (!call && to - self->addr < self->size)
 		return;
+	if (!call && !within(w, to)) {
+		if (f || (slot = plt_slot(s, to))) {
+			leaves(w, at, true);
+			w->doubt = how == IF_JUMP ? "it may end with a conditional jump to another function" : w->doubt;
+		} else if (!piece_at(s, to)) {
+			w->doubt = "it jumps to where no function is known";
+		}
+	}
 	if (f)
 		found(w, f->addr, f->name, call ? SYMBOLS_DIRECT : SYMBOLS_TAIL);
 	else if ((slot = plt_slot(s, to)))
@@ -141,20 +169,25 @@ static void through(struct search *w, uint64_t addr)
 		found(w, addr, NULL, SYMBOLS_SLOT);
 }
 
+/* A call or jump through a register or a place in memory. */
 static void pointer(struct search *w, const struct part *self, const ZydisDecodedInstruction *in, uint64_t at)
 {
 	bool call = in->raw.modrm.reg == 2, memory = in->raw.modrm.mod != 3;
 	/* A switch adds the table's address to the distance that it took from there, or takes the address from a table at a fixed place. */
 	bool is_switch = memory ? in->raw.modrm.mod == 0 && in->raw.modrm.rm == 4 && in->raw.sib.base == 5 : w->added;
 	const struct held *h = in->raw.modrm.mod == 3 ? &w->held[in->raw.modrm.rm | (in->raw.rex.B ? 8u : 0)] : NULL;
+	if (!call && !is_switch)
+		leaves(w, at, true);
 	if (in->raw.modrm.mod == 0 && in->raw.modrm.rm == 5) {
 		through(w, at + in->length + (uint64_t)in->raw.disp.value);
 	} else if (h && h->what == CONTENT) {
 		through(w, h->addr);
 	} else if (h && h->what == ADDRESS) {
-		branch(w, self, h->addr, call);
+		branch(w, self, at, h->addr, call ? CALL : JUMP);
+		w->doubt = call ? w->doubt : "it jumps to where a register says";
 	} else if (!call) {
 		w->jumps |= !is_switch;
+		w->doubt = is_switch ? w->doubt : "it jumps to where a register says";
 	} else {
 		if (w->npointers == w->pointers_cap)
 			w->pointers = base_realloc(w->pointers, (w->pointers_cap = w->pointers_cap ? 2 * w->pointers_cap : 16) * sizeof *w->pointers);
@@ -186,10 +219,14 @@ static void look(struct search *w, const struct part *self, const ZydisDecoder *
 	uint64_t to;
 	bool plain = in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
 	if (instruction_target(in, at, &to)) {
-		branch(w, self, to, in->opcode == 0xe8 && plain);
+		branch(w, self, at, to, in->opcode == 0xe8 && plain ? CALL : is_jcc(in) ? IF_JUMP : JUMP);
 		forget(w);
 		return;
 	}
+	if (plain && (in->opcode == 0xc2 || in->opcode == 0xc3))
+		leaves(w, at, false);
+	else if (plain && (in->opcode == 0xca || in->opcode == 0xcb || in->opcode == 0xcf))
+		w->doubt = "it returns in an unusual way";
 	if (plain && in->opcode == 0xff && (in->raw.modrm.reg == 2 || in->raw.modrm.reg == 4)) {
 		pointer(w, self, in, at);
 		forget(w);
@@ -208,12 +245,17 @@ static void search_part(struct search *w, const ZydisDecoder *minimal, const Zyd
 {
 	const uint8_t *p = symbols_text(w->s, part->addr, part->size);
 	uint8_t *joins = base_calloc(part->size / 8 + 1, 1); /* where other ways lead to: nothing is for sure there */
+	uint64_t led = 0, met = 0;   /* such places; those of them at which we found an instruction */
 	for (int pass = 0; pass < 2; pass++)
 		for (uint64_t pos = 0, to; pos < part->size;) {
 			ZydisDecodedInstruction in;
 			bool good = ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(minimal, NULL, p + pos, part->size - pos, &in));
-			if (!pass && good && instruction_target(&in, pos, &to) && to < part->size)
+			if (!pass && good && instruction_target(&in, pos, &to) && to < part->size) {
+				led += !(joins[to / 8] >> to % 8 & 1);
 				joins[to / 8] |= (uint8_t)(1u << to % 8);
+			}
+			met += pass && good && joins[pos / 8] >> pos % 8 & 1;
+			w->doubt = good ? w->doubt : "some of its bytes are no instructions";
 			if (pass && (!good || joins[pos / 8] >> pos % 8 & 1))
 				forget(w);
 			if (pass && good)
@@ -223,6 +265,7 @@ static void search_part(struct search *w, const ZydisDecoder *minimal, const Zyd
 		}
 	free(joins);
 	forget(w);
+	w->doubt = led == met ? w->doubt : "its instructions overlap";
 }
 
 static int search(struct search *w, const struct symbols_function *f)
@@ -248,6 +291,7 @@ int symbols_callees(const struct symbols *s, const struct symbols_function *f, s
 	if (rc < 0)
 		return rc;
 	free(w.pointers);
+	free(w.exits);
 	*ret_list = w.list;
 	*ret_n = w.n;
 	*ret_indirect = w.npointers;
@@ -261,8 +305,27 @@ int symbols_pointers(const struct symbols *s, const struct symbols_function *f, 
 	if (rc < 0)
 		return rc;
 	free(w.list);
+	free(w.exits);
 	*ret_at = w.pointers;
 	*ret_n = w.npointers;
 	*ret_jumps = w.jumps;
+	return 0;
+}
+
+int symbols_exits(const struct symbols *s, const struct symbols_function *f, struct symbols_exit **ret_list, uint32_t *ret_n, struct err *e)
+{
+	struct search w = { .s = s };
+	int rc = search(&w, f);
+	if (rc < 0)
+		return err_set(e, rc, "it is not for x86-64");
+	free(w.list);
+	free(w.pointers);
+	const char *doubt = w.nparts == PIECES_MAX ? "it is in too many pieces" : w.doubt ? w.doubt : w.nexits ? NULL : "it never returns";
+	if (doubt) {
+		free(w.exits);
+		return err_set(e, KLIEG_E_UNSUPPORTED, "%s", doubt);
+	}
+	*ret_list = w.exits;
+	*ret_n = w.nexits;
 	return 0;
 }

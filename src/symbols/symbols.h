@@ -69,6 +69,11 @@ int symbols_callees(const struct symbols *s, const struct symbols_function *f, s
 /* Those calls: the addresses that they return to, in no order, the caller's to free(). ret_jumps: it also jumps to where only a register knows, and
  * that does not look like a switch: a call at its end. */
 int symbols_pointers(const struct symbols *s, const struct symbols_function *f, uint64_t **ret_at, uint32_t *ret_n, bool *ret_jumps);
+/* Where it is left: its return instructions and, `tail`, its jumps to another function, at each of which the stack pointer is where it was at its first
+ * instruction; in no order, the caller's to free(). KLIEG_E_UNSUPPORTED: those are not all, or something is not beyond doubt; e says what. A probe
+ * in the middle of an instruction would kill the program. */
+struct symbols_exit { uint64_t at; bool tail; };
+int symbols_exits(const struct symbols *s, const struct symbols_function *f, struct symbols_exit **ret_list, uint32_t *ret_n, struct err *e);
 /* Is its address taken, by an instruction or in data? Others cannot be called through a pointer (but by code that computes addresses). */
 bool symbols_taken(const struct symbols *s, const struct symbols_function *f);
 

@@ -21,14 +21,16 @@
 #define COROUTINES "it switches stacks (makecontext and the like), and the kernel takes the calls on the other stack for ended"
 #define SIGNALS "it has signal handlers on a stack of their own, and the kernel takes the calls they interrupt for ended"
 
-static const struct { const char *bytes; uint8_t n; const char *why; } signs[] = {
-#define SIGN(text, why) { text, sizeof(text) - 1, why }
+static const struct { const char *bytes; uint8_t n; bool unwinds; const char *why; } signs[] = {
+#define SIGN(text, why) { text, sizeof(text) - 1, false, why }
+#define UNWINDS(text, why) { text, sizeof(text) - 1, true, why }
 	SIGN("\xff Go buildinf:", GO), SIGN("runtime.goexit", GO),
-	SIGN("N10__cxxabiv1", CXX), SIGN("__gxx_personality_v0", CXX),
-	SIGN("/rustc/", RUST), SIGN("rust_eh_personality", RUST),
+	UNWINDS("N10__cxxabiv1", CXX), UNWINDS("__gxx_personality_v0", CXX),
+	UNWINDS("/rustc/", RUST), UNWINDS("rust_eh_personality", RUST),
 	SIGN("makecontext", COROUTINES), SIGN("swapcontext", COROUTINES), SIGN("jump_fcontext", COROUTINES),
 	SIGN("sigaltstack", SIGNALS),
 #undef SIGN
+#undef UNWINDS
 };
 enum { SIGNS = sizeof signs / sizeof *signs, LONGEST = 32, CHUNK = 1 << 16 };
 
@@ -45,7 +47,7 @@ static bool is_sigaltstack(const uint8_t *p, size_t n)
 	return false;
 }
 
-int inspect_file(int fd, const char **ret_why, struct err *e)
+int inspect_file(int fd, struct inspect_why *ret_why, struct err *e)
 {
 	Elf64_Ehdr h;
 	if (pread(fd, &h, sizeof h, 0) != sizeof h || memcmp(h.e_ident, ELFMAG, SELFMAG))
@@ -58,19 +60,19 @@ int inspect_file(int fd, const char **ret_why, struct err *e)
 		starts[(uint8_t)signs[i].bytes[0]] |= (uint16_t)(1u << i);
 	starts[0xb8] |= 1u << 15;
 	uint8_t *buf = malloc(CHUNK);
-	const char *why = NULL;
+	struct inspect_why why = { NULL, true };
 	off_t at = 0;
 	ssize_t got = 0;
-	while (buf && !why && (got = pread(fd, buf, CHUNK, at)) > 0) {
+	while (buf && why.unwinds && (got = pread(fd, buf, CHUNK, at)) > 0) {
 		bool last = got < CHUNK;
 		size_t n = (size_t)got, end = last ? n : n - LONGEST; /* what begins in the tail is looked at with the next chunk */
-		for (size_t i = 0; i < end && !why; i++) {
+		for (size_t i = 0; i < end && why.unwinds; i++) {
 			unsigned which = starts[buf[i]];
 			for (int k = 0; which && k < SIGNS; k++)
-				if (which & 1u << k && signs[k].n <= n - i && !memcmp(buf + i, signs[k].bytes, signs[k].n))
-					why = signs[k].why;
+				if (which & 1u << k && signs[k].n <= n - i && !memcmp(buf + i, signs[k].bytes, signs[k].n) && !(why.text && signs[k].unwinds))
+					why = (struct inspect_why){ signs[k].why, signs[k].unwinds }; /* the worst counts */
 			if (which >> 15 && is_sigaltstack(buf + i, n - i))
-				why = SIGNALS;
+				why = (struct inspect_why){ SIGNALS, false };
 		}
 		if (last)
 			break;

@@ -25,14 +25,18 @@ struct kernel_call {
 	char text[KERNEL_TEXTS][KERNEL_TEXT];
 };
 #define KERNEL_EXIT 0x80000000u
+#define KERNEL_PLACES 64u        /* of one probe */
 #define KERNEL_LOST 4096u        /* counters of lost events, and what is wanted: by cookie % KERNEL_LOST */
 /* Bits of what is wanted of a function's entries or exits. */
 enum { KERNEL_WANT_WORDS = 1, KERNEL_WANT_TEXTS = 2, KERNEL_TEXT_SHIFT = 8 /* 4 bits for each text: its word, 15 = none */ };
 _Static_assert(PROBES_MAX <= KERNEL_LOST, "a counter each");
 
+/* Where a probe is: at a function's first instruction, where it has returned to (which replaces its return address), at its
+ * return instructions, at its jumps to another function (where nothing is in the register for results yet). */
+enum kernel_kind { KERNEL_AT_ENTRY, KERNEL_RETURNED, KERNEL_AT_RETURN, KERNEL_AT_JUMP, KERNEL_KINDS };
 struct kernel {
 	pid_t pid;
-	int ring_fd, lost_fd, enter_fd, exit_fd;
+	int ring_fd, lost_fd, program[KERNEL_KINDS];
 	bool multi;                  /* uprobe_multi links; else a perf event each */
 	uint32_t perf_type;
 	uint64_t perf_exit;          /* its config bit for return probes */
@@ -44,8 +48,8 @@ struct kernel {
 };
 int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e);
 void kernel_close(struct kernel *k);
-/* Returns the descriptor that keeps it there. */
-int kernel_attach(struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie, struct err *e);
+/* At n places of the file, all of one kind; more than one only where k->multi. Returns the descriptor that keeps them there. */
+int kernel_attach(struct kernel *k, const char *file, const uint64_t *offsets, uint32_t n, enum kernel_kind kind, uint32_t cookie, struct err *e);
 /* How much there is of the next event: 0 = there is none. */
 enum kernel_got { KERNEL_NONE, KERNEL_EVENT, KERNEL_GOT_WORDS, KERNEL_GOT_TEXTS };
 enum kernel_got kernel_next(struct kernel *k, struct kernel_call *ret_c);
@@ -72,8 +76,10 @@ struct records;
 int records_open(pid_t pid, const char *socket, struct records **ret_r, struct err *e);
 void records_close(struct records *r);
 int records_memfd(const struct records *r);
-/* wanted: false, this call is not asked for. */
-void records_enter(struct records *r, const struct kernel_call *c, enum kernel_got got, uint32_t site, const struct capture *what, bool root, bool wanted);
+/* root: a request begins with it. wanted: false, this call is not asked for. jumps_seen: there is an exit also when it jumps to another function at its end;
+ * else it exits with that. */
+struct records_how { bool root, wanted, jumps_seen; };
+void records_enter(struct records *r, const struct kernel_call *c, enum kernel_got got, uint32_t site, const struct capture *what, struct records_how how);
 /* false: no such call is open */
 bool records_exit(struct records *r, const struct kernel_call *c, enum kernel_got got, uint32_t site, const struct capture *what);
 void records_call(struct records *r, uint32_t tid, uint32_t site); /* entered; its end will never be known */
@@ -85,9 +91,10 @@ int64_t records_clock_error(const struct records *r);
 
 /* ---- inspect.c: files of others ------------------------------------------------------------------------------------ */
 
-/* Why return probes would endanger a program that runs this code; NULL = they would not. ret_text: static. KLIEG_E_* if it
- * is no such ELF file. */
-int inspect_file(int fd, const char **ret_why, struct err *e);
+/* Why return probes would endanger a program that runs this code; NULL = they would not. text: static. unwinds: since it looks for return addresses on its
+ * stacks; probes at its return instructions would not. KLIEG_E_* if it is no such ELF file. */
+struct inspect_why { const char *text; bool unwinds; };
+int inspect_file(int fd, struct inspect_why *ret_why, struct err *e);
 /* The same of the process itself: its kernel and its filters. */
 const char *inspect_process(pid_t pid);
 /* Does the process have these n bytes of the file at `offset` in its memory, executable and as they are, but for breakpoints

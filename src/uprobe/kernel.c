@@ -1,10 +1,10 @@
-/* The kernel's side: two small BPF programs, one at entries and one at exits, that note time, thread and stack pointer in a
+/* The kernel's side: small BPF programs, one at entries and one for each kind of exit, that note time, thread and stack pointer in a
  * ring which we read; and, of functions whose arguments are wanted, registers, stack words and texts. They are assembled here, so that neither a
  * compiler nor libbpf is needed. Why BPF and not plain perf samples: perf counts an event per thread, so each thread would need descriptors of
  * its own and new ones would be missed; a BPF program sees all threads of the process, in one ring whose order is the order in each thread, and
  * counts exactly what the ring could not take.
  *
- * The two programs, and nothing else of Klieg, are also under the GPL version 2, beside the project's license: the kernel lets only such programs read
+ * The programs, and nothing else of this folder, are also under the GPL version 2, beside the project's license: the kernel lets only such programs read
  * the memory of processes (bpf_probe_read_user).
  *
  * Attached by uprobe_multi links where the kernel has those that filter by process correctly (6.13: it has session probes
@@ -74,8 +74,9 @@ static void note_words(struct program *p, bool at_exit, bool texts)
 
 /* Reserves, fills and submits an event of so many bytes; ends the program. The time is read as near to the function as can be: last at its entry,
  * first at its exit. Returns the branch that is taken when the ring is full. */
-static unsigned note(struct program *p, const struct kernel *k, bool at_exit, size_t bytes)
+static unsigned note(struct program *p, const struct kernel *k, enum kernel_kind kind, size_t bytes)
 {
+	bool at_exit = kind != KERNEL_AT_ENTRY;
 	wide(p, R1, BPF_PSEUDO_MAP_FD, (uint32_t)k->ring_fd, 0);
 	set(p, R2, (int32_t)bytes);
 	set(p, R3, 0);
@@ -83,8 +84,8 @@ static unsigned note(struct program *p, const struct kernel *k, bool at_exit, si
 	unsigned full = branch(p, BPF_JEQ, R0, 0);
 	mov(p, REC, R0);
 	load(p, BPF_DW, R1, CTX, SP_AT);
-	if (!at_exit)
-		op(p, BPF_ADD, R1, ENTRY_TO_CFA);
+	if (kind != KERNEL_RETURNED)
+		op(p, BPF_ADD, R1, ENTRY_TO_CFA); /* the return address is still there */
 	store(p, BPF_DW, REC, offsetof(struct kernel_event, cfa), R1);
 	store(p, BPF_W, REC, offsetof(struct kernel_event, tid), ID);
 	if (at_exit)
@@ -112,8 +113,9 @@ static unsigned note(struct program *p, const struct kernel *k, bool at_exit, si
 	return full;
 }
 
-static void assemble(struct program *p, const struct kernel *k, bool at_exit, const struct stat *ns)
+static void assemble(struct program *p, const struct kernel *k, enum kernel_kind kind, const struct stat *ns)
 {
+	bool at_exit = kind != KERNEL_AT_ENTRY;
 	unsigned out[3], full[3];
 	int nout = 0;
 	*p = (struct program){ .n = 0 };
@@ -147,14 +149,17 @@ static void assemble(struct program *p, const struct kernel *k, bool at_exit, co
 	sum(p, R1, R0);
 	load(p, BPF_W, R1, R1, 0);
 	store(p, BPF_DW, STACK, WANT_AT, R1);
-	unsigned plain = branch(p, BPF_JEQ, R1, 0), texts = branch(p, BPF_JSET, R1, KERNEL_WANT_TEXTS);
-	full[0] = note(p, k, at_exit, offsetof(struct kernel_call, text_len));
-	here(p, texts);
-	full[1] = note(p, k, at_exit, sizeof(struct kernel_call));
-	here(p, plain);
-	full[2] = note(p, k, at_exit, sizeof(struct kernel_event));
-	for (int i = 0; i < 3; i++)
-		here(p, full[i]);
+	int nfull = 0;
+	if (kind != KERNEL_AT_JUMP) { /* there it has no result */
+		unsigned plain = branch(p, BPF_JEQ, R1, 0), texts = branch(p, BPF_JSET, R1, KERNEL_WANT_TEXTS);
+		full[nfull++] = note(p, k, kind, offsetof(struct kernel_call, text_len));
+		here(p, texts);
+		full[nfull++] = note(p, k, kind, sizeof(struct kernel_call));
+		here(p, plain);
+	}
+	full[nfull++] = note(p, k, kind, sizeof(struct kernel_event));
+	while (nfull)
+		here(p, full[--nfull]);
 	op(p, BPF_AND, WHAT, KERNEL_LOST - 1);
 	op(p, BPF_LSH, WHAT, 2);
 	wide(p, R1, BPF_PSEUDO_MAP_VALUE, (uint32_t)k->lost_fd, at_exit ? KERNEL_LOST * 4 : 0);
@@ -236,7 +241,7 @@ static int our_namespace(pid_t pid, struct stat *ret_ns, const struct stat **ret
 
 int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 {
-	*k = (struct kernel){ .pid = pid, .ring_fd = -1, .lost_fd = -1, .enter_fd = -1, .exit_fd = -1 };
+	*k = (struct kernel){ .pid = pid, .ring_fd = -1, .lost_fd = -1, .program = { -1, -1, -1, -1 } };
 	struct stat st;
 	const struct stat *ns;
 	int rc = our_namespace(pid, &st, &ns, e);
@@ -272,8 +277,8 @@ int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 	else if ((rc = find_pmu(k, e)) < 0)
 		goto fail;
 	char log[4096] = "";
-	for (int at_exit = 0; at_exit < 2; at_exit++) {
-		assemble(&p, k, at_exit, ns);
+	for (enum kernel_kind kind = 0; kind < KERNEL_KINDS; kind++) {
+		assemble(&p, k, kind, ns);
 		int fd = load_program(&p, k->multi ? UPROBE_MULTI : 0, log, sizeof log);
 		if (fd < 0) {
 			rc = refused(e, "bpf(BPF_PROG_LOAD)", errno);
@@ -281,7 +286,7 @@ int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 				rc = err_set(e, KLIEG_E_UNSUPPORTED, "the kernel refused our program: %.300s", strlen(log) > 300 ? log + strlen(log) - 300 : log);
 			goto fail;
 		}
-		*(at_exit ? &k->exit_fd : &k->enter_fd) = fd;
+		k->program[kind] = fd;
 	}
 	return 0;
 fail:
@@ -297,7 +302,9 @@ void kernel_close(struct kernel *k)
 		munmap((void *)(uintptr_t)k->written, PAGE + 2 * RING_BYTES);
 	if (k->lost)
 		munmap(k->lost, 4 * KERNEL_LOST * 4);
-	int *fds[] = { &k->ring_fd, &k->lost_fd, &k->enter_fd, &k->exit_fd };
+	int *fds[2 + KERNEL_KINDS] = { &k->ring_fd, &k->lost_fd };
+	for (int i = 0; i < KERNEL_KINDS; i++)
+		fds[2 + i] = &k->program[i];
 	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
 		if (*fds[i] >= 0) {
 			close(*fds[i]);
@@ -310,27 +317,29 @@ void kernel_close(struct kernel *k)
 
 /* ---- probes -------------------------------------------------------------------------------------------------------- */
 
-static int attach_multi(const struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie)
+static int attach_multi(const struct kernel *k, const char *file, const uint64_t *offsets, uint32_t n, enum kernel_kind kind, uint32_t cookie)
 {
-	uint64_t cookies = cookie;
+	uint64_t cookies[KERNEL_PLACES];
+	for (uint32_t i = 0; i < n; i++)
+		cookies[i] = cookie;
 	struct { /* the part of union bpf_attr for BPF_LINK_CREATE that old headers lack */
 		uint32_t prog_fd, target_fd, attach_type, flags;
 		uint64_t path, offsets, ref_ctr_offsets, cookies;
 		uint32_t cnt, uprobe_flags, pid, pad;
-	} a = { .prog_fd = (uint32_t)(at_exit ? k->exit_fd : k->enter_fd), .attach_type = UPROBE_MULTI, .path = (uintptr_t)file,
-		.offsets = (uintptr_t)&offset, .cookies = (uintptr_t)&cookies, .cnt = 1, .pid = (uint32_t)k->pid,
-		.uprobe_flags = at_exit /* BPF_F_UPROBE_MULTI_RETURN */ };
+	} a = { .prog_fd = (uint32_t)k->program[kind], .attach_type = UPROBE_MULTI, .path = (uintptr_t)file,
+		.offsets = (uintptr_t)offsets, .cookies = (uintptr_t)cookies, .cnt = n, .pid = (uint32_t)k->pid,
+		.uprobe_flags = kind == KERNEL_RETURNED /* BPF_F_UPROBE_MULTI_RETURN */ };
 	return bpf_call(BPF_LINK_CREATE, &a, sizeof a);
 }
 
-static int attach_perf(const struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie)
+static int attach_perf(const struct kernel *k, const char *file, const uint64_t *offsets, uint32_t n, enum kernel_kind kind, uint32_t cookie)
 {
-	struct perf_event_attr at = { .size = sizeof at, .type = k->perf_type, .config = at_exit ? k->perf_exit : 0,
-		.uprobe_path = (uintptr_t)file, .probe_offset = offset };
+	struct perf_event_attr at = { .size = sizeof at, .type = k->perf_type, .config = kind == KERNEL_RETURNED ? k->perf_exit : 0,
+		.uprobe_path = (uintptr_t)file, .probe_offset = *offsets };
 	int event = (int)syscall(SYS_perf_event_open, &at, k->pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
 	if (event < 0)
 		return -1;
-	union bpf_attr a = { .link_create = { .prog_fd = (uint32_t)(at_exit ? k->exit_fd : k->enter_fd), .target_fd = (uint32_t)event,
+	union bpf_attr a = { .link_create = { .prog_fd = (uint32_t)k->program[kind], .target_fd = (uint32_t)event,
 		.attach_type = BPF_PERF_EVENT, .perf_event = { .bpf_cookie = cookie } } };
 	int fd = bpf_call(BPF_LINK_CREATE, &a, sizeof a), saved = errno;
 	close(event); /* the link holds it */
@@ -338,9 +347,11 @@ static int attach_perf(const struct kernel *k, const char *file, uint64_t offset
 	return fd;
 }
 
-int kernel_attach(struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie, struct err *e)
+int kernel_attach(struct kernel *k, const char *file, const uint64_t *offsets, uint32_t n, enum kernel_kind kind, uint32_t cookie, struct err *e)
 {
-	int fd = (k->multi ? attach_multi : attach_perf)(k, file, offset, at_exit, cookie);
+	if (!n || n > (k->multi ? KERNEL_PLACES : 1u))
+		return err_set(e, KLIEG_E_LIMIT, "too many places for one probe");
+	int fd = (k->multi ? attach_multi : attach_perf)(k, file, offsets, n, kind, cookie);
 	if (fd >= 0)
 		return fd;
 	if (errno == ENOTSUPP_KERNEL || errno == EOPNOTSUPP || errno == EINVAL || errno == EIO)
@@ -378,11 +389,11 @@ enum kernel_got kernel_next(struct kernel *k, struct kernel_call *ret_c)
 
 int kernel_open(struct kernel *k, pid_t pid, bool perf_events, struct err *e)
 {
-	*k = (struct kernel){ .pid = pid, .ring_fd = -1, .lost_fd = -1, .enter_fd = -1, .exit_fd = -1 };
+	*k = (struct kernel){ .pid = pid, .ring_fd = -1, .lost_fd = -1, .program = { -1, -1, -1, -1 } };
 	return err_set(e, KLIEG_E_UNSUPPORTED, "kernel uprobes are only used on x86-64");
 }
 void kernel_close(struct kernel *k) { (void)k; }
-int kernel_attach(struct kernel *k, const char *file, uint64_t offset, bool at_exit, uint32_t cookie, struct err *e)
+int kernel_attach(struct kernel *k, const char *file, const uint64_t *offsets, uint32_t n, enum kernel_kind kind, uint32_t cookie, struct err *e)
 {
 	return err_set(e, KLIEG_E_UNSUPPORTED, "kernel uprobes are only used on x86-64");
 }

@@ -35,6 +35,7 @@ struct frame {
 	uint64_t cfa, ns;
 	struct context ctx;
 	bool detail, cut;            /* its arguments are wanted; some were lost */
+	bool jumps_seen;             /* its end is seen also when it jumps to another function */
 };
 
 struct thread {
@@ -416,12 +417,16 @@ static void drop(struct records *r, struct thread *th)
 
 /* Drops what cannot be open any more when this thread enters `site` with its stack at cfa. Frames of the same CFA are a
  * function and those it jumped to at its end; they exit together. So if one has exited, or this very function seems to be
- * open there, they are leftovers of a longjmp. */
+ * open there, or its jump would have been seen, they are leftovers of a longjmp or an exception. */
 static void settle(struct records *r, struct thread *th, uint32_t site, uint64_t cfa)
 {
 	struct kw_thread *t = th->t;
-	while (t->depth && (th->frame[t->depth - 1].cfa < cfa || th->frame[t->depth - 1].cfa <= th->exited))
+	while (t->depth) {
+		const struct frame *f = &th->frame[t->depth - 1];
+		if (f->cfa >= cfa && f->cfa > th->exited && !(f->cfa == cfa && f->jumps_seen))
+			break;
 		drop(r, th);
+	}
 	th->exited = 0;
 	for (uint32_t i = t->depth; i-- > 0 && th->frame[i].cfa == cfa;)
 		if (t->open[i].site == site) {
@@ -446,9 +451,9 @@ static void start_trace(struct records *r, struct context *c, uint32_t site, boo
 		c->flags |= KW_CTX_SAMPLED;
 }
 
-void records_enter(struct records *r, const struct kernel_call *call, enum kernel_got got, uint32_t site, const struct capture *what, bool root, bool wanted)
+void records_enter(struct records *r, const struct kernel_call *call, enum kernel_got got, uint32_t site, const struct capture *what, struct records_how how)
 {
-	unsigned level = wanted ? level_of(r, site) : KW_OFF;
+	unsigned level = how.wanted ? level_of(r, site) : KW_OFF;
 	uint64_t cfa = call->ev.cfa, ns = call->ev.ns;
 	struct thread *th = thread_of(r, call->ev.tid, level > KW_OFF);
 	if (!th) {
@@ -464,9 +469,9 @@ void records_enter(struct records *r, const struct kernel_call *call, enum kerne
 	if (t->depth)
 		c = *current(th);
 	uint32_t flags = level < KW_SPAN ? OPEN_COUNT : 0, parent = 0;
-	bool begins = !flags && (!(c.trace_hi | c.trace_lo) || (root && !c.root));
+	bool begins = !flags && (!(c.trace_hi | c.trace_lo) || (how.root && !c.root));
 	if (begins)
-		start_trace(r, &c, site, root);
+		start_trace(r, &c, site, how.root);
 	else
 		parent = c.seq;
 	if (!flags && !(c.flags & KW_CTX_SAMPLED)) {
@@ -492,7 +497,7 @@ void records_enter(struct records *r, const struct kernel_call *call, enum kerne
 		__atomic_store_n(&t->seq, o->seq, __ATOMIC_RELAXED);
 		c.seq = o->seq;
 	}
-	*f = (struct frame){ cfa, ns, c, .detail = !flags && level >= KW_DETAIL };
+	*f = (struct frame){ cfa, ns, c, .detail = !flags && level >= KW_DETAIL, .jumps_seen = how.jumps_seen };
 	__atomic_store_n(&t->depth, t->depth + 1, __ATOMIC_RELEASE);
 	show_context(th);
 	if (f->detail && what->nargs)

@@ -27,8 +27,8 @@ _Static_assert(PROBES_MAX <= 1 << PLACE_BITS && KERNEL_LOST == 1 << PLACE_BITS, 
 struct probe {
 	enum { FREE, ON, LEAVING, CLOSING } state; /* LEAVING: no entries any more; CLOSING: its links are being closed */
 	uint32_t cookie, site;
-	bool root;
-	int enter_fd, exit_fd;       /* links; -1 = none */
+	bool root, by_exits;         /* by_exits: its ends are seen at its return instructions and jumps */
+	int enter_fd, exit_fd, jump_fd; /* links; -1 = none; of those that are left by a jump, two exits */
 	const char *note;            /* why it has no exits */
 	uint8_t links;               /* still in the kernel */
 	int64_t left_at;
@@ -38,7 +38,7 @@ struct probe {
 
 struct link { int fd; uint32_t place; };
 struct closing;
-struct file { dev_t dev; ino_t ino; struct timespec changed; const char *why; };
+struct file { dev_t dev; ino_t ino; struct timespec changed; struct inspect_why why; };
 
 struct uprobe {
 	pid_t pid;
@@ -177,6 +177,7 @@ static void end_removals(struct uprobe *u, bool all_read)
 		p->state = CLOSING;
 		u->leaving--;
 		doom(u, &p->exit_fd, i);
+		doom(u, &p->jump_fd, i);
 	}
 	closing_start(u);
 	closing_reap(u);
@@ -200,7 +201,7 @@ uint32_t uprobe_pending(const struct uprobe *u)
 {
 	uint32_t n = u->ndoomed;
 	for (uint32_t i = 0; i < u->n; i++)
-		n += u->probes[i].state == LEAVING && u->probes[i].exit_fd >= 0;
+		n += u->probes[i].state == LEAVING ? (u->probes[i].exit_fd >= 0) + (u->probes[i].jump_fd >= 0) : 0;
 	for (const struct closing *c = u->closing; c; c = c->next)
 		n += atomic_load(&c->left);
 	return n;
@@ -213,6 +214,7 @@ void uprobe_close(struct uprobe *u)
 	for (uint32_t i = 0; i < u->n; i++) {
 		doom(u, &u->probes[i].enter_fd, i);
 		doom(u, &u->probes[i].exit_fd, i);
+		doom(u, &u->probes[i].jump_fd, i);
 	}
 	closing_start(u);
 	for (struct closing *c = u->closing, *next; c; c = next) {
@@ -237,14 +239,14 @@ static uint32_t lost_of(const struct uprobe *u, uint32_t place, bool exits)
 	return __atomic_load_n(&u->k.lost[place + (exits ? KERNEL_LOST : 0)], __ATOMIC_RELAXED);
 }
 
-static int inspect_once(struct uprobe *u, int fd, const struct stat *st, const char **ret_why, struct err *e)
+static int inspect_once(struct uprobe *u, int fd, const struct stat *st, struct inspect_why *ret_why, struct err *e)
 {
 	for (struct file *f = u->files; f < u->files + u->nfiles; f++)
 		if (f->dev == st->st_dev && f->ino == st->st_ino && !memcmp(&f->changed, &st->st_mtim, sizeof st->st_mtim)) {
 			*ret_why = f->why;
 			return 0;
 		}
-	struct file f = { st->st_dev, st->st_ino, st->st_mtim, NULL };
+	struct file f = { st->st_dev, st->st_ino, st->st_mtim, { NULL, false } };
 	int rc = inspect_file(fd, &f.why, e);
 	if (rc < 0)
 		return rc;
@@ -254,8 +256,8 @@ static int inspect_once(struct uprobe *u, int fd, const struct stat *st, const c
 	return 0;
 }
 
-/* ret_at: where in the file the probe goes; ret_why: why only at entries, or NULL. */
-static int examine(struct uprobe *u, int fd, const char *file, uint64_t offset, uint64_t *ret_at, const char **ret_why,
+/* ret_at: where in the file the probe goes; ret_why: why not where it returns to, or NULL. */
+static int examine(struct uprobe *u, int fd, const char *file, uint64_t offset, uint64_t *ret_at, struct inspect_why *ret_why,
 	struct err *e)
 {
 	struct stat st;
@@ -272,12 +274,37 @@ static int examine(struct uprobe *u, int fd, const char *file, uint64_t offset, 
 	if (cost.refusal)
 		return err_set(e, KLIEG_E_UNSUPPORTED, "the function cannot be probed: %s", cost.refusal);
 	if (u->process_why)
-		*ret_why = u->process_why;
+		*ret_why = (struct inspect_why){ u->process_why, true };
 	*ret_at = offset + cost.skip;
 	return inspect_mapped(u->pid, &st, offset, bytes, (size_t)n, cost.skip, e);
 }
 
-int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t site, bool root, struct err *e)
+/* The exits of a function, before its entry: an entry that is seen has its exit seen. */
+static int attach_exits(struct uprobe *u, struct probe *p, const char *path, uint64_t at, const struct inspect_why *why, const struct uprobe_exits *x,
+	struct err *e)
+{
+	int rc = 0;
+	if (!why->text)
+		return p->exit_fd = kernel_attach(&u->k, path, &at, 1, KERNEL_RETURNED, p->cookie, e);
+	if (x->nreturns && (rc = kernel_attach(&u->k, path, x->returns, x->nreturns, KERNEL_AT_RETURN, p->cookie, e)) >= 0)
+		p->exit_fd = rc;
+	if (rc >= 0 && x->njumps && (rc = kernel_attach(&u->k, path, x->jumps, x->njumps, KERNEL_AT_JUMP, p->cookie, e)) >= 0)
+		p->jump_fd = rc;
+	return rc;
+}
+
+bool uprobe_wants_exits(struct uprobe *u, const char *file)
+{
+	struct inspect_why why = { NULL, false };
+	struct stat st;
+	int fd = u->k.multi ? open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+	bool wanted = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && inspect_once(u, fd, &st, &why, NULL) >= 0 && why.text && why.unwinds;
+	if (fd >= 0)
+		close(fd);
+	return wanted;
+}
+
+int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, const struct uprobe_exits *x, uint32_t site, bool root, struct err *e)
 {
 	uint32_t place = 0;
 	while (place < u->n && u->probes[place].state != FREE)
@@ -290,7 +317,7 @@ int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t sit
 		err_set(e, KLIEG_E_LIMIT, "%u functions of process %d are probed: no more at a time", PROBES_MAX, u->pid);
 		return err_hint(e, "name fewer functions");
 	}
-	const char *why = NULL;
+	struct inspect_why why = { NULL, false };
 	int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0) {
 		if (kill(u->pid, 0) < 0 && errno == ESRCH)
@@ -301,24 +328,25 @@ int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t sit
 	int rc = examine(u, fd, file, offset, &at, &why, e);
 	if (rc == 0) {
 		struct probe *p = &u->probes[place];
+		bool exits = !why.text || (why.unwinds && u->k.multi && x && x->nreturns + x->njumps && x->nreturns <= KERNEL_PLACES && x->njumps <= KERNEL_PLACES);
 		u->k.want[place] = u->k.want[place + KERNEL_LOST] = 0;
 		*p = (struct probe){ .state = CLOSING, .cookie = (++u->generation << PLACE_BITS | place) & ~KERNEL_EXIT, .site = site,
-			.root = root, .enter_fd = -1, .exit_fd = -1, .note = why, .lost = { lost_of(u, place, false), lost_of(u, place, true) } };
+			.root = root, .by_exits = why.text && exits, .enter_fd = -1, .exit_fd = -1, .jump_fd = -1, .note = exits ? NULL : why.text, .lost = { lost_of(u, place, false), lost_of(u, place, true) } };
 		char path[64];
 		snprintf(path, sizeof path, "/proc/self/fd/%d", fd); /* the very file that was looked at */
-		/* Exits first: an entry that is seen has its exit seen. */
-		if (!why && (rc = kernel_attach(&u->k, path, at, true, p->cookie, e)) >= 0)
-			p->exit_fd = rc;
-		if (rc >= 0 && (rc = kernel_attach(&u->k, path, at, false, p->cookie, e)) >= 0)
+		if (exits)
+			rc = attach_exits(u, p, path, at, &why, x, e);
+		if (rc >= 0 && (rc = kernel_attach(&u->k, path, &at, 1, KERNEL_AT_ENTRY, p->cookie, e)) >= 0)
 			p->enter_fd = rc;
-		p->links = (uint8_t)((p->exit_fd >= 0) + (p->enter_fd >= 0));
+		p->links = (uint8_t)((p->exit_fd >= 0) + (p->jump_fd >= 0) + (p->enter_fd >= 0));
 		u->n += place == u->n;
 		if (rc >= 0) {
 			p->state = ON;
 			u->place_of[site] = place + 1;
-			rc = why != NULL;
+			rc = !exits;
 		} else if (p->links) {
 			doom(u, &p->exit_fd, place);
+			doom(u, &p->jump_fd, place);
 		} else {
 			p->state = FREE;
 		}
@@ -388,7 +416,7 @@ static void take(struct uprobe *u, const struct kernel_call *c, enum kernel_got 
 		/* Without words it lay in the ring before there was a condition: not known to hold. */
 		bool asked = !p->what.nwhere || (got >= KERNEL_GOT_WORDS && kw_where_holds(p->what.where, p->what.nwhere, value_of, c));
 		if (!p->note)
-			records_enter(u->r, c, got, p->site, &p->what, p->root, asked);
+			records_enter(u->r, c, got, p->site, &p->what, (struct records_how){ p->root, asked, p->by_exits });
 		else if (asked)
 			records_call(u->r, ev->tid, p->site);
 	}

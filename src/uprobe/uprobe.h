@@ -26,17 +26,22 @@ int uprobe_open(pid_t pid, const char *socket, struct uprobe **ret_u, struct err
 void uprobe_close(struct uprobe *u); /* every probe away; what is in the rings stays readable through the memfd */
 int uprobe_memfd(const struct uprobe *u); /* the region, sealed; uprobe's: dup() it */
 
+/* Offsets in the file of all places at which a function is left: its return instructions, and its jumps to other functions (symbols_exits). */
+struct uprobe_exits { const uint64_t *returns, *jumps; uint32_t nreturns, njumps; };
+/* Whether uprobe_add() makes something of them: functions of this file must keep their return addresses, since its stacks are unwound (C++, Rust). */
+bool uprobe_wants_exits(struct uprobe *u, const char *file);
+
 /* A probe at the function whose first instruction is at `offset` of that file. file: as this host sees it (/proc/PID/exe,
  * /proc/PID/root/..., /proc/PID/map_files/...); the process must have it mapped, with the very bytes that the file has
- * there.
+ * there. x: may be NULL, then not known.
  * root: a request begins here, so a trace of its own.
- * 0: entries and exits. 1: entries only, since return probes would endanger this program: calls are counted, at every level,
- * nothing is timed; uprobe_note() says why. The level and the threshold of kw_site_state[site] are read when an event is
+ * 0: entries and exits. 1: entries only, since return probes would endanger this program and probes at its exits are not possible: calls are
+ * counted, at every level, nothing is timed; uprobe_note() says why. The level and the threshold of kw_site_state[site] are read when an event is
  * taken out of the kernel's ring: poll before they change. A site that is off costs the process as much as one that is on:
  * remove it.
  * KLIEG_E_UNSUPPORTED (with the reason: a 5-byte NOP, somebody else's jump, ...), KLIEG_E_CONFLICT (has one already),
  * KLIEG_E_LIMIT, KLIEG_E_DENIED. */
-int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, uint32_t site, bool root, struct err *e);
+int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, const struct uprobe_exits *x, uint32_t site, bool root, struct err *e);
 /* What is recorded of its calls from now on: only those for which `where` holds; at level detail the values of args as attributes (of strings, the
  * first 127 bytes, where they can be read). None after uprobe_add(). KLIEG_E_UNSUPPORTED: a condition is on an argument beyond
  * the tenth stack word (nothing is changed); arguments there are left out. */

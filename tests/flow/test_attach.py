@@ -423,6 +423,30 @@ def test_what_cannot_be_injected_into_is_traced_from_outside(klieg_up, target, n
 	t.end()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="uprobes need root")
+def test_a_static_program_that_unwinds_its_stacks_is_timed_too(klieg_up, target):
+	"""C++ exceptions cannot pass a function whose return address was replaced: its ends are seen at its return instructions."""
+	up, t = klieg_up, target("exceptions_static")
+	rounds = 20
+	plain, counts = t.go(rounds)
+	before = text_of(t.pid)
+	a = up.attach(t.pid)
+	assert a["mechanism"] == "uprobe", a
+	del counts["checked"]  # it begins with an instruction that the kernel cannot execute on its own
+	plans = [up.switch(f"exceptions_static:{name}")["plan"] for name in counts]
+	assert all(p["sites"] == 1 and "not timed" not in p.get("warning", "") for p in plans), plans
+	for _ in range(3):
+		result, calls = t.go(rounds)
+		assert result == plain and {k: calls[k] for k in counts} == counts
+	account = wait_for(lambda: up.exact(3 * sum(counts.values())))
+	assert not [k for k, v in account["dropped"].items() if v and k != "abandoned"], account
+	assert account["dropped"]["abandoned"] and account["stored"] == 3 * (20 + 8 + 8 + 8 + 16)  # of five kinds, two return all the way: 4 of depth, and 3 that call them
+	assert up.stored('{ name = "collects" && duration > 0s && duration < 10s }') == 3 * counts["collects"]  # it catches all: never left in another way
+	up.all_off()
+	up.detach(t.pid)
+	assert not changed(before, t.pid) and t.go(rounds)[0] == plain
+
+
 def test_targets_that_die_in_the_middle(klieg_up, spawn):
 	"""Whenever the program ends, the answer is an error that says so or a success from before; the agent goes on."""
 	up = klieg_up

@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		abort();
 	free(first);
 	int fd = memfd_create("file", MFD_CLOEXEC);
-	const char *why;
+	struct inspect_why why;
 	struct err e;
 	if (fd >= 0 && write(fd, data, size) == (ssize_t)size)
 		inspect_file(fd, &why, &e);

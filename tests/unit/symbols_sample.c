@@ -90,7 +90,13 @@ __asm__(
 	"begin hand_last_call\n call hand_padded\n ret\n end hand_last_call\n"
 	/* A label behind the first instruction whose address is in a table that the dynamic linker fills. */
 	"begin hand_label\n xor %eax, %eax\n6: lea 7f(%rip), %rdx\n ret\n end hand_label\n"
-	".section .data.rel.ro, \"aw\"\n .p2align 3\n7: .quad 6b\n .text\n");
+	".section .data.rel.ro, \"aw\"\n .p2align 3\n7: .quad 6b\n .text\n"
+	/* Ways to leave a function: never executed. */
+	"begin hand_tail\n test %edi, %edi\n je 8f\n repz ret\n8: push %rbx\n pop %rbx\n jmp hand_padded\n end hand_tail\n"
+	"begin hand_tail_if\n test %edi, %edi\n je hand_padded\n ret\n end hand_tail_if\n"
+	"begin hand_tail_to\n xor %eax, %eax\n jmp *%rdi\n end hand_tail_to\n"
+	"begin hand_overlap\n .byte 0xeb, 1, 0xe8\n ret\n nop\n nop\n nop\n ret\n end hand_overlap\n"
+	"begin hand_never\n 9: pause\n jmp 9b\n end hand_never\n");
 
 static void ignore(int a) { (void)a; }
 

@@ -289,6 +289,55 @@ static void check_signatures(const struct symbols *s)
 	assert_false(symbols_line(s, 0, &file, &line));
 }
 
+/* Each is the instruction that it is said to be. */
+static uint32_t check_exits(const struct symbols *s, const struct symbols_function *f)
+{
+	struct symbols_exit *list;
+	uint32_t n;
+	struct err e = { 0 };
+	if (symbols_exits(s, f, &list, &n, &e) < 0) {
+		assert_true(e.code == KLIEG_E_UNSUPPORTED && *e.msg);
+		return 0;
+	}
+	assert_true(n > 0);
+	for (uint32_t i = 0; i < n; i++) {
+		const uint8_t *p = symbols_text(s, list[i].at, 1);
+		assert_non_null(p);
+		p += *p == 0xf2 || *p == 0xf3 || *p == 0x3e;
+		p += list[i].tail && (*p & 0xf0) == 0x40;
+		if (!strchr(list[i].tail ? "\xe9\xeb\xff" : "\xc3\xc2", *p) || !*p)
+			fail_msg("%s is not left at %llx", f->name ? f->name : "?", (unsigned long long)list[i].at);
+	}
+	free(list);
+	return n;
+}
+
+static void test_exits(void **state)
+{
+	for (int i = 0; i < 2; i++) {
+		struct symbols *s = open_symbols(samples[i], NULL);
+		struct symbols_exit *list;
+		uint32_t n;
+		struct err e = { 0 };
+		const struct symbols_function *f = named(s, "hand_loop");
+		assert_int_equal(symbols_exits(s, f, &list, &n, &e), 0);
+		assert_true(n == 1 && list->at == f->addr + f->size - 1 && !list->tail);
+		free(list);
+		f = named(s, "hand_tail");
+		assert_int_equal(symbols_exits(s, f, &list, &n, &e), 0);
+		assert_true(n == 2 && list[0].at == f->addr + 4 && !list[0].tail && list[1].at == f->addr + 8 && list[1].tail);
+		free(list);
+		assert_int_equal(check_exits(s, named(s, "hand_table")), 1); /* its switch is none */
+		static const struct { const char *name, *why; } refused[] = { { "hand_tail_if", "conditional jump" }, { "hand_tail_to", "where a register says" },
+			{ "hand_overlap", "overlap" }, { "hand_never", "never returns" } };
+		for (size_t k = 0; k < sizeof refused / sizeof *refused; k++) {
+			assert_int_equal(symbols_exits(s, named(s, refused[k].name), &list, &n, &e), KLIEG_E_UNSUPPORTED);
+			assert_non_null(strstr(e.msg, refused[k].why));
+		}
+		symbols_close(s);
+	}
+}
+
 static void test_signatures(void **state)
 {
 	for (int i = 0; i < 2; i++) {
@@ -506,6 +555,7 @@ static void test_cut_off_later(void **state)
 		assert_int_equal(symbols_signature(s, &f[i], &g), 0);
 		assert_int_equal(symbols_callees(s, &f[i], &list, &callees, &indirect), 0);
 		free(list);
+		check_exits(s, &f[i]);
 	}
 	symbols_close(s);
 }
@@ -615,6 +665,11 @@ static void real(const char *path, uint32_t least, const char *function)
 			assert_true(list[k].sites > 0 && (list[k].addr || list[k].name));
 		free(list);
 	}
+	uint32_t sure = 0;
+	for (uint32_t i = 0; i < n; i++)
+		sure += check_exits(s, symbols_functions(s, &n) + i) > 0;
+	print_message("%s: the ends of %.2f %% are certain\n", path, 100. * sure / n);
+	assert_true(sure >= .6 * n);
 	symbols_close(s);
 }
 
@@ -1010,7 +1065,7 @@ static int clean_up(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_names), cmocka_unit_test(test_refusals), cmocka_unit_test(test_callees), cmocka_unit_test(test_signatures),
+		cmocka_unit_test(test_names), cmocka_unit_test(test_refusals), cmocka_unit_test(test_callees), cmocka_unit_test(test_exits), cmocka_unit_test(test_signatures),
 		cmocka_unit_test(test_threads), cmocka_unit_test(test_similar), cmocka_unit_test(test_stripped), cmocka_unit_test(test_no_sections),
 		cmocka_unit_test(test_debug_file), cmocka_unit_test(test_dwarf_names), cmocka_unit_test(test_bad_files), cmocka_unit_test(test_cut_off),
 		cmocka_unit_test(test_cut_off_later), cmocka_unit_test(test_garbled_dwarf), cmocka_unit_test(test_reader_dies),

@@ -227,7 +227,7 @@ static void probe(struct agent *a, const struct target *t, const char *name, uin
 {
 	struct err e = { 0 };
 	a->state[site].level = (uint8_t)level;
-	int rc = uprobe_add(a->u, t->exe, offset_of(t, name), site, false, &e);
+	int rc = uprobe_add(a->u, t->exe, offset_of(t, name), NULL, site, false, &e);
 	if (rc != 0)
 		fail_msg("uprobe_add(%s): %d %s", name, rc, e.msg);
 }
@@ -598,7 +598,7 @@ static void test_dying(void **state)
 	uprobe_stats(a.u, &s);
 	assert_int_equal(a.made, s.entries + s.lost_entries);
 	struct err e = { 0 };
-	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "down"), 3, false, &e), KLIEG_E_NO_TARGET);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "down"), NULL, 3, false, &e), KLIEG_E_NO_TARGET);
 	assert_non_null(strstr(e.msg, "gone"));
 	unwatch(&a);
 	fclose(t.in);
@@ -668,16 +668,16 @@ static void test_refusals(void **state)
 	struct target t = start(TARGET);
 	struct agent a = watch(t.pid);
 	struct err e = { 0 };
-	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "nop5"), 1, false, &e), KLIEG_E_UNSUPPORTED);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "nop5"), NULL, 1, false, &e), KLIEG_E_UNSUPPORTED);
 	assert_non_null(strstr(e.msg, "5-byte NOP"));
-	assert_int_equal(uprobe_add(a.u, "/no/such/file", 0, 1, false, &e), KLIEG_E_NOT_FOUND);
-	assert_int_equal(uprobe_add(a.u, "/proc/self/exe", 4096, 1, false, &e), KLIEG_E_NOT_FOUND); /* ours, not its */
-	assert_int_equal(uprobe_add(a.u, "/dev/null", 0, 1, false, &e), KLIEG_E_BAD_DATA);
-	assert_int_equal(uprobe_add(a.u, "/etc/passwd", 0, 1, false, &e), KLIEG_E_BAD_DATA);
-	assert_int_equal(uprobe_add(a.u, t.exe, UINT64_MAX, 1, false, &e), KLIEG_E_BAD_DATA);
-	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "leaf"), KW_MAX_SITES, false, &e), KLIEG_E_LIMIT);
+	assert_int_equal(uprobe_add(a.u, "/no/such/file", 0, NULL, 1, false, &e), KLIEG_E_NOT_FOUND);
+	assert_int_equal(uprobe_add(a.u, "/proc/self/exe", 4096, NULL, 1, false, &e), KLIEG_E_NOT_FOUND); /* ours, not its */
+	assert_int_equal(uprobe_add(a.u, "/dev/null", 0, NULL, 1, false, &e), KLIEG_E_BAD_DATA);
+	assert_int_equal(uprobe_add(a.u, "/etc/passwd", 0, NULL, 1, false, &e), KLIEG_E_BAD_DATA);
+	assert_int_equal(uprobe_add(a.u, t.exe, UINT64_MAX, NULL, 1, false, &e), KLIEG_E_BAD_DATA);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "leaf"), NULL, KW_MAX_SITES, false, &e), KLIEG_E_LIMIT);
 	probe(&a, &t, "leaf", 1, KW_SPAN);
-	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "down"), 1, false, &e), KLIEG_E_CONFLICT);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "down"), NULL, 1, false, &e), KLIEG_E_CONFLICT);
 	assert_null(uprobe_note(a.u, 1));
 	assert_true(is_probed(&t, "leaf"));
 	/* Another agent may probe it too: the kernel's breakpoint is shared. */
@@ -696,7 +696,7 @@ static void test_refusals(void **state)
 	/* What somebody else wrote over a function stays his. */
 	uint8_t was = swap_byte(&t, "inner", 1, 0x90);
 	a = watch(t.pid);
-	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "inner"), 1, false, &e), KLIEG_E_CONFLICT);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "inner"), NULL, 1, false, &e), KLIEG_E_CONFLICT);
 	swap_byte(&t, "inner", 1, was);
 	unwatch(&a);
 	stop(&t);
@@ -710,7 +710,7 @@ static void test_entries_only(void **state)
 	struct agent a = watch(t.pid);
 	struct err e = { 0 };
 	a.state[1].level = KW_SPAN;
-	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "leaf"), 1, false, &e), 1);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "leaf"), NULL, 1, false, &e), 1);
 	assert_non_null(strstr(uprobe_note(a.u, 1), "Go"));
 	ask(&t, "calls", 100);
 	poll_all(&a);
@@ -733,8 +733,8 @@ static void test_signal_stack(void **state)
 	struct agent a = watch(t.pid);
 	struct err e = { 0 };
 	a.state[1].level = a.state[2].level = KW_SPAN;
-	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "leaf"), 1, false, &e), 1);
-	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "interrupted"), 2, false, &e), 1);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "leaf"), NULL, 1, false, &e), 1);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "interrupted"), NULL, 2, false, &e), 1);
 	assert_non_null(strstr(uprobe_note(a.u, 2), "signal"));
 	ask(&t, "signals", 100);
 	poll_all(&a);
@@ -773,7 +773,7 @@ static void test_root(void **state)
 	struct err e = { 0 };
 	a.state[1].level = KW_SPAN;
 	probe(&a, &t, "parent", 2, KW_SPAN);
-	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "leaf"), 1, true, &e), 0);
+	assert_int_equal(uprobe_add(a.u, t.exe, offset_of(&t, "leaf"), NULL, 1, true, &e), 0);
 	ask(&t, "calls", 100);
 	poll_all(&a);
 	assert_int_equal(a.site[1].spans, 600);
@@ -893,11 +893,11 @@ static void test_files(void **state)
 			assert_int_equal(pwrite(fd, head, sizeof head, 0), sizeof head);
 			off_t at = (off_t[]){ 64, 65530, 65536 - 32, 300000 }[where];
 			assert_int_equal(pwrite(fd, c[i].bytes, c[i].n, at), c[i].n);
-			const char *why = "?";
+			struct inspect_why why = { "?", false };
 			struct err e = { 0 };
 			assert_int_equal(inspect_file(fd, &why, &e), 0);
-			if (!c[i].why != !why || (why && !strstr(why, c[i].why)))
-				fail_msg("case %zu, place %d: %s", i, where, why ? why : "nothing");
+			if (!c[i].why != !why.text || (why.text && !strstr(why.text, c[i].why)))
+				fail_msg("case %zu, place %d: %s", i, where, why.text ? why.text : "nothing");
 			close(fd);
 		}
 }
@@ -926,7 +926,7 @@ static void test_measure(void **state)
 	struct err e = { 0 };
 	a = watch(g.pid);
 	a.state[1].level = KW_COUNT;
-	assert_int_equal(uprobe_add(a.u, g.exe, offset_of(&g, "leaf"), 1, false, &e), 1);
+	assert_int_equal(uprobe_add(a.u, g.exe, offset_of(&g, "leaf"), NULL, 1, false, &e), 1);
 	for (int i = 0; i < 5; i++) {
 		ask(&g, "bench", 20000);
 		assert_int_equal(sscanf(g.line, "ns %lf", &ns), 1);
