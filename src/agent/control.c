@@ -587,7 +587,9 @@ static void run(struct agent *a, struct request *r)
 	} else if (!strcmp(m, "vitals")) {
 		json_t *w = json_object_get(r->params, "window_nano");
 		o = vitals_json(a, q, w ? json_integer_value(w) : 10 * SECOND, json_is_true(json_object_get(r->params, "totals")));
-	} else if (!strcmp(m, "account"))
+	} else if (!strcmp(m, "await"))
+		o = json_object(); /* agent_request() has seen to it */
+	else if (!strcmp(m, "account"))
 		o = account(a);
 	else if (!strcmp(m, "detach"))
 		rc = detach(a, r->params, &o, &e);
@@ -635,7 +637,7 @@ void agent_request(struct agent *a, const char *method, json_t *params, agent_re
 	*a->queue_end = r;
 	a->queue_end = &r->next;
 	pthread_mutex_unlock(&a->lock);
-	if (!strcmp(method, "change") || !strcmp(method, "attach") || !strcmp(method, "detach")) /* an operator's; the others come every second */
+	if (!strcmp(method, "change") || !strcmp(method, "attach") || !strcmp(method, "detach") || !strcmp(method, "await")) /* an operator's; the others come every second */
 		priority_await(&a->pace);
 	uint64_t one = 1;
 	if (write(a->request_fd, &one, sizeof one) < 0)

@@ -47,6 +47,7 @@ struct server {
 	atomic_int tails;                        /* watchers that want spans */
 	uv_timer_t tick;
 	struct priority_pace pace;
+	int64_t awaited;                /* when spans were last hurried along, CLOCK_MONOTONIC */
 	int64_t started;
 	int64_t clock_offset, clock_jump, clock_jumped_at; /* wall clock minus monotonic; the last time it was set: by how much, when (monotonic) */
 	uint64_t last_stored; double spans_per_s;

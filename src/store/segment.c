@@ -48,6 +48,7 @@ struct segment {
 	int dir_fd, lock_fd;
 	int64_t retain_ns, commit_ns; uint64_t retain_bytes, queue_max;
 	pthread_t thread;
+	struct priority_pace pace;      /* the thread's */
 	pthread_mutex_t lock;           /* guards all below up to the writer's own */
 	pthread_cond_t wake, progress;
 	struct item *queue, **queue_end;
@@ -564,10 +565,10 @@ static void wait_until(struct segment *g, int64_t mono)
 static void *writer(void *arg)
 {
 	struct segment *g = arg;
-	priority_background();
 	pthread_mutex_lock(&g->lock);
 	for (;;) {
 		int64_t now = clock_mono();
+		priority_pace(&g->pace, now);
 		if (!g->queue) {
 			if (g->stop)
 				break;
@@ -597,6 +598,8 @@ static void *writer(void *arg)
 	pthread_mutex_unlock(&g->lock);
 	return NULL;
 }
+
+static void segment_await(struct store *s) { priority_await(&((struct segment *)s)->pace); }
 
 static uint64_t batch_bytes(const struct batch *b)
 {
@@ -1144,7 +1147,7 @@ static void segment_close(struct store *s)
 }
 
 static const struct store_ops segment_ops = {
-	.close = segment_close, .append = segment_append, .flush = segment_flush, .scan = segment_scan, .trace = segment_trace, .stats = segment_stats,
+	.close = segment_close, .append = segment_append, .flush = segment_flush, .await = segment_await, .scan = segment_scan, .trace = segment_trace, .stats = segment_stats,
 };
 
 int segment_open(const struct store_config *c, struct store **ret_s, struct err *e)

@@ -5,6 +5,7 @@
 int store_open(const struct store_config *c, struct store **ret_s, struct err *e) { return segment_open(c, ret_s, e); }
 int store_append(struct store *s, struct batch *b, store_done_fn done, void *arg) { return s->ops->append(s, b, done, arg); }
 int store_flush(struct store *s) { return s->ops->flush(s); }
+void store_await(struct store *s) { s->ops->await(s); }
 void store_stats(struct store *s, struct store_stats *ret_st) { s->ops->stats(s, ret_st); }
 
 void store_close(struct store *s)

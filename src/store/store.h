@@ -20,6 +20,8 @@ void store_close(struct store *s);       /* syncs; NULL is fine */
 typedef void (*store_done_fn)(void *arg, int rc, uint32_t spans);
 /* Takes the batch when it returns 0 (done may be NULL). KLIEG_E_BUSY: the queue is full, caller keeps the batch. */
 int store_append(struct store *s, struct batch *b, store_done_fn done, void *arg);
+/* Somebody waits for what was appended to be found: for the next second at least the writer does not yield to the host (base/priority.h). */
+void store_await(struct store *s);
 /* Blocks until all that was appended before is durable (tests, shutdown, read-your-writes). */
 int store_flush(struct store *s);
 

@@ -112,6 +112,9 @@ def test_what_is_observed_runs_before_what_is_done_with_it(tmp_path, cc, spawn, 
 			assert {x for _, x in threads()} == {usual}
 		else:
 			wait_for(lambda: ("klieg-agent", background) in threads() and ("klieg", background) in threads())
+			looking = lambda: up.get("/callgraph?root=spin&since=1s")
+			wait_for(lambda: looking() and background not in {x for _, x in threads()})  # they want to see what happens now
+			wait_for(lambda: ("klieg-agent", background) in threads())  # they have gone
 			up.all_off()
 			wait_for(lambda: ("klieg-agent", usual) in threads())
 	finally:
