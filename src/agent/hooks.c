@@ -433,7 +433,7 @@ static void uprobe_arm(struct process *p, const struct function_module *m, const
 	if (rc < 0)
 		return;
 	int64_t now = clock_mono();
-	s->probe_ns = probe_cost(m, f, by_exits);
+	s->probe_ns = probe_cost(m, f, by_exits && !rc);
 	s->patched = 1;
 	s->on_since = now, s->on_calls = stat_calls(s, now / SECOND);
 	uprobe_configure(p, i);

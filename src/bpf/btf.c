@@ -1,13 +1,9 @@
 /* The kernel's types; see bpf.h. All are gone through once: a program asks once in its life. The bytes are not believed. */
 #include "base/buf.h"
 #include "bpf/bpf.h"
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/btf.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { BYTES_MAX = 64 << 20 };
 
@@ -101,17 +97,9 @@ int btf_ask_in(const void *btf, size_t bytes, struct btf_query *q, struct err *e
 int btf_ask(struct btf_query *q, struct err *e)
 {
 	static const char path[] = "/sys/kernel/btf/vmlinux";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return err_set(e, KLIEG_E_UNSUPPORTED, "this kernel shows none of its types: %s: %s", path, strerror(errno));
 	struct buf b = { 0 };
-	ssize_t n;
-	do {
-		buf_reserve(&b, 1 << 20);
-		n = read(fd, b.p + b.n, 1 << 20);
-		b.n += n > 0 ? (size_t)n : 0;
-	} while (n > 0 && b.n < BYTES_MAX);
-	close(fd);
+	if (buf_read_file(path, BYTES_MAX, &b) < 0)
+		return err_set(e, KLIEG_E_UNSUPPORTED, "this kernel shows none of its types (%s)", path);
 	int rc = btf_ask_in(b.p, b.n, q, e);
 	buf_finish(&b);
 	return rc;

@@ -279,6 +279,11 @@ static int examine(struct uprobe *u, int fd, const char *file, uint64_t offset, 
 	return inspect_mapped(u->pid, &st, offset, bytes, (size_t)n, cost.skip, e);
 }
 
+static bool can_attach(const struct uprobe *u, const struct uprobe_exits *x)
+{
+	return u->k.multi && x && x->nreturns + x->njumps && x->nreturns <= KERNEL_PLACES && x->njumps <= KERNEL_PLACES;
+}
+
 /* The exits of a function, before its entry: an entry that is seen has its exit seen. */
 static int attach_exits(struct uprobe *u, struct probe *p, const char *path, uint64_t at, const struct inspect_why *why, const struct uprobe_exits *x,
 	struct err *e)
@@ -290,6 +295,10 @@ static int attach_exits(struct uprobe *u, struct probe *p, const char *path, uin
 		p->exit_fd = rc;
 	if (rc >= 0 && x->njumps && (rc = kernel_attach(&u->k, path, x->jumps, x->njumps, KERNEL_AT_JUMP, p->cookie, e)) >= 0)
 		p->jump_fd = rc;
+	if (rc < 0 && p->exit_fd >= 0) {
+		close(p->exit_fd);
+		p->exit_fd = -1;
+	}
 	return rc;
 }
 
@@ -328,14 +337,16 @@ int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, const struct
 	int rc = examine(u, fd, file, offset, &at, &why, e);
 	if (rc == 0) {
 		struct probe *p = &u->probes[place];
-		bool exits = !why.text || (why.unwinds && u->k.multi && x && x->nreturns + x->njumps && x->nreturns <= KERNEL_PLACES && x->njumps <= KERNEL_PLACES);
+		bool exits = !why.text || (why.unwinds && can_attach(u, x));
 		u->k.want[place] = u->k.want[place + KERNEL_LOST] = 0;
 		*p = (struct probe){ .state = CLOSING, .cookie = (++u->generation << PLACE_BITS | place) & ~KERNEL_EXIT, .site = site,
-			.root = root, .by_exits = why.text && exits, .enter_fd = -1, .exit_fd = -1, .jump_fd = -1, .note = exits ? NULL : why.text, .lost = { lost_of(u, place, false), lost_of(u, place, true) } };
+			.root = root, .enter_fd = -1, .exit_fd = -1, .jump_fd = -1, .lost = { lost_of(u, place, false), lost_of(u, place, true) } };
 		char path[64];
 		snprintf(path, sizeof path, "/proc/self/fd/%d", fd); /* the very file that was looked at */
-		if (exits)
-			rc = attach_exits(u, p, path, at, &why, x, e);
+		if (exits && (rc = attach_exits(u, p, path, at, &why, x, e)) == KLIEG_E_UNSUPPORTED && why.text)
+			exits = false, rc = 0; /* it cannot execute one of them on its own: entries, then */
+		p->by_exits = exits && why.text;
+		p->note = exits ? NULL : why.text;
 		if (rc >= 0 && (rc = kernel_attach(&u->k, path, &at, 1, KERNEL_AT_ENTRY, p->cookie, e)) >= 0)
 			p->enter_fd = rc;
 		p->links = (uint8_t)((p->exit_fd >= 0) + (p->jump_fd >= 0) + (p->enter_fd >= 0));

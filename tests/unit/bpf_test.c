@@ -2,7 +2,6 @@
 #include "base/buf.h"
 #include "bpf/bpf.h"
 #include "bpf/offcpu.h"
-#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -126,17 +125,9 @@ static void types_that_are_cut_short_or_mixed_up_are_refused(void **state)
 {
 	struct btf_query q = { .tracepoint = "sched_switch", .type = "task_struct", .member = "pid" }, none = q;
 	struct err e = { 0 };
-	int fd = open("/sys/kernel/btf/vmlinux", O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		skip();
 	struct buf b = { 0 };
-	ssize_t n;
-	do {
-		buf_reserve(&b, 1 << 20);
-		n = read(fd, b.p + b.n, 1 << 20);
-		b.n += n > 0 ? (size_t)n : 0;
-	} while (n > 0);
-	close(fd);
+	if (buf_read_file("/sys/kernel/btf/vmlinux", 64 << 20, &b) < 0)
+		skip();
 	assert_int_equal(btf_ask_in(b.p, b.n, &q, &e), 0);
 	assert_true(q.tracepoint_id > 0 && q.offset > 0);
 	none.member = "no_such_member";
