@@ -104,23 +104,18 @@ def cycles(up, pid, service, names, before, alive):
 		assert alive()
 
 
-def lit(up, service, function, *args):
-	"""What klieg illuminate shows of it. Of what is dear it keeps a share, and of few calls in a second that may be none."""
+def lit(up, function, seen, *args, depth=2):
+	"""What klieg illuminate shows of it, and what seen(graph, names) finds there. It keeps a share of what is dear, switches off what has little time, and looks for calls
+	through pointers level by level, a third of a second at a time: on a busy machine one illumination may not see all."""
 	for _ in range(5):
-		doc = up.cli("illuminate", function, "--service", service, "--depth", "2", "--once", "--for", "1s", *args, json_out=True)
-		names = re.findall(r'"name": ?"([^"]+)"', json.dumps(doc["graph"]))
-		if function in names:
-			return doc, names
-	raise AssertionError(doc)
-
-
-def observe(up, function, seen, *args):
-	"""Calls through pointers are looked for a third of a second at a time, level by level: on a busy machine one illumination may see the first level only."""
-	for _ in range(5):
-		doc = up.cli("illuminate", function, "--once", "--for", "3s", "--min-share", "0", "--max-cost", "90%", *args, json_out=True)
-		if found := seen(doc):
+		doc = up.cli("illuminate", function, "--once", "--depth", str(depth), *args, json_out=True)
+		names = set(re.findall(r'"name": ?"([^"]+)"', json.dumps(doc["graph"])))
+		if function in names and (found := seen(doc["graph"], names)):
 			return doc, found
 	raise AssertionError(doc)
+
+
+ALL = ("--for", "3s", "--min-share", "0", "--max-cost", "90%")
 
 
 # ---- redis ---------------------------------------------------------------------------------------------------------------------
@@ -154,8 +149,7 @@ def test_redis(klieg_up, redis, serve):
 	a = up.attach(redis.pid)
 	assert a["service"] == "redis-server" and a["hookable"] > 2000, a
 	on(up, "redis-server", "getCommand", "setCommand", keep=0.01)
-	doc, names = lit(up, "redis-server", "call")
-	assert {"getCommand", "setCommand"} & set(names), names
+	lit(up, "call", lambda graph, names: {"getCommand", "setCommand"} & names, "--for", "1s")
 	background.kill()
 	background.wait()
 	up.detach(redis.pid)
@@ -192,12 +186,13 @@ def test_redis_commands_that_only_a_table_knows(klieg_up, redis, serve):
 	before = text_of(redis.pid)
 	background = serve([*redis.bench, "-t", "set,get", "-l", "-n", "10000"])
 	up.attach(redis.pid)
-	def seen(doc):
-		callees = {c["name"]: c for c in doc["graph"]["roots"][0]["children"]}
+	def seen(graph, names):
+		callees = {c["name"]: c for c in graph["roots"][0]["children"]}
 		observed = {n for n, c in callees.items() if c.get("observed")}
-		assert observed <= {"setCommand", "getCommand"} and set(doc["observed"]) <= {"setCommand", "getCommand"}, doc
+		assert observed <= {"setCommand", "getCommand"}, graph
 		return len(observed) == 2 and callees
-	doc, callees = observe(up, "call", seen)
+	doc, callees = lit(up, "call", seen, *ALL, depth=1)
+	assert set(doc["observed"]) == {"setCommand", "getCommand"}
 	assert callees["setCommand"]["calls"] > 100 and callees["getCommand"]["calls"] > 100 and doc["observing"]["functions"] > 500, doc["observing"]
 	assert not changed(before, redis.pid) and background.poll() is None
 	up.detach(redis.pid)
@@ -266,8 +261,7 @@ def test_nginx(klieg_up, nginx, serve):
 	for pid in processes:
 		a = up.attach(pid)
 		assert a["service"] == "nginx" and a["hookable"] > 500, a
-	doc, names = lit(up, "nginx", "ngx_http_process_request")
-	assert "ngx_http_handler" in names, names
+	lit(up, "ngx_http_process_request", lambda graph, names: "ngx_http_handler" in names, "--for", "1s")
 	load.kill()
 	load.wait()
 	up.all_off()
@@ -302,11 +296,11 @@ def test_nginx_phases_that_only_a_table_knows(klieg_up, nginx, serve):
 	for pid in workers:
 		up.attach(pid)
 
-	def seen(doc):
+	def seen(graph, names):
 		"""Each phase has a checker, and that calls the handlers of modules: two calls through pointers, one below the other."""
-		phases = {c["name"]: c for c in doc["graph"]["roots"][0]["children"] if c.get("observed")}
+		phases = {c["name"]: c for c in graph["roots"][0]["children"] if c.get("observed")}
 		return "ngx_http_core_generic_phase" in phases and any(c.get("observed") for c in phases.get("ngx_http_core_content_phase", {"children": []})["children"])
-	observe(up, "ngx_http_core_run_phases", seen, "--depth", "2")
+	lit(up, "ngx_http_core_run_phases", seen, *ALL)
 	assert load.poll() is None and nginx.get() == page
 	for pid in workers:
 		up.detach(pid)
@@ -460,8 +454,7 @@ def test_postgresql_backends(klieg_up, postgres, serve, tmp_path):
 	thread = threading.Thread(target=load)
 	thread.start()
 	try:
-		doc, names = lit(up, "postgres", "PortalRun")
-		assert any("Executor" in n or "Portal" in n for n in names if n != "PortalRun"), names
+		lit(up, "PortalRun", lambda graph, names: [n for n in names if ("Executor" in n or "Portal" in n) and n != "PortalRun"], "--for", "1s")
 	finally:
 		asking.set()
 		thread.join()
@@ -555,8 +548,7 @@ def test_python(klieg_up, spawn):
 	thread = threading.Thread(target=load)
 	thread.start()
 	try:
-		doc, names = lit(up, service, "PyNumber_Long")
-		assert "PyLong_FromUnicodeObject" in names, names
+		lit(up, "PyNumber_Long", lambda graph, names: "PyLong_FromUnicodeObject" in names, "--for", "1s")
 		up.detach(p.pid)
 		assert not changed(before, p.pid)
 		cycles(up, p.pid, service, ["_PyEval_EvalFrameDefault", "PyLong_FromString"], before, lambda: p.poll() is None)
