@@ -20,6 +20,7 @@ struct table {
 	uint16_t place[PLACES];      /* slot + 1, 0 = nobody who is followed */
 	struct slot slot[OFFCPU_THREADS];
 };
+_Static_assert(sizeof(struct table) <= 4 << 20, "older kernels take no larger value");
 
 struct offcpu {
 	int map, program, link;      /* link: -1 while nobody is followed */

@@ -1,7 +1,7 @@
 /* When threads did not run: a BPF program at the kernel's sched_switch notes, of the threads that are followed, each interval from leaving a CPU to coming back.
  * It is there while a thread is followed, and runs at every switch of the host: for a thread that is not followed it looks into a table, and leaves.
  *
- * Wants CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), the first pid namespace, and a kernel that shows its types (5.5, CONFIG_DEBUG_INFO_BTF).
+ * Wants CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), the first pid namespace, and a kernel that shows its types (5.12, CONFIG_DEBUG_INFO_BTF).
  * One thread uses a struct offcpu. */
 #pragma once
 #include "base/err.h"
@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define OFFCPU_THREADS 256u   /* followed at a time */
-#define OFFCPU_KEPT 1024u     /* intervals of a thread between two looks; what comes on top is lost, which is said */
+#define OFFCPU_KEPT 512u      /* intervals of a thread between two looks; what comes on top is lost, which is said */
 
 struct offcpu;
 struct offcpu_interval { int64_t out, in; }; /* CLOCK_MONOTONIC, ns */

@@ -64,7 +64,7 @@ static void awaited(void *arg, int rc, json_t *result, const struct err *e) { }
 static void await_spans(struct server *s)
 {
 	int64_t now = clock_mono();
-	if (now - s->awaited < 500 * 1000000ll)
+	if (now - s->awaited < 2000 * 1000000ll) /* it lasts for three seconds at least */
 		return;
 	s->awaited = now;
 	priority_await(&s->pace);
