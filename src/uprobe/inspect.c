@@ -21,16 +21,16 @@
 #define COROUTINES "it switches stacks (makecontext and the like), and the kernel takes the calls on the other stack for ended"
 #define SIGNALS "it has signal handlers on a stack of their own, and the kernel takes the calls they interrupt for ended"
 
-static const struct { const char *bytes; uint8_t n; bool unwinds; const char *why; } signs[] = {
+static const struct { const char *bytes; uint8_t n; bool by_exits; const char *why; } signs[] = {
 #define SIGN(text, why) { text, sizeof(text) - 1, false, why }
-#define UNWINDS(text, why) { text, sizeof(text) - 1, true, why }
+#define RETURNS(text, why) { text, sizeof(text) - 1, true, why }
 	SIGN("\xff Go buildinf:", GO), SIGN("runtime.goexit", GO),
-	UNWINDS("N10__cxxabiv1", CXX), UNWINDS("__gxx_personality_v0", CXX),
-	UNWINDS("/rustc/", RUST), UNWINDS("rust_eh_personality", RUST),
+	RETURNS("N10__cxxabiv1", CXX), RETURNS("__gxx_personality_v0", CXX),
+	RETURNS("/rustc/", RUST), RETURNS("rust_eh_personality", RUST),
 	SIGN("makecontext", COROUTINES), SIGN("swapcontext", COROUTINES), SIGN("jump_fcontext", COROUTINES),
-	SIGN("sigaltstack", SIGNALS),
+	RETURNS("sigaltstack", SIGNALS),
 #undef SIGN
-#undef UNWINDS
+#undef RETURNS
 };
 enum { SIGNS = sizeof signs / sizeof *signs, LONGEST = 32, CHUNK = 1 << 16 };
 
@@ -63,16 +63,16 @@ int inspect_file(int fd, struct inspect_why *ret_why, struct err *e)
 	struct inspect_why why = { NULL, true };
 	off_t at = 0;
 	ssize_t got = 0;
-	while (buf && why.unwinds && (got = pread(fd, buf, CHUNK, at)) > 0) {
+	while (buf && why.by_exits && (got = pread(fd, buf, CHUNK, at)) > 0) {
 		bool last = got < CHUNK;
 		size_t n = (size_t)got, end = last ? n : n - LONGEST; /* what begins in the tail is looked at with the next chunk */
-		for (size_t i = 0; i < end && why.unwinds; i++) {
+		for (size_t i = 0; i < end && why.by_exits; i++) {
 			unsigned which = starts[buf[i]];
 			for (int k = 0; which && k < SIGNS; k++)
-				if (which & 1u << k && signs[k].n <= n - i && !memcmp(buf + i, signs[k].bytes, signs[k].n) && !(why.text && signs[k].unwinds))
-					why = (struct inspect_why){ signs[k].why, signs[k].unwinds }; /* the worst counts */
-			if (which >> 15 && is_sigaltstack(buf + i, n - i))
-				why = (struct inspect_why){ SIGNALS, false };
+				if (which & 1u << k && signs[k].n <= n - i && !memcmp(buf + i, signs[k].bytes, signs[k].n) && !(why.text && signs[k].by_exits))
+					why = (struct inspect_why){ signs[k].why, signs[k].by_exits }; /* the worst counts */
+			if (which >> 15 && !why.text && is_sigaltstack(buf + i, n - i))
+				why = (struct inspect_why){ SIGNALS, true };
 		}
 		if (last)
 			break;

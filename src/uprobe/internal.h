@@ -91,9 +91,9 @@ int64_t records_clock_error(const struct records *r);
 
 /* ---- inspect.c: files of others ------------------------------------------------------------------------------------ */
 
-/* Why return probes would endanger a program that runs this code; NULL = they would not. text: static. unwinds: since it looks for return addresses on its
- * stacks; probes at its return instructions would not. KLIEG_E_* if it is no such ELF file. */
-struct inspect_why { const char *text; bool unwinds; };
+/* Why return probes would endanger a program that runs this code; NULL = they would not. text: static. by_exits: probes at its
+ * return instructions would not. KLIEG_E_* if it is no such ELF file. */
+struct inspect_why { const char *text; bool by_exits; };
 int inspect_file(int fd, struct inspect_why *ret_why, struct err *e);
 /* The same of the process itself: its kernel and its filters. */
 const char *inspect_process(pid_t pid);

@@ -307,7 +307,7 @@ bool uprobe_wants_exits(struct uprobe *u, const char *file)
 	struct inspect_why why = { NULL, false };
 	struct stat st;
 	int fd = u->k.multi ? open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
-	bool wanted = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && inspect_once(u, fd, &st, &why, NULL) >= 0 && why.text && why.unwinds;
+	bool wanted = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && inspect_once(u, fd, &st, &why, NULL) >= 0 && why.text && why.by_exits;
 	if (fd >= 0)
 		close(fd);
 	return wanted;
@@ -337,7 +337,7 @@ int uprobe_add(struct uprobe *u, const char *file, uint64_t offset, const struct
 	int rc = examine(u, fd, file, offset, &at, &why, e);
 	if (rc == 0) {
 		struct probe *p = &u->probes[place];
-		bool exits = !why.text || (why.unwinds && can_attach(u, x));
+		bool exits = !why.text || (why.by_exits && can_attach(u, x));
 		u->k.want[place] = u->k.want[place + KERNEL_LOST] = 0;
 		*p = (struct probe){ .state = CLOSING, .cookie = (++u->generation << PLACE_BITS | place) & ~KERNEL_EXIT, .site = site,
 			.root = root, .enter_fd = -1, .exit_fd = -1, .jump_fd = -1, .lost = { lost_of(u, place, false), lost_of(u, place, true) } };

@@ -28,7 +28,7 @@ int uprobe_memfd(const struct uprobe *u); /* the region, sealed; uprobe's: dup()
 
 /* Offsets in the file of all places at which a function is left: its return instructions, and its jumps to other functions (symbols_exits). */
 struct uprobe_exits { const uint64_t *returns, *jumps; uint32_t nreturns, njumps; };
-/* Whether uprobe_add() makes something of them: functions of this file must keep their return addresses, since its stacks are unwound (C++, Rust). */
+/* Whether uprobe_add() makes something of them: functions of this file must keep their return addresses (C++, Rust, signal handlers on stacks of their own). */
 bool uprobe_wants_exits(struct uprobe *u, const char *file);
 
 /* A probe at the function whose first instruction is at `offset` of that file. file: as this host sees it (/proc/PID/exe,

@@ -447,6 +447,28 @@ def test_a_static_program_that_unwinds_its_stacks_is_timed_too(klieg_up, target)
 	assert not changed(before, t.pid) and t.go(rounds)[0] == plain
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="uprobes need root")
+def test_a_static_program_with_handlers_on_a_stack_of_their_own(klieg_up, target):
+	"""The kernel's return probes would end it. Each call is counted: stored, or left open by a call on the other stack."""
+	up, t = klieg_up, target("signals_static")
+	plain, counts = t.go(3)
+	before = text_of(t.pid)
+	assert up.attach(t.pid)["mechanism"] == "uprobe"
+	names = ("outer", "on_usr", "on_alarm")  # the others begin with an instruction that the kernel cannot execute on its own
+	plans = [up.switch(f"signals_static:{name}")["plan"] for name in names]
+	assert not [p for p in plans if p["sites"] != 1 or p.get("warning")], plans
+	total = 0
+	for _ in range(2):
+		result, calls = t.go(3)
+		assert result == plain
+		total += sum(calls[name] for name in names)
+	account = wait_for(lambda: up.exact(total))
+	assert {k for k, v in account["dropped"].items() if v} <= {"abandoned", "ring_full", "no_slot", "depth"} and account["stored"] > account["dropped"]["abandoned"], account
+	up.all_off()
+	up.detach(t.pid)
+	assert not changed(before, t.pid) and t.go(3)[0] == plain
+
+
 def test_targets_that_die_in_the_middle(klieg_up, spawn):
 	"""Whenever the program ends, the answer is an error that says so or a success from before; the agent goes on."""
 	up = klieg_up
