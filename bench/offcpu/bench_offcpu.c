@@ -15,6 +15,7 @@
 enum { TURNS = 31, ROUNDS = 20000, SLICE = 100, PAGES = 9 };
 static int there[2], back[2];
 static volatile int other_tid;
+static bool no_perf;
 
 static void stay(void)
 {
@@ -74,7 +75,7 @@ static double with_perf(void)
 	}
 	for (int i = 0; i < 2; i++) {
 		if (!p[i])
-			sum = 0;
+			no_perf = true;
 		else
 			munmap(p[i], PAGES * 4096);
 		if (fd[i] >= 0)
@@ -130,10 +131,16 @@ int main(void)
 	}
 	double base = median(plain), by_perf = median(perf_ns);
 	printf("switch_untouched %.0f ns two_threads_and_two_pipes,one_core\n", base);
-	printf("switch_followed_by_perf %+.0f ns on_top,PERF_RECORD_SWITCH\n", by_perf);
+	if (no_perf)
+		printf("# perf events are not permitted here\n");
+	else
+		printf("switch_followed_by_perf %+.0f ns on_top,PERF_RECORD_SWITCH\n", by_perf);
 	if (o) {
 		double by_bpf = median(us);
-		printf("switch_followed_by_bpf %+.0f ns on_top,%.2fx_of_perf's\n", by_bpf, by_bpf / by_perf);
+		if (no_perf)
+			printf("switch_followed_by_bpf %+.0f ns on_top\n", by_bpf);
+		else
+			printf("switch_followed_by_bpf %+.0f ns on_top,%.2fx_of_perf's\n", by_bpf, by_bpf / by_perf);
 		printf("switch_of_others_while_bpf_is_there %+.0f ns on_top,%.1f_%%_of_a_switch\n", median(others), 100 * median(others) / base);
 	}
 	close(there[1]);

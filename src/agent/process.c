@@ -341,7 +341,6 @@ static struct kw_open open_copy(const struct kw_thread *t, uint32_t i)
 	return o;
 }
 
-
 json_t *process_in_flight(struct process *p, const struct traceql *q, uint32_t limit)
 {
 	json_t *list = json_array();

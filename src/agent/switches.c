@@ -17,7 +17,7 @@ enum { PAGES = 8, KEPT = 1024 };      /* 32 KiB of records between two drains; t
 #define WATCHED_MAX OFFCPU_THREADS
 
 struct switches {
-	uint32_t offcpu1;              /* by the BPF program: its slot + 1; 0 = by perf, with these two: */
+	uint32_t offcpu1;             /* by the BPF program: its slot + 1; 0 = by perf, with these two: */
 	int fd;
 	struct perf_event_mmap_page *page;
 	uint64_t from;                /* ticks; what began earlier is unknown */

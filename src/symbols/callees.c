@@ -219,7 +219,7 @@ static void look(struct search *w, const struct part *self, const ZydisDecoder *
 	uint64_t to;
 	bool plain = in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
 	if (instruction_target(in, at, &to)) {
-		branch(w, self, at, to, in->opcode == 0xe8 && plain ? CALL : is_jcc(in) ? IF_JUMP : JUMP);
+		branch(w, self, at, to, plain && in->opcode == 0xe8 ? CALL : plain && (in->opcode == 0xe9 || in->opcode == 0xeb) ? JUMP : IF_JUMP);
 		forget(w);
 		return;
 	}

@@ -6,7 +6,7 @@
 #include "wire/wire.h"
 #include <sys/stat.h>
 
-#define PROBES_MAX 2048u         /* functions of one process at a time: two descriptors each */
+#define PROBES_MAX 2048u         /* functions of one process at a time: two descriptors each, or three */
 
 /* ---- kernel.c: BPF programs at uprobes write into one ring --------------------------------------------------------- */
 

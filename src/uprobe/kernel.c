@@ -188,7 +188,7 @@ static int refused(struct err *e, const char *what, int errnum)
 			"container's seccomp filter forbids them too");
 	}
 	if (errnum == EMFILE || errnum == ENFILE) {
-		err_set(e, KLIEG_E_LIMIT, "%s: %s: each probed function takes two descriptors", what, strerror(errnum));
+		err_set(e, KLIEG_E_LIMIT, "%s: %s: each probed function takes two or three descriptors", what, strerror(errnum));
 		return err_hint(e, "probe fewer functions, or raise the agent's limit (ulimit -n)");
 	}
 	if (errnum == ENOSYS || errnum == EINVAL)

@@ -186,6 +186,7 @@ def test_redis_commands_that_only_a_table_knows(klieg_up, redis, serve):
 	before = text_of(redis.pid)
 	background = serve([*redis.bench, "-t", "set,get", "-l", "-n", "10000"])
 	up.attach(redis.pid)
+
 	def seen(graph, names):
 		callees = {c["name"]: c for c in graph["roots"][0]["children"]}
 		observed = {n for n, c in callees.items() if c.get("observed")}

@@ -94,6 +94,7 @@ __asm__(
 	/* Ways to leave a function: never executed. */
 	"begin hand_tail\n test %edi, %edi\n je 8f\n repz ret\n8: push %rbx\n pop %rbx\n jmp hand_padded\n end hand_tail\n"
 	"begin hand_tail_if\n test %edi, %edi\n je hand_padded\n ret\n end hand_tail_if\n"
+	"begin hand_tail_rcx\n xor %eax, %eax\n jrcxz 10f\n ret\n end hand_tail_rcx\n begin hand_tail_end\n10: ret\n end hand_tail_end\n"
 	"begin hand_tail_to\n xor %eax, %eax\n jmp *%rdi\n end hand_tail_to\n"
 	"begin hand_overlap\n .byte 0xeb, 1, 0xe8\n ret\n nop\n nop\n nop\n ret\n end hand_overlap\n"
 	"begin hand_never\n 9: pause\n jmp 9b\n end hand_never\n");
