@@ -129,25 +129,27 @@ static void branch(struct search *w, const struct part *self, uint64_t at, uint6
 {
 	const struct symbols *s = w->s;
 	const struct symbols_function *f = symbols_exactly(s, to);
-	const struct slot *slot = NULL;
+	const struct slot *slot;
 	const struct range *piece;
 	bool call = how == CALL;
 	if (!call && to - self->addr < self->size)
 		return;
+	slot = f ? NULL : plt_slot(s, to);
 	if (!call && !within(w, to)) {
-		if (f || (slot = plt_slot(s, to))) {
+		if (f || slot) {
 			leaves(w, at, true);
 			w->doubt = how == IF_JUMP ? "it may end with a conditional jump to another function" : w->doubt;
-		} else if (!piece_at(s, to)) {
+		} else if ((piece = piece_at(s, to))) {
+			add_part(w, piece->addr, piece->size);
+			w->doubt = within(w, to) ? w->doubt : "it is in too many pieces";
+		} else {
 			w->doubt = "it jumps to where no function is known";
 		}
 	}
 	if (f)
 		found(w, f->addr, f->name, call ? SYMBOLS_DIRECT : SYMBOLS_TAIL);
-	else if ((slot = plt_slot(s, to)))
+	else if (slot)
 		found_slot(w, slot);
-	else if (!call && (piece = piece_at(s, to)))
-		add_part(w, piece->addr, piece->size);
 	else if (call && symbols_in_text(s, to) && !symbols_at(s, to))
 		found(w, to, NULL, SYMBOLS_DIRECT); /* an indirect function, or one without a boundary */
 }
@@ -320,7 +322,7 @@ int symbols_exits(const struct symbols *s, const struct symbols_function *f, str
 		return err_set(e, rc, "it is not for x86-64");
 	free(w.list);
 	free(w.pointers);
-	const char *doubt = w.nparts == PIECES_MAX ? "it is in too many pieces" : w.doubt ? w.doubt : w.nexits ? NULL : "it never returns";
+	const char *doubt = w.doubt ? w.doubt : w.nexits ? NULL : "it never returns";
 	if (doubt) {
 		free(w.exits);
 		return err_set(e, KLIEG_E_UNSUPPORTED, "%s", doubt);
