@@ -1,7 +1,10 @@
 /* Load for the shop: N connections, each sending its next request when the last was answered, or at a given rate overall.
  *   shop-load --url http://127.0.0.1:PORT --connections 4 --rate 200 --seconds 30
  * Without --seconds it goes on until SIGTERM. Ends with one JSON line: requests, errors, per second, p50/p95/p99 in microseconds; with --histogram 1 also
- * how many requests took how long, for who adds several up. */
+ * how many requests took how long, for who adds several up.
+ *
+ * At a rate, requests are due at even distances, each connection's between those of the others; one that goes out late, since the one before took too long,
+ * is measured from when it was due: else a service that stalls would be asked less while it does (Tene's coordinated omission). */
 #include <curl/curl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -59,11 +62,23 @@ static size_t ignore(char *p, size_t one, size_t n, void *arg)
 	return one * n;
 }
 
+/* Waits until the connection's next request is due. Returns when its time began: now, or earlier if it is late. */
+static long long when_due(long long *next)
+{
+	long long due = *next, wait = due - now_ns();
+	*next += connections * 1000000000ll / rate;
+	if (wait > 0)
+		nanosleep(&(struct timespec){ wait / 1000000000, wait % 1000000000 }, NULL);
+	else if (wait < -1000000000ll)
+		*next = now_ns();
+	return wait > 0 ? now_ns() : due;
+}
+
 static void *run(void *arg)
 {
 	unsigned long long x = 88172645463325252ull + (unsigned long long)(size_t)arg * 977;
 	CURL *c = curl_easy_init();
-	long long next = now_ns();
+	long long next = now_ns() + (rate ? (long long)(size_t)arg * 1000000000ll / rate : 0);
 	while (c && !stopping) {
 		x ^= x << 13; x ^= x >> 7; x ^= x << 17;
 		unsigned tenant = (unsigned)(x % 10), cart = (unsigned)(x >> 20) % 200, browse = (unsigned)(x >> 40) % 4 == 0;
@@ -74,7 +89,7 @@ static void *run(void *arg)
 		curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, ignore);
 		curl_easy_setopt(c, CURLOPT_TIMEOUT, 10l);
 		curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1l);
-		long long from = now_ns();
+		long long from = rate ? when_due(&next) : now_ns();
 		long status = 0;
 		if (curl_easy_perform(c) == CURLE_OK)
 			curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
@@ -82,17 +97,8 @@ static void *run(void *arg)
 		requests++;
 		if (status != 200)
 			errors++;
-		if (rate) { /* open loop: late requests do not push later ones back */
-			next += connections * 1000000000ll / rate;
-			long long wait = next - now_ns();
-			if (wait < -1000000000ll)
-				next = now_ns();
-			struct timespec t = { wait / 1000000000, wait % 1000000000 };
-			if (wait > 0)
-				nanosleep(&t, NULL);
-		} else if (status == 0) {
+		if (status == 0 && !rate)
 			nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL); /* nobody there: do not spin */
-		}
 	}
 	curl_easy_cleanup(c);
 	return NULL;
