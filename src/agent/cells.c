@@ -232,7 +232,7 @@ json_t *stats_json(struct agent *a, const struct traceql *q, int64_t window_ns)
 					continue;
 				m->calls += x->calls, m->errors += x->errors, m->ticks += x->ticks, m->self += x->self, m->value += x->value;
 				m->cpu += x->cpu, m->cpu_calls += x->cpu_calls;
-				m->spent += x->calls * cost_of(p, s, s->level ? s->level : KW_SPAN, 1);
+				m->spent += x->calls * (s->load && s->load->ns > 0 ? s->load->ns : cost_of(p, s, s->level ? s->level : KW_SPAN, 1));
 				m->has_self |= x->has_self;
 				m->max = x->max > m->max ? x->max : m->max;
 			}

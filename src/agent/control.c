@@ -226,7 +226,7 @@ static struct rate rate_of(struct agent *a, const struct rule *of)
 			double per_s = cost_rate(s, now, &window, &age);
 			r.known &= per_s >= 0 && age < stale;
 			r.per_s += per_s > 0 ? per_s : 0;
-			r.besides += per_s > 0 ? per_s * (cost_of(p, s, KW_SPAN, 1) - cost_ns(a, KW_SPAN, 1)) : 0;
+			r.besides += per_s > 0 ? per_s * (cost_expected(p, s, KW_SPAN, 1, per_s) - cost_ns(a, KW_SPAN, 1)) : 0;
 			r.age = age > r.age ? age : r.age;
 			r.window = window && (!r.window || window < r.window) ? window : r.window;
 		}

@@ -12,7 +12,7 @@
 #define WINDOW (5 * SECOND)
 #define LEAST (SECOND / 5)   /* on for less: its rate is not known */
 #define SEEN 16384           /* sites remembered, 1 MiB; the oldest of four makes room */
-struct seen { uint64_t key, gen; double per_s, units; /* of a record, 0 = not known */ struct guard_bias bias; int64_t at; const struct process *given; };
+struct seen { uint64_t key, gen; double per_s, units /* of a record, 0 = not known */, times; struct guard_bias bias; int64_t at; const struct process *given; };
 
 static struct { uint64_t w[4]; } ring[512];
 
@@ -58,6 +58,14 @@ double cost_of(const struct process *p, const struct site *s, unsigned level, do
 	if (s->kind != KW_SITE_FUNCTION)
 		return ns;
 	return ns + (p->uprobe ? s->probe_ns : p->agent->floor_ns * gate);
+}
+
+double cost_expected(const struct process *p, const struct site *s, unsigned level, double keep, double per_s)
+{
+	double times = governor_times(p, level, per_s);
+	if (!(times > 0))
+		times = s->seen_times > 1 ? guard_cost_apart(s->seen_times, per_s > 0 ? 1e9 / per_s : INFINITY) : 1;
+	return cost_of(p, s, level, keep) * times;
 }
 
 /* Calls per second of a site, recorded or not: as measured while it is on (*ret_age = 0), else when it was last on (*ret_age: ns ago);
@@ -113,12 +121,15 @@ void cost_seen(struct process *p, uint32_t i)
 		return;
 	s->seen_per_s = per_s;
 	s->seen_at = now;
+	double times = governor_times(p, KW_SPAN, 0);
+	s->seen_times = times > 0 ? times : s->seen_times;
 	struct seen *e = seen_slot(p->agent, p, s, true);
 	if (e->gen != p->agent->seen_gen)
 		e->per_s = 0; /* else another instance of the site in the same process */
 	e->per_s += per_s;
 	e->gen = p->agent->seen_gen;
 	s->seen_factor = guard_bias_factor(&e->bias);
+	e->times = s->seen_times;
 	e->at = now;
 	e->given = p;
 	if (s->load && s->load->units_avg > 0)
@@ -132,6 +143,7 @@ void cost_recall(struct process *p, struct site *s)
 		return;
 	s->seen_at = e->at;
 	s->seen_factor = guard_bias_factor(&e->bias);
+	s->seen_times = e->times;
 	s->seen_per_s = e->given == p ? 0 : e->per_s; /* one of its instances stands for all */
 	if (e->units > 0)
 		load_of(s)->units_avg = e->units;

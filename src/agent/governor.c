@@ -1,5 +1,7 @@
-/* The budget governor: what the probes of a process cost is measured four times a second (hits times what one costs here, cost.c) and kept under a limit by capping
- * the levels of its dearest sites; they come back when there is room. guard.c decides, this is the glue.
+/* The budget governor: what the probes of a process cost is measured four times a second and kept under a limit by capping the levels of its dearest sites; they
+ * come back when there is room. guard.c decides, this is the glue.
+ *
+ * Cost: hits times what one costs on this host with warm caches (cost.c), times how many times that those cost that libklieg timed where they ran (docs/adr/0007).
  *
  * Hits: calls are counted exactly, by site; of spans the process says exactly how many it began and how many it did not make (rings that are full lose records, not
  * hits), and those that came through say which sites they were. What is off has no hits, so a site that was shed is counted for a second before it may
@@ -29,6 +31,9 @@ struct guard {
 	int64_t last, cpu_at;
 	uint64_t cpu_ticks;
 	double cores;
+	struct own { uint64_t ticks, events; } own[2]; /* as last read: of events that make no record, and of those that do */
+	struct guard_cost cost[2];
+	double warm_ns[2];       /* what one event of each kind would cost with warm caches, lately */
 	uint32_t *shed, nshed;   /* sites that are capped */
 	uint32_t trials;         /* of them: on at level count, for a second */
 };
@@ -118,6 +123,39 @@ static double keep_of(const struct site *s)
 /* At level a hit of this site costs, on average. */
 static double hit_ns(const struct process *p, const struct site *s, unsigned level) { return cost_of(p, s, level, level < KW_SPAN ? 1 : keep_of(s)); }
 
+enum { UNRECORDED, RECORDED };
+static double factor(const struct guard *g, int kind, double gap_ns)
+{
+	int known = g->cost[kind].events > 0 || !(g->cost[!kind].events > 0) ? kind : !kind;
+	return guard_cost_factor(&g->cost[known], g->warm_ns[known], gap_ns);
+}
+
+double governor_times(const struct process *p, unsigned level, double per_s)
+{
+	const struct guard *g = p->guard;
+	return g && (g->cost[RECORDED].events > 0 || g->cost[UNRECORDED].events > 0) ?
+		factor(g, level < KW_SPAN ? UNRECORDED : RECORDED, per_s > 0 ? cores(g) * 1e9 / per_s : INFINITY) : 0;
+}
+
+/* What was timed since the last look. The numbers are the process's: whatever they are, they only spoil its own account. */
+static void own_look(struct process *p, struct guard *g)
+{
+	struct own sum[2] = { { 0 } };
+	for (uint32_t i = 0; p->map && i < process_slots(p); i++) {
+		const struct kw_thread *t = process_slot(p, i);
+		for (int k = 0; k < 2; k++) {
+			sum[k].events += __atomic_load_n(&t->timed[k], __ATOMIC_ACQUIRE);
+			sum[k].ticks += t->timed_ticks[k];
+		}
+	}
+	for (int k = 0; k < 2; k++) {
+		double events = (double)(int64_t)(sum[k].events - g->own[k].events), ns = (double)(int64_t)(sum[k].ticks - g->own[k].ticks) * p->agent->clock.ns_per_tick;
+		if (g->own[k].events || g->own[k].ticks)
+			guard_cost_add(&g->cost[k], events, ns - events * p->agent->floor_ns / 2); /* reading the clock for it is not the probe's */
+		g->own[k] = sum[k];
+	}
+}
+
 static bool records(const struct site *s) { return s->level >= KW_SPAN && s->kind != KW_SITE_END && s->kind != KW_SITE_COUNT; }
 
 /* What happened since the last time, site by site. */
@@ -127,7 +165,11 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 	uint64_t open;
 	process_count(p, &c, &open);
 	double made = (double)(c.made - g->made), unsampled = (double)(c.unsampled - g->unsampled), recorded = 0, estimated = 0, sum = 0;
+	double total[2] = { 0 }, warm[2] = { 0 }, f[2];
 	uint32_t recording = 0;
+	own_look(p, g);
+	f[UNRECORDED] = factor(g, UNRECORDED, INFINITY);
+	f[RECORDED] = factor(g, RECORDED, INFINITY);
 	g->made = c.made;
 	g->unsampled = c.unsampled;
 	for (uint32_t k = 0; k < p->nactive; k++) {
@@ -155,8 +197,13 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 			double units = l->units / l->recorded;
 			l->units_avg += (units - l->units_avg) * (l->units_avg > 0 ? .3 : 1);
 		}
-		double hits = l->calls + kept + not_kept, ns = l->calls * cost_of(p, s, KW_COUNT, 1) +
-			kept * cost_of(p, s, s->level > KW_SPAN ? s->level : KW_SPAN, 1) + not_kept * cost_of(p, s, KW_SPAN, 0);
+		double recorded_ns = kept * cost_of(p, s, s->level > KW_SPAN ? s->level : KW_SPAN, 1);
+		double other_ns = l->calls * cost_of(p, s, KW_COUNT, 1) + not_kept * cost_of(p, s, KW_SPAN, 0);
+		double hits = l->calls + kept + not_kept, ns = recorded_ns * f[RECORDED] + other_ns * f[UNRECORDED];
+		warm[RECORDED] += recorded_ns;
+		warm[UNRECORDED] += other_ns;
+		total[RECORDED] += kept;
+		total[UNRECORDED] += l->calls + not_kept;
 		double rate = hits * 1e9 / (double)dt;
 		l->per_s = l->per_s <= 0 ? rate : l->per_s + (rate - l->per_s) * .5;
 		l->trial_calls += l->calls;
@@ -166,6 +213,11 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 		sum += ns;
 		cost_compare(p, s, now);
 	}
+	for (int k = 0; k < 2; k++)
+		if (total[k] > 0) {
+			double each = warm[k] / total[k] / 2; /* of a begin, or an end */
+			g->warm_ns[k] += (each - g->warm_ns[k]) * (g->warm_ns[k] > 0 ? .3 : 1);
+		}
 	p->spent_ns += sum;
 	guard_meter_add(&g->meter, now, dt, sum);
 	p->overhead = guard_measured(&g->meter, now) / 1e7 / cores(g);
@@ -188,7 +240,7 @@ static struct guard_site described(const struct process *p, uint32_t i, double p
 	const struct site *s = &p->sites[i];
 	struct guard_site g = { .level = s->level, .wanted = s->wanted, .i = i };
 	for (unsigned level = KW_COUNT; level <= KW_DEEP; level++)
-		g.at[level] = per_s * hit_ns(p, s, level);
+		g.at[level] = per_s * cost_expected(p, s, level, level < KW_SPAN ? 1 : keep_of(s), per_s);
 	g.now = s->level ? g.at[s->level] : 0;
 	return g;
 }
@@ -383,7 +435,7 @@ void governor_forget(struct process *p)
 
 static double site_percent(const struct process *p, const struct site *s, unsigned level, double per_s)
 {
-	return per_s * hit_ns(p, s, level) / 1e7 / cores(p->guard);
+	return per_s * cost_expected(p, s, level, level < KW_SPAN ? 1 : keep_of(s), per_s) / 1e7 / cores(p->guard);
 }
 
 static json_t *process_row(struct process *p)
@@ -406,8 +458,9 @@ static json_t *process_row(struct process *p)
 			json_array_append_new(list, json_pack("{s:s,s:s%,s:s,s:s,s:f}", "site", id, "name", name.p, name.n, "from", level_name(s->wanted), "to",
 				level_name(s->cap - 1u), "percent", site_percent(p, s, s->wanted, s->load->shed_per_s)));
 	}
-	return json_pack("{s:i,s:s,s:f,s:f,s:f,s:f,s:o}", "pid", (int)p->pid, "service", p->service, "measured_percent", p->overhead, "limit_percent",
-		governor_limit(p), "predicted_percent", predicted, "cpu_percent", (p->guard ? p->guard->cores : 0) * 100, "shed", list);
+	double times = governor_times(p, KW_SPAN, 0);
+	return json_pack("{s:i,s:s,s:f,s:f,s:f,s:f,s:f,s:o}", "pid", (int)p->pid, "service", p->service, "measured_percent", p->overhead, "limit_percent",
+		governor_limit(p), "predicted_percent", predicted, "cpu_percent", (p->guard ? p->guard->cores : 0) * 100, "times_warm", times > 0 ? times : 1, "shed", list);
 }
 
 struct dear { const struct process *p; const struct site *s; double percent; };

@@ -52,6 +52,31 @@ bool guard_over(const struct guard_meter *m, int64_t now, double budget)
 	return m->tick[last].ns > budget || (ns > budget && covered >= 9 * SECOND / 10); /* all of a second's budget in one tick; a second of too much */
 }
 
+void guard_cost_add(struct guard_cost *c, double events, double ns)
+{
+	const double most = 400;
+	if (!(events > 0) || !(ns >= 0))
+		return;
+	double keep = c->events + events > most ? (events < most ? (most - events) / c->events : 0) : 1;
+	c->ns = c->ns * keep + ns;
+	c->events = c->events * keep + events;
+}
+
+double guard_cost_apart(double factor, double gap_ns)
+{
+	const double stays_ns = 5000;
+	return isinf(gap_ns) ? factor : 1 + (factor - 1) * gap_ns / (gap_ns + stays_ns);
+}
+
+double guard_cost_factor(const struct guard_cost *c, double warm_ns, double gap_ns)
+{
+	const double least = 16, most = 100;
+	if (c->events < least || !(warm_ns > 0))
+		return 1;
+	double f = c->ns / c->events / warm_ns;
+	return guard_cost_apart(f < 1 ? 1 : f > most ? most : f, gap_ns);
+}
+
 static int dearest(const void *a, const void *b)
 {
 	const struct guard_site *x = a, *y = b;

@@ -16,6 +16,14 @@ double guard_present(const struct guard_meter *m, int64_t now);
 /* Is it to shed? One tick far over is enough; a little over must last a second. budget in ns a second. */
 bool guard_over(const struct guard_meter *m, int64_t now, double budget);
 
+/* What hits cost here, by those that were timed: the mean of the latest some hundred, beside what they would cost with warm caches. */
+struct guard_cost { double events, ns; };
+void guard_cost_add(struct guard_cost *c, double events, double ns);
+/* How many times the warm cost one event costs; 1 until enough were timed, and never less. Of hits that are gap_ns of CPU time apart less is paid: what they need stays
+ * in the caches. gap_ns: infinite for hits as those that were timed. */
+double guard_cost_factor(const struct guard_cost *c, double warm_ns, double gap_ns);
+double guard_cost_apart(double factor, double gap_ns);
+
 struct guard_site {
 	double now;              /* ns a second at its present level */
 	double at[KW_DEEP + 1];  /* what it would be at each level */

@@ -454,7 +454,7 @@ static struct rule_sum *sums(struct agent *a)
 				continue;
 			unsigned level = p->grants[g].callee ? KW_SPAN : rule_level(r);
 			m->per_s += per_s;
-			m->besides += per_s * (cost_of(p, s, level, r->keep) - cost_ns(a, level, r->keep));
+			m->besides += per_s * (cost_expected(p, s, level, r->keep, per_s) - cost_ns(a, level, r->keep));
 			m->age = age > m->age ? age : m->age;
 			m->window = window && (!m->window || window < m->window) ? window : m->window;
 		}

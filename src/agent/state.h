@@ -77,7 +77,7 @@ struct site {
 	double adaptive;          /* the share that gives the rate; 0 = not known yet: all */
 	double ceiling;           /* a limit's spans/s allow at most this share; 0 = not limited */
 	int64_t on_since; double on_calls; /* monotonic; calls of that second that came before */
-	int64_t seen_at; double seen_per_s, seen_factor; /* how often it was hit when it was last on, 0 = not known; what predictions taught */
+	int64_t seen_at; double seen_per_s, seen_factor, seen_times; /* how often it was hit when it was last on, 0 = not known; what predictions taught; governor_times then */
 	struct site_key *keys;
 	uint32_t nkeys;
 	uint64_t batch_gen;       /* of the batch that these ids belong to */
@@ -385,6 +385,8 @@ void cost_calibrate(struct agent *a);
 double cost_ns(const struct agent *a, unsigned level, double keep); /* of one hit; keep: share of the traces that are kept */
 /* What recording so many calls per second costs, as the protocol's `cost`. */
 double cost_of(const struct process *p, const struct site *s, unsigned level, double keep); /* of one hit of this site */
+/* The same, of so many a second, by what was timed in this process, or lately in another of the service. */
+double cost_expected(const struct process *p, const struct site *s, unsigned level, double keep, double per_s);
 /* besides_ns: what the sites cost on top of the level, on average. */
 json_t *cost_json(const struct agent *a, unsigned level, double keep, double besides_ns, bool known, double calls_per_s, const char *basis);
 /* What a prediction rests on, in words. */
@@ -401,6 +403,8 @@ void governor_forget(struct process *p);
 bool governor_saturated(const struct agent *a);
 double governor_allows(const struct process *p); /* percent of its CPU time; 0 = none */
 double governor_limit(const struct process *p);  /* of that, what it may have at this moment */
+/* What was timed there costs so many times what cost_of says, of hits as far apart as so many a second are; 0: not known. */
+double governor_times(const struct process *p, unsigned level, double per_s);
 double governor_cpu(const struct process *p);    /* percent of one core that it uses, as last looked at */
 json_t *governor_json(struct agent *a);          /* the method `overhead` */
 /* triggers.c: rules that raise themselves */

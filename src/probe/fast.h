@@ -102,7 +102,8 @@ static inline __attribute__((always_inline)) int begin_quick(struct klieg__threa
 	if (klieg__likely(!over)) {
 		klieg__store(&o->start_tsc, now, RELAXED);
 		if (!kept) {
-			t->unsampled++;
+			if (klieg__unlikely(!(++t->unsampled % TIMED_CALLS)))
+				klieg__time_next(me, TIMED_RUN);
 		} else if (level != KW_COUNT) {
 			seq = t->seq + 1;
 			klieg__store(&t->seq, seq, RELAXED);
@@ -167,7 +168,10 @@ static inline __attribute__((always_inline)) bool end_fast(struct klieg__thread 
 			c->max_ticks = ticks;
 		if (klieg__unlikely(flags & KW_REC_ERROR))
 			c->errors++;
-		klieg__store(&c->calls, c->calls + 1, RELEASE); /* pairs with the agent's acquire: the rest before the number of calls */
+		uint64_t calls = c->calls + 1;
+		klieg__store(&c->calls, calls, RELEASE); /* pairs with the agent's acquire: the rest before the number of calls */
+		if (klieg__unlikely(!(calls % TIMED_CALLS)))
+			klieg__time_next(me, TIMED_RUN);
 	} else {
 		hold(me); /* before the head is read: a signal's handler may write records of its own until now */
 		uint64_t head = me->head;

@@ -14,8 +14,8 @@
 #define ME_GENERATION 108
 #define ME_CTX_DIRTY 120
 #define ME_BUSY 121
-#define ME_GATE 128
-#define ME_READY 136
+#define ME_GATE 136
+#define ME_READY 144
 /* struct klieg__process */
 #define PROCESS_CONTROL 8
 #define PROCESS_SITES 24

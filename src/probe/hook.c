@@ -295,6 +295,12 @@ static __attribute__((noinline)) void watch(const struct kw_hook *h, const uint6
 uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct klieg__regs *regs)
 {
 	struct klieg__thread *me = &klieg__thread;
+	if (klieg__unlikely(me->timed)) {
+		struct klieg__timing x = klieg__timing_begins(me);
+		uint64_t thunk = klieg__hook_enter(h, slot, regs);
+		klieg__timing_ends(me, &x, 1);
+		return thunk;
+	}
 	slot[-2] = h->target;
 	if (klieg__unlikely(klieg__load(&h->flags, RELAXED) & KW_HOOK_WATCH)) {
 		watch(h, slot);
@@ -376,6 +382,12 @@ no:
 void klieg__hook_leave(uint64_t *slot, uint64_t rax)
 {
 	struct klieg__thread *me = &klieg__thread;
+	if (klieg__unlikely(me->timed)) {
+		struct klieg__timing x = klieg__timing_begins(me);
+		klieg__hook_leave(slot, rax);
+		klieg__timing_ends(me, &x, 1);
+		return;
+	}
 	struct kw_gate *g = me->gate;
 	uint64_t cfa = (uint64_t)(uintptr_t)(slot + 1);
 	struct kw_frame *f = top_of(g);

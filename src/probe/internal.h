@@ -44,6 +44,7 @@ struct klieg__thread {
 	volatile bool busy;      /* inside a probe: a signal handler's probe must keep out */
 	volatile bool in_plugin; /* inside a plugin's handler: the functions it calls are not the program's calls */
 	bool failed;             /* no slot could be had; tried again after the epoch changes */
+	uint8_t timed;           /* so many of the next events are timed */
 	uint32_t no_depth;       /* depth + 1 of the open span that was the first to say CTX_NO: without a trace, a request is as long as that */
 	struct kw_gate *gate;    /* our shadow stack, NULL = none yet; outlives the slot, and a fork */
 	uint64_t ready;          /* the epoch for which there are a slot and a shadow stack, and no plugin's handler runs; NOT_READY: ask */
@@ -81,7 +82,15 @@ bool klieg__thread_attach(struct klieg__thread *me); /* gives this thread a slot
 uint64_t klieg__random(struct klieg__thread *me);
 /* process.c */
 void klieg__wake_agent(void);
-/* span.c */
+/* span.c. What a probe takes is some tens of nanoseconds in a loop, and ten times that in a service that does other work in between: its code and data
+ * are in no cache by then. So it is measured where it runs: now and then some events in a row are timed, from just inside the library to just before it
+ * returns. (The way here, and what others find pushed out of their caches, is not in it.) */
+enum { TIMED_BYTES = 8192 /* of records between two looks; divides rings */, TIMED_CALLS = 256 /* or so many calls that make none */, TIMED_RUN = 4,
+	TIMED_MOST = 1 << 17 /* ticks; more: the thread was interrupted */ };
+struct klieg__timing { uint64_t from, before; unsigned left; };
+void klieg__time_next(struct klieg__thread *me, unsigned n);
+struct klieg__timing klieg__timing_begins(struct klieg__thread *me);
+void klieg__timing_ends(struct klieg__thread *me, const struct klieg__timing *x, unsigned events);
 void klieg__turn(struct klieg__thread *me); /* before the thread's context changes: what is open keeps the one it was begun in */
 void klieg__find_parent(struct klieg__thread *me);
 void klieg__settle(struct klieg__thread *me); /* drops spans that another thread ended meanwhile, and the trace with its root */

@@ -8,6 +8,36 @@
 
 enum { STRING_MAX = 1024, RECORD_MAX = 255 * KW_UNIT, TABLE_TRIES = 100 };
 
+/* ---- what we cost ------------------------------------------------------------------------------------------------- */
+
+void klieg__time_next(struct klieg__thread *me, unsigned n)
+{
+	me->timed = (uint8_t)n;
+	if (n)
+		me->ready = NOT_READY; /* functions go the long way, where it is looked at */
+}
+
+static uint64_t progress(const struct klieg__thread *me) { return me->t ? me->head + me->t->seq : 0; }
+
+struct klieg__timing klieg__timing_begins(struct klieg__thread *me)
+{
+	unsigned left = me->timed - 1u;
+	me->timed = 0;
+	return (struct klieg__timing){ .left = left, .before = progress(me), .from = kw_ticks() };
+}
+
+void klieg__timing_ends(struct klieg__thread *me, const struct klieg__timing *x, unsigned events)
+{
+	uint64_t ticks = kw_ticks() - x->from;
+	bool recorded = progress(me) != x->before;
+	if (me->t && ticks < TIMED_MOST) {
+		me->t->timed_ticks[recorded] += ticks;
+		klieg__store(&me->t->timed[recorded], me->t->timed[recorded] + events, RELEASE);
+	}
+	if (!me->timed)
+		klieg__time_next(me, x->left);
+}
+
 /* ---- ring -------------------------------------------------------------------------------------------------------- */
 
 /* Slow side of reserve: the consumer moved on, the ring wraps, or it is full. Wakes a sleeping agent when much waits for it: asked at every quarter,
@@ -16,10 +46,12 @@ static __attribute__((noinline)) uint8_t *reserve_slow(struct klieg__thread *me,
 {
 	struct kw_thread *t = me->t;
 	uint64_t size = klieg__process.ring_bytes;
+	if (me->limit)
+		klieg__time_next(me, TIMED_RUN); /* not at the very first: that is for once */
 	uint64_t tail = klieg__load(&t->tail, ACQUIRE); /* pairs with the agent's release: what we overwrite has been read */
 	if (me->head - tail > size)
 		return NULL; /* the agent's word cannot be trusted either */
-	if (me->head - tail >= size / 8 * 3 && klieg__load(&klieg__process.control->waiting, RELAXED))
+	if (me->head - tail >= size / 8 * 3 && me->head % (size / 4) < TIMED_BYTES && klieg__load(&klieg__process.control->waiting, RELAXED))
 		klieg__wake_agent();
 	uint64_t room_to_end = size - (me->head & (size - 1)), need = bytes;
 	if (room_to_end < bytes)
@@ -34,9 +66,9 @@ static __attribute__((noinline)) uint8_t *reserve_slow(struct klieg__thread *me,
 		me->head += room_to_end;
 		klieg__store(&t->head, me->head, RELEASE);
 	}
-	/* The fast path may go on to the next quarter, the end of the ring, or the consumer, whichever comes first. */
-	uint64_t quarter = (me->head / (size / 4) + 1) * (size / 4), full = tail + size;
-	me->limit = quarter < full ? quarter : full;
+	/* The fast path may go on to the next part (parts divide quarters), the end of the ring, or the consumer, whichever comes first. */
+	uint64_t part = (me->head / TIMED_BYTES + 1) * TIMED_BYTES, full = tail + size;
+	me->limit = part < full ? part : full;
 	if (me->head + bytes > me->limit)
 		me->limit = me->head + bytes; /* known to fit */
 	uint8_t *at = me->ring + (me->head & (size - 1));
@@ -46,7 +78,7 @@ static __attribute__((noinline)) uint8_t *reserve_slow(struct klieg__thread *me,
 
 static inline uint8_t *reserve(struct klieg__thread *me, uint64_t bytes)
 {
-	if (klieg__likely(me->head + bytes <= me->limit)) /* quarters divide the ring, so a record below the limit never wraps */
+	if (klieg__likely(me->head + bytes <= me->limit)) /* parts divide the ring, so a record below the limit never wraps */
 		return me->here + me->head;
 	return reserve_slow(me, bytes);
 }
@@ -142,6 +174,8 @@ static inline void count_span(struct klieg__thread *me, uint32_t site, uint64_t 
 		c->max_ticks = ticks;
 	c->bucket[kw_bucket(ticks)]++;
 	klieg__store(&c->calls, c->calls + 1, RELEASE);
+	if (klieg__unlikely(!(c->calls % TIMED_CALLS)))
+		klieg__time_next(me, TIMED_RUN);
 }
 
 /* ---- spans ------------------------------------------------------------------------------------------------------- */
@@ -422,13 +456,25 @@ no:
 
 static __attribute__((noinline)) int begin_slow(const struct klieg__slot *slot, klieg_span *s) { return begin(slot, s, SCOPED); }
 
+static __attribute__((noinline)) int begin_timed(const struct klieg__slot *slot, klieg_span *s);
+
 static __attribute__((noinline)) int begin_scoped(const struct klieg__slot *slot, klieg_span *s)
 {
 	struct klieg__thread *me = &klieg__thread;
+	if (klieg__unlikely(me->timed))
+		return begin_timed(slot, s);
 	int level = begin_fast(me, site_of(slot), s);
 	if (klieg__unlikely(!level))
 		level = begin_quick(me, site_of(slot), s, false);
 	return klieg__likely(level > 0) ? level : begin_slow(slot, s);
+}
+
+static int begin_timed(const struct klieg__slot *slot, klieg_span *s)
+{
+	struct klieg__timing x = klieg__timing_begins(&klieg__thread);
+	int level = begin_scoped(slot, s);
+	klieg__timing_ends(&klieg__thread, &x, 1);
+	return level;
 }
 
 /* Requests that a site is not on for pay for this much only: no register is saved before it is known whether this is one. */
@@ -566,9 +612,18 @@ static __attribute__((noinline)) void end_slow(klieg_span *s)
 	leave(me);
 }
 
+static __attribute__((noinline)) void end_timed(klieg_span *s)
+{
+	struct klieg__timing x = klieg__timing_begins(&klieg__thread);
+	klieg__end(s);
+	klieg__timing_ends(&klieg__thread, &x, 1);
+}
+
 KLIEG_PUBLIC void klieg__end(klieg_span *s)
 {
-	if (klieg__unlikely(!end_fast(&klieg__thread, s)) && !end_unsampled(&klieg__thread, s))
+	if (klieg__unlikely(klieg__thread.timed))
+		end_timed(s);
+	else if (klieg__unlikely(!end_fast(&klieg__thread, s)) && !end_unsampled(&klieg__thread, s))
 		end_slow(s);
 }
 
@@ -1032,8 +1087,19 @@ static __attribute__((noinline)) void classify_request(struct klieg__thread *me,
 	}
 }
 
+static __attribute__((noinline)) void attributes_timed(const struct klieg__slot *slot, klieg_span *s, const struct klieg__value *v, int n)
+{
+	struct klieg__timing x = klieg__timing_begins(&klieg__thread);
+	klieg__attributes(slot, s, v, n);
+	klieg__timing_ends(&klieg__thread, &x, 0);
+}
+
 KLIEG_PUBLIC void klieg__attributes(const struct klieg__slot *slot, klieg_span *s, const struct klieg__value *v, int n)
 {
+	if (klieg__unlikely(klieg__thread.timed)) {
+		attributes_timed(slot, s, v, n);
+		return;
+	}
 	struct klieg__thread *me = enter();
 	if (!me)
 		return;
@@ -1055,8 +1121,19 @@ void klieg__attributes_from(const struct klieg__slot *slot, klieg_span *s, unsig
 	leave(me);
 }
 
+static __attribute__((noinline)) void set_timed(klieg_span *s, const char *const *keys, const struct klieg__value *v, int n)
+{
+	struct klieg__timing x = klieg__timing_begins(&klieg__thread);
+	klieg__set(s, keys, v, n);
+	klieg__timing_ends(&klieg__thread, &x, 0);
+}
+
 KLIEG_PUBLIC void klieg__set(klieg_span *s, const char *const *keys, const struct klieg__value *v, int n)
 {
+	if (klieg__unlikely(klieg__thread.timed)) {
+		set_timed(s, keys, v, n);
+		return;
+	}
 	struct klieg__thread *me = enter();
 	if (!me)
 		return;

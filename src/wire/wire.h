@@ -317,7 +317,10 @@ struct kw_thread {
 	uint32_t tid;
 	uint64_t seed;           /* span id of seq s = kw_span_id(seed, s) */
 	uint64_t epoch;          /* changes with every claim of the slot */
-	uint64_t pad0[5];
+	/* What probes here really take: some events are timed. [0]: those that make no record, [1]: those that do. Cumulative; written at those only. */
+	uint64_t timed_ticks[2];
+	uint32_t timed[2];       /* begins and ends; what their attributes took is in the ticks */
+	uint64_t pad0[2];
 	/* line 1: producer */
 	uint64_t head;           /* bytes ever written; release; pairs with the agent's acquire in the drain */
 	uint32_t depth;          /* entries in open[] */

@@ -141,6 +141,33 @@ static void a_little_over_must_last_a_lot_over_must_not(void **state)
 	assert_true(guard_measured(&m, now) > 5e6);
 }
 
+/* A hit is charged what those cost that were timed; never less than with warm caches, and not on the word of a few. */
+static void hits_cost_what_was_timed(void **state)
+{
+	(void)state;
+	struct guard_cost c = { 0 };
+	assert_float_equal(guard_cost_factor(&c, 20, INFINITY), 1, 0);
+	guard_cost_add(&c, 8, 8 * 200);
+	assert_float_equal(guard_cost_factor(&c, 20, INFINITY), 1, 0);
+	guard_cost_add(&c, 92, 92 * 200);
+	assert_float_equal(guard_cost_factor(&c, 20, INFINITY), 10, 1e-9);
+	assert_float_equal(guard_cost_factor(&c, 400, INFINITY), 1, 0);
+	double far = guard_cost_factor(&c, 20, 100e3), near = guard_cost_factor(&c, 20, 100); /* a thousand a second; ten million: they keep it warm themselves */
+	assert_true(far > 9 && far < 10 && near > 1 && near < 1.3);
+	for (int i = 0; i < 100; i++) /* what the service does has changed: after some hundred events that is what counts */
+		guard_cost_add(&c, 20, 20 * 40);
+	assert_float_equal(guard_cost_factor(&c, 20, INFINITY), 2, .1);
+	guard_cost_add(&c, 1e6, 1e6 * 60);
+	assert_float_equal(guard_cost_factor(&c, 20, INFINITY), 3, 1e-3);
+	struct guard_cost was = c;
+	guard_cost_add(&c, -5, 10); /* the numbers are the traced process's */
+	guard_cost_add(&c, 5, -10);
+	guard_cost_add(&c, NAN, NAN);
+	assert_memory_equal(&c, &was, sizeof c);
+	guard_cost_add(&c, 1000, 1e18);
+	assert_float_equal(guard_cost_factor(&c, 20, INFINITY), 100, 0);
+}
+
 static void a_host_without_idle_time_is_saturated_until_it_clearly_is_not(void **state)
 {
 	(void)state;
@@ -382,7 +409,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_dearest_gives_way_and_no_more_than_it_takes), cmocka_unit_test(many_go_at_once_when_far_over),
 		cmocka_unit_test(what_comes_back_fits), cmocka_unit_test(a_storm_does_not_make_it_flap),
-		cmocka_unit_test(backoff_doubles_while_it_keeps_coming_back), cmocka_unit_test(a_little_over_must_last_a_lot_over_must_not),
+		cmocka_unit_test(backoff_doubles_while_it_keeps_coming_back), cmocka_unit_test(a_little_over_must_last_a_lot_over_must_not), cmocka_unit_test(hits_cost_what_was_timed),
 		cmocka_unit_test(a_host_without_idle_time_is_saturated_until_it_clearly_is_not), cmocka_unit_test(predictions_learn_what_is_always_off_and_nothing_else),
 		cmocka_unit_test(every_operation_gets_its_floor_and_all_share_the_rest),
 		cmocka_unit_test(a_rate_is_kept_through_jumps_and_rare_operations_do_not_starve),

@@ -961,6 +961,35 @@ static void a_wrapping_ring_keeps_every_record(void **state)
 	assert_int_equal(attrs, 30000);
 }
 
+/* What probes take is known from where they run: some of all events are timed, whether they make records or not. */
+static void some_events_are_timed_and_none_is_lost_by_it(void **state)
+{
+	(void)state;
+	switch_site("inner", KW_SPAN);
+	struct any_record r;
+	int spans = 0;
+	inner();
+	struct kw_thread was = *me();
+	for (int i = 0; i < 20000; i++) {
+		inner();
+		while (next_record(me(), &r))
+			spans += r.r.type == KW_REC_SPAN;
+	}
+	uint32_t timed = me()->timed[1] - was.timed[1]; /* a span and its context are 64 bytes: 156 looks, four events each */
+	assert_int_equal(spans, 20001);
+	assert_in_range(timed, 400, 640); /* those that were interrupted are left out */
+	assert_in_range(me()->timed_ticks[1] - was.timed_ticks[1], timed, timed * 131072ull);
+	assert_in_range(me()->timed[0] - was.timed[0], 0, 4);
+	switch_site("inner", KW_COUNT);
+	was = *me();
+	for (int i = 0; i < 10000; i++)
+		inner();
+	assert_false(next_record(me(), &r));
+	assert_in_range(me()->timed[0] - was.timed[0], 100, 160);
+	assert_in_range(me()->timed[1] - was.timed[1], 0, 4);
+	assert_int_equal(me()->lost_full, was.lost_full);
+}
+
 static void deep_recursion_is_counted(int n)
 {
 	KLIEG_SPAN("deep");
@@ -1452,7 +1481,7 @@ int main(int argc, char **argv)
 		T(many_open_requests_that_are_not_kept_leave_room_for_one_that_is), T(a_failure_is_kept_also_of_a_span_that_is_handed_on),
 		T(an_expired_lease_silences_everything), T(a_span_may_end_on_another_thread),
 		T(end_of_garbage_is_harmless), T(longjmp_over_spans_is_counted_and_mended), T(signal_handlers_may_use_probes), T(a_full_ring_loses_and_counts),
-		T(a_wrapping_ring_keeps_every_record), T(nesting_deeper_than_the_stack_is_counted), T(events_links_and_counters),
+		T(a_wrapping_ring_keeps_every_record), T(some_events_are_timed_and_none_is_lost_by_it), T(nesting_deeper_than_the_stack_is_counted), T(events_links_and_counters),
 		T(other_vendors_members_are_passed_on_whole_or_not_at_all), T(a_root_ended_elsewhere_ends_its_trace_here),
 		T(a_root_may_end_before_its_children), T(a_span_left_open_in_a_scope_is_no_parent_of_what_follows),
 		T(a_span_whose_thread_exited_still_ends), T(a_scoped_span_keeps_the_trace_it_was_begun_in), T(a_restored_trace_whose_root_has_ended_is_none),
