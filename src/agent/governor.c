@@ -184,6 +184,8 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 			continue;
 		struct load *l = load_of(s);
 		if (l->on_since != s->on_since) { /* it has just come on */
+			if (s->seen_at && s->on_since - s->seen_at < SECOND)
+				g->meter.changed_at = now; /* again: part of what this tick cost was before, and says nothing of how it is on now */
 			l->on_since = s->on_since;
 			l->per_s = 0;
 			l->predicted_per_s = s->seen_per_s;

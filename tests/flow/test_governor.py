@@ -62,6 +62,20 @@ def test_what_is_shed_is_forgotten_with_its_rule(run):
 	assert agent.levels()["storm.entry"] == "span"
 
 
+def test_what_is_switched_on_anew_is_not_judged_by_what_it_cost_before(run):
+	"""Somebody looks at all calls under a high limit, then switches the same function on for a few: that must not be shed for what the first look cost."""
+	agent, program = run
+	program.tell("storm", 1)
+	agent.rules({"id": "p:a", "selector": "storm.entry", "level": "span"}, {"id": "l:a", "kind": "limit", "selector": "*", "level": "deep", "overhead": 100})
+	wait_for(lambda: agent.overhead()["measured_percent"] > 2)
+	program.tell("storm", 0)
+	agent.rules()
+	agent.rules({"id": "p:b", "selector": "storm.entry", "level": "span"})
+	wait_for(lambda: agent.overhead()["measured_percent"] < .1)
+	assert not agent.told("guard"), agent.events
+	assert agent.levels()["storm.entry"] == "span"
+
+
 def test_a_limit_rule_is_the_limit(run):
 	agent, program = run
 	agent.rules({"id": "p:a", "selector": "*", "level": "span"}, {"id": "l:a", "kind": "limit", "selector": "*", "level": "deep", "overhead": 100})
