@@ -158,6 +158,13 @@ static void own_look(struct process *p, struct guard *g)
 
 static bool records(const struct site *s) { return s->level >= KW_SPAN && s->kind != KW_SITE_END && s->kind != KW_SITE_COUNT; }
 
+/* How a site is on: another number when that changed. */
+static uint64_t how(const struct site *s)
+{
+	uint64_t seed = (uint64_t)s->on_since ^ (uint64_t)s->level << 60 ^ (uint64_t)s->peek << 59;
+	return hash_bytes(s->arg_where, s->nwhere * sizeof *s->arg_where, seed) | 1;
+}
+
 /* What happened since the last time, site by site. */
 static double measure(struct process *p, struct guard *g, int64_t now, int64_t dt)
 {
@@ -183,9 +190,11 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 		if (!s->load && !(records(s) && (made > 0 || unsampled > 0)))
 			continue;
 		struct load *l = load_of(s);
+		uint64_t is = how(s);
+		if (l->how && l->how != is)
+			g->meter.changed_at = now; /* part of what this tick cost was before, and says nothing of how the site is on now */
+		l->how = is;
 		if (l->on_since != s->on_since) { /* it has just come on */
-			if (s->seen_at && s->on_since - s->seen_at < SECOND)
-				g->meter.changed_at = now; /* again: part of what this tick cost was before, and says nothing of how it is on now */
 			l->on_since = s->on_since;
 			l->per_s = 0;
 			l->predicted_per_s = s->seen_per_s;

@@ -43,6 +43,7 @@ struct load {
 	double offered_per_s, kept_per_s; bool rated; /* rate.c: smoothed */
 	/* the governor's */
 	uint8_t state;            /* enum guard_state */
+	uint64_t how;             /* it was on when it was last looked at; 0 = not looked at yet */
 	double shed_per_s;        /* hits a second when it was last shed */
 	int64_t retry_at, backoff_ns, restored_at, trial_at;
 	double trial_calls;
