@@ -45,6 +45,7 @@ static int save_groups(struct server *s, const json_t *touched, struct err *e)
 	const char *id;
 	char group[200];
 	int rc = 0;
+	struct err whole = { 0 };
 	json_object_foreach((json_t *)touched, id, v)
 		json_object_set_new(by_group, id, json_array());
 	json_object_foreach(s->desired->rules, id, rule) {
@@ -52,6 +53,7 @@ static int save_groups(struct server *s, const json_t *touched, struct err *e)
 		if ((list = json_object_get(by_group, group)))
 			json_array_append(list, rule);
 	}
+	state_group_begin(s->c.state);
 	json_object_foreach(by_group, id, list) {
 		struct err mine = { 0 };
 		int one = json_array_size(list) ? put(s, RULES, id, list, &mine) : state_delete(s->c.state, RULES, id, STATE_ANY, &mine);
@@ -59,6 +61,9 @@ static int save_groups(struct server *s, const json_t *touched, struct err *e)
 			rc = one, *e = mine;
 	}
 	json_decref(by_group);
+	int all = state_group_end(s->c.state, &whole);
+	if (all < 0 && rc >= 0)
+		rc = all, *e = whole;
 	return rc;
 }
 
@@ -209,8 +214,12 @@ void desired_change(struct server *s, json_t *set, json_t *remove, desired_then_
 		json_object_set_new(touched, group, json_true());
 		json_object_set_new(d->rules, id, json_deep_copy(rule));
 	}
+	struct err whole = { 0 };
+	state_group_begin(s->c.state);
 	int rc = save_meta(s, &e);
-	saved(s, rc < 0 ? rc : save_groups(s, touched, &e), &e);
+	rc = rc < 0 ? rc : save_groups(s, touched, &e);
+	int all = state_group_end(s->c.state, &whole);
+	saved(s, rc < 0 ? rc : all, rc < 0 ? &e : &whole);
 	json_decref(touched);
 	fleet_change(s, base, set, remove, then, arg);
 }

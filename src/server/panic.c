@@ -66,6 +66,7 @@ void api_panic(struct call *c)
 		s->panic = json_pack("{sI ss ss sI sI so}", "at", (json_int_t)clock_wall(), "owner", owner, "reason", reason, "toggles_ended",
 			(json_int_t)(json_array_size(saved) / 2), "suspended", (json_int_t)suspended, "toggles", saved);
 		char *text = json_dumps(s->panic, JSON_COMPACT);
+		state_group_begin(s->c.state);     /* however many toggles there are, agents are told before the disk has been waited for twice */
 		if (state_put(s->c.state, KIND, NOW, str_of(text), STATE_ANY, NULL, &e) < 0)     /* off is what matters now */
 			log_warn("server", "panic cannot be saved, a restart would undo it: %s", e.msg);
 		free(text);
@@ -81,6 +82,8 @@ void api_panic(struct call *c)
 		}
 		toggles_end_all(s, "panic");
 		event(s, "on", owner, reason);
+		if (state_group_end(s->c.state, &e) < 0)
+			log_warn("server", "panic cannot be saved, a restart would undo it: %s", e.msg);
 	}
 	json_object_foreach(desired_rules(s), id, rule)
 		json_array_append_new(ids, json_string(id));

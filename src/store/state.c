@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-struct state { sqlite3 *db; sqlite3_stmt *get, *put, *list, *forget; pthread_mutex_t lock; };
+struct state { sqlite3 *db; sqlite3_stmt *get, *put, *list, *forget; pthread_mutex_t lock; unsigned groups; int group_rc; };
 
 static int code_of(sqlite3 *db)
 {
@@ -22,7 +22,11 @@ static int code_of(sqlite3 *db)
 int state_open(const char *path, struct state **ret_s, struct err *e)
 {
 	struct state *s = base_calloc(1, sizeof *s);
-	pthread_mutex_init(&s->lock, NULL);
+	pthread_mutexattr_t own; /* a group has the lock, and what is in it takes it again */
+	pthread_mutexattr_init(&own);
+	pthread_mutexattr_settype(&own, PTHREAD_MUTEX_RECURSIVE);
+	pthread_mutex_init(&s->lock, &own);
+	pthread_mutexattr_destroy(&own);
 	int rc = sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
 	if (rc == SQLITE_OK) {
 		sqlite3_busy_timeout(s->db, 5000);
@@ -81,12 +85,36 @@ static int look(struct state *s, const char *kind, const char *id, int64_t *ret_
 	return code;
 }
 
+static int run(struct state *s, const char *sql) { return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : code_of(s->db); }
+
+void state_group_begin(struct state *s)
+{
+	pthread_mutex_lock(&s->lock);
+	if (!s->groups++)
+		s->group_rc = run(s, "BEGIN IMMEDIATE");
+}
+
+int state_group_end(struct state *s, struct err *e)
+{
+	int rc = s->group_rc;
+	if (!--s->groups) {
+		rc = rc < 0 ? rc : run(s, "COMMIT");
+		if (rc < 0) {
+			err_set(e, rc, "cannot write the state: %s", sqlite3_errmsg(s->db));
+			run(s, "ROLLBACK");
+		}
+	}
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
 static int change(struct state *s, const char *kind, const char *id, const struct str *json, int64_t expected, int64_t *ret_version, struct err *e)
 {
 	int64_t version;
 	bool exists;
 	pthread_mutex_lock(&s->lock);
-	int rc = sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) == SQLITE_OK ? 0 : code_of(s->db);
+	/* Within a group: a part of it, so that what is refused takes nothing else with it. */
+	int rc = s->groups && s->group_rc < 0 ? s->group_rc : run(s, s->groups ? "SAVEPOINT one" : "BEGIN IMMEDIATE");
 	if (rc < 0) {
 		pthread_mutex_unlock(&s->lock);
 		return err_set(e, rc, "cannot write %s %s: %s", kind, id, err_title(rc));
@@ -106,14 +134,14 @@ static int change(struct state *s, const char *kind, const char *id, const struc
 			sqlite3_bind_text64(s->put, 4, json->p ? json->p : "", json->n, SQLITE_STATIC, SQLITE_UTF8);
 		else
 			sqlite3_bind_null(s->put, 4);
-		if (sqlite3_step(s->put) != SQLITE_DONE || (sqlite3_reset(s->put), sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL)) != SQLITE_OK) {
+		if (sqlite3_step(s->put) != SQLITE_DONE || (sqlite3_reset(s->put), run(s, s->groups ? "RELEASE one" : "COMMIT")) < 0) {
 			rc = code_of(s->db);
 			err_set(e, rc, "cannot write %s %s: %s", kind, id, sqlite3_errmsg(s->db));
 		}
 		sqlite3_reset(s->put);
 	}
 	if (rc < 0)
-		sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+		run(s, s->groups ? "ROLLBACK TO one; RELEASE one" : "ROLLBACK");
 	pthread_mutex_unlock(&s->lock);
 	if (rc == 0 && ret_version)
 		*ret_version = version + 1;

@@ -1,5 +1,5 @@
 /* The state store: JSON documents by (kind, id), each with a version for compare-and-set (toggles now; policies, audit later).
- * SQLite, durable when a call returns. Thread-safe. */
+ * SQLite, durable when a call returns, or the group that it is in. Thread-safe. */
 #pragma once
 #include "base/buf.h"
 #include "base/err.h"
@@ -16,6 +16,9 @@ int state_get(struct state *s, const char *kind, const char *id, struct buf *ret
 /* What is deleted leaves its version behind, for who comes back to it; of what is forgotten nothing is left: for logs, whose ids are never used again. */
 int state_forget(struct state *s, const char *kind, const char *id);
 int state_delete(struct state *s, const char *kind, const char *id, int64_t expected, struct err *e);         /* KLIEG_E_NOT_FOUND */
+/* What is changed in between is durable together when the outermost group ends, and waits for the disk once; or none of it is, and that is returned by the end. The other threads wait. */
+void state_group_begin(struct state *s);
+int state_group_end(struct state *s, struct err *e);
 /* In order of id; nonzero from fn stops and is returned. fn must not call the state store. */
 typedef int (*state_fn)(void *arg, const char *id, int64_t version, struct str json);
 int state_list(struct state *s, const char *kind, state_fn fn, void *arg);

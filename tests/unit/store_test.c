@@ -794,6 +794,36 @@ static int join(void *arg, const char *id, int64_t version, struct str json)
 	return 0;
 }
 
+/* What belongs together is there for others, and after a crash, or it is not; what was refused in it takes nothing else with it. */
+static void store_state_groups(void **state)
+{
+	struct state *s, *other;
+	struct err e = { 0 };
+	struct buf b = { 0 };
+	char path[300];
+	(void)state;
+	snprintf(path, sizeof path, "%s/groups", dir);
+	assert_int_equal(state_open(path, &s, &e), 0);
+	assert_int_equal(state_open(path, &other, &e), 0); /* sees what another process would */
+	state_group_begin(s);
+	assert_int_equal(state_put(s, "toggle", "a", STR("1"), STATE_NEW, NULL, &e), 0);
+	state_group_begin(s);
+	assert_int_equal(state_put(s, "toggle", "b", STR("2"), STATE_NEW, NULL, &e), 0);
+	assert_int_equal(state_put(s, "toggle", "a", STR("3"), STATE_NEW, NULL, &e), KLIEG_E_STALE);
+	assert_int_equal(state_delete(s, "toggle", "c", STATE_ANY, &e), KLIEG_E_NOT_FOUND);
+	assert_int_equal(state_group_end(s, &e), 0);
+	assert_int_equal(state_get(other, "toggle", "b", &b, NULL), KLIEG_E_NOT_FOUND); /* not before the outer one ends */
+	assert_int_equal(state_get(s, "toggle", "b", &b, NULL), 0);
+	assert_int_equal(state_group_end(s, &e), 0);
+	b.n = 0;
+	assert_int_equal(state_get(other, "toggle", "a", &b, NULL), 0);
+	assert_int_equal(state_get(other, "toggle", "b", &b, NULL), 0);
+	assert_memory_equal(b.p, "12", 2);
+	state_close(s);
+	buf_finish(&b);
+	state_close(other);
+}
+
 static void store_state_documents(void **state)
 {
 	char path[100];
@@ -841,7 +871,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		T(store_block_round_trip), T(store_block_damage), T(store_round_trip), T(store_query_sorted_limited), T(store_one_process),
 		T(store_queue_is_bounded), T(store_clamps_dates), T(store_kill_nine), T(store_disk_full), T(store_damaged_files),
-		T(store_damaged_wal), T(store_retention), T(store_readers_and_writer), T(store_state_documents),
+		T(store_damaged_wal), T(store_retention), T(store_readers_and_writer), T(store_state_documents), T(store_state_groups),
 	};
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
