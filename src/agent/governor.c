@@ -31,6 +31,7 @@ struct guard {
 	int64_t last, cpu_at;
 	uint64_t cpu_ticks;
 	double cores;
+	uint64_t left_out;       /* calls, as last read */
 	struct own { uint64_t ticks, events; } own[2]; /* as last read: of events that make no record, and of those that do */
 	struct guard_cost cost[2];
 	double warm_ns[2];       /* what one event of each kind would cost with warm caches, lately */
@@ -156,6 +157,16 @@ static void own_look(struct process *p, struct guard *g)
 	}
 }
 
+/* Calls since the last look that a condition on their arguments left out. */
+static double left_out(struct process *p, struct guard *g)
+{
+	uint64_t sum = 0, was = g->left_out;
+	for (uint32_t i = 0; p->map && i < process_slots(p); i++)
+		sum += process_slot(p, i)->left_out;
+	g->left_out = sum;
+	return was && sum > was ? (double)(sum - was) : 0;
+}
+
 static bool records(const struct site *s) { return s->level >= KW_SPAN && s->kind != KW_SITE_END && s->kind != KW_SITE_COUNT; }
 
 /* How a site is on: another number when that changed. */
@@ -173,6 +184,7 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 	process_count(p, &c, &open);
 	double made = (double)(c.made - g->made), unsampled = (double)(c.unsampled - g->unsampled), recorded = 0, estimated = 0, sum = 0;
 	double total[2] = { 0 }, warm[2] = { 0 }, f[2];
+	double passed = left_out(p, g), ask = 0;
 	uint32_t recording = 0;
 	own_look(p, g);
 	f[UNRECORDED] = factor(g, UNRECORDED, INFINITY);
@@ -182,12 +194,13 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 	for (uint32_t k = 0; k < p->nactive; k++) {
 		struct site *s = &p->sites[p->active[k]];
 		recording += records(s);
+		ask += s->nwhere && s->level;
 		if (s->load)
 			recorded += s->load->recorded, estimated += s->load->unsampled;
 	}
 	for (uint32_t k = 0; k < p->nactive; k++) {
 		struct site *s = &p->sites[p->active[k]];
-		if (!s->load && !(records(s) && (made > 0 || unsampled > 0)))
+		if (!s->load && !(records(s) && (made > 0 || unsampled > 0 || passed > 0)))
 			continue;
 		struct load *l = load_of(s);
 		uint64_t is = how(s);
@@ -209,12 +222,13 @@ static double measure(struct process *p, struct guard *g, int64_t now, int64_t d
 			l->units_avg += (units - l->units_avg) * (l->units_avg > 0 ? .3 : 1);
 		}
 		double recorded_ns = kept * cost_of(p, s, s->level > KW_SPAN ? s->level : KW_SPAN, 1);
-		double other_ns = l->calls * cost_of(p, s, KW_COUNT, 1) + not_kept * cost_of(p, s, KW_SPAN, 0);
-		double hits = l->calls + kept + not_kept, ns = recorded_ns * f[RECORDED] + other_ns * f[UNRECORDED];
+		double asked = ask > 0 && s->nwhere && s->level ? passed / ask : 0; /* which of them they were calls of is not known */
+		double other_ns = l->calls * cost_of(p, s, KW_COUNT, 1) + (not_kept + asked) * cost_of(p, s, KW_SPAN, 0);
+		double hits = l->calls + kept + not_kept + asked, ns = recorded_ns * f[RECORDED] + other_ns * f[UNRECORDED];
 		warm[RECORDED] += recorded_ns;
 		warm[UNRECORDED] += other_ns;
 		total[RECORDED] += kept;
-		total[UNRECORDED] += l->calls + not_kept;
+		total[UNRECORDED] += l->calls + not_kept + asked;
 		double rate = hits * 1e9 / (double)dt;
 		l->per_s = l->per_s <= 0 ? rate : l->per_s + (rate - l->per_s) * .5;
 		l->trial_calls += l->calls;

@@ -320,8 +320,10 @@ uint64_t klieg__hook_enter(const struct kw_hook *h, uint64_t *slot, const struct
 	if (klieg__unlikely(!klieg__slot_now(me) || !me->gate) && !prepare(me))
 		return nowhere(h);
 	me->ready = me->epoch;
-	if (klieg__unlikely(h->nwhere) && !kw_where_holds(h->where, h->nwhere, argument_of, &(struct call){ regs, slot }))
+	if (klieg__unlikely(h->nwhere) && !kw_where_holds(h->where, h->nwhere, argument_of, &(struct call){ regs, slot })) {
+		me->t->left_out++;
 		return 0;
+	}
 	struct kw_gate *g = me->gate;
 	uint64_t cfa = (uint64_t)(uintptr_t)(slot + 1);
 	if (klieg__unlikely(!own_stack(cfa))) {

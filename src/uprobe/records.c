@@ -453,15 +453,16 @@ static void start_trace(struct records *r, struct context *c, uint32_t site, boo
 
 void records_enter(struct records *r, const struct kernel_call *call, enum kernel_got got, uint32_t site, const struct capture *what, struct records_how how)
 {
-	unsigned level = how.wanted ? level_of(r, site) : KW_OFF;
+	unsigned on = level_of(r, site), level = how.wanted ? on : KW_OFF;
 	uint64_t cfa = call->ev.cfa, ns = call->ev.ns;
-	struct thread *th = thread_of(r, call->ev.tid, level > KW_OFF);
+	struct thread *th = thread_of(r, call->ev.tid, on > KW_OFF);
 	if (!th) {
 		if (level)
 			r->control->lost_no_slot++;
 		return;
 	}
 	struct kw_thread *t = th->t;
+	t->left_out += on && !how.wanted;
 	settle(r, th, site, cfa);
 	if (!level)
 		return;

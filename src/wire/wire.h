@@ -344,7 +344,8 @@ struct kw_thread {
 	uint32_t cells_used;     /* library: cells handed out, 1.. */
 	uint64_t lost_cells;     /* calls not counted: the thread has no cell left */
 	uint64_t too_short;      /* spans begun, not recorded: shorter than their hook's min_ticks */
-	uint64_t pad3[2];
+	uint64_t left_out;       /* calls of functions that a condition on their arguments left out: they cost, too */
+	uint64_t pad3;
 	struct kw_open open[KW_OPEN_MAX];
 	/* The context that open[i] was begun in: its generation; and once the thread turned to another context, what it was. */
 	uint32_t generation[KW_OPEN_MAX];

@@ -345,9 +345,15 @@ def test_a_static_program_is_traced_from_outside_unless_refused(klieg_up, progra
 		return
 	assert "traced from outside by the kernel's uprobes" in r.stdout
 	assert ("handle",) in tree(klieg_up.cli("illuminate", "handle", "--once", "--for", "1s", "--max-cost", "100%", json_out=True))
-	# Its arguments, and conditions on them, as with a program that libklieg is in.
+	# A condition on arguments saves records, not the kernel's two traps: what it leaves out is in the account, and where a trap is dear over the budget.
 	up = klieg_up
 	up.cli("off", "--all")
+	up.cli("on", "static-server:handle", "--where", "arg.2 > 1000000")
+	wait_for(lambda: (lambda o: o["processes"][0]["shed"] or [s for s in o["sites"] if s["calls_per_s"] > 100])(up.get("/overhead")))
+	up.cli("off", "--all")
+	# Its arguments, and conditions on them, as with a program that libklieg is in; by somebody who knows what it costs.
+	(tmp_path / "p.yaml").write_text("policy: dear\nlimits: [{ match: '{ }', overhead: 100%, level: deep }]\n")
+	up.cli("policy", "apply", str(tmp_path / "p.yaml"), "--reason", "test")
 	since = time.time_ns()
 	up.cli("on", "static-server:handle", "--where", "arg.2 > 4096", "--level", "detail")
 	found = wait_for(lambda: [s for s in up.get("/spans?since=1m&limit=1000")["spans"] if s["start_unix_nano"] > since])
