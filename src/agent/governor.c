@@ -146,7 +146,7 @@ static void own_look(struct process *p, struct guard *g)
 		const struct kw_thread *t = process_slot(p, i);
 		for (int k = 0; k < 2; k++) {
 			sum[k].events += __atomic_load_n(&t->timed[k], __ATOMIC_ACQUIRE);
-			sum[k].ticks += t->timed_ticks[k];
+			sum[k].ticks += __atomic_load_n(&t->timed_ticks[k], __ATOMIC_RELAXED);
 		}
 	}
 	for (int k = 0; k < 2; k++) {
@@ -162,7 +162,7 @@ static double left_out(struct process *p, struct guard *g)
 {
 	uint64_t sum = 0, was = g->left_out;
 	for (uint32_t i = 0; p->map && i < process_slots(p); i++)
-		sum += process_slot(p, i)->left_out;
+		sum += __atomic_load_n(&process_slot(p, i)->left_out, __ATOMIC_RELAXED);
 	g->left_out = sum;
 	return was && sum > was ? (double)(sum - was) : 0;
 }

@@ -17,7 +17,11 @@ void klieg__time_next(struct klieg__thread *me, unsigned n)
 		me->ready = NOT_READY; /* functions go the long way, where it is looked at */
 }
 
-static uint64_t progress(const struct klieg__thread *me) { return me->t ? me->head + me->t->seq : 0; }
+static uint64_t progress(const struct klieg__thread *me)
+{
+	const struct kw_thread *t = klieg__slot_now(me); /* in a forked child none at first */
+	return t ? me->head + t->seq : 0;
+}
 
 struct klieg__timing klieg__timing_begins(struct klieg__thread *me)
 {
@@ -30,9 +34,10 @@ void klieg__timing_ends(struct klieg__thread *me, const struct klieg__timing *x,
 {
 	uint64_t ticks = kw_ticks() - x->from;
 	bool recorded = progress(me) != x->before;
-	if (me->t && ticks < TIMED_MOST) {
-		me->t->timed_ticks[recorded] += ticks;
-		klieg__store(&me->t->timed[recorded], me->t->timed[recorded] + events, RELEASE);
+	struct kw_thread *t = klieg__slot_now(me);
+	if (t && ticks < TIMED_MOST) {
+		klieg__store(&t->timed_ticks[recorded], t->timed_ticks[recorded] + ticks, RELAXED);
+		klieg__store(&t->timed[recorded], t->timed[recorded] + events, RELEASE);
 	}
 	if (!me->timed)
 		klieg__time_next(me, x->left);

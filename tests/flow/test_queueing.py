@@ -16,6 +16,7 @@ from conftest import wait_for
 from test_policies import put
 from test_attach_servers import free_port, needs, nginx, postgres, serve  # noqa: F401
 
+UP_ARGS = ("--budget", "0")  # servers under full load at detail: the governor would shed what is looked at here
 WAIT = 0.2
 TICK = 0.02  # seconds; what the kernel's count of milliseconds may be off by, generously
 
