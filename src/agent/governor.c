@@ -121,8 +121,11 @@ static double keep_of(const struct site *s)
 	return s->threshold >= 1ull << 56 ? 0 : 1 - ldexp((double)s->threshold, -56);
 }
 
-/* At level a hit of this site costs, on average. */
-static double hit_ns(const struct process *p, const struct site *s, unsigned level) { return cost_of(p, s, level, level < KW_SPAN ? 1 : keep_of(s)); }
+/* At level a hit of this site costs, on average, of so many a second. */
+static double hit_ns(const struct process *p, const struct site *s, unsigned level, double per_s)
+{
+	return cost_expected(p, s, level, level < KW_SPAN ? 1 : keep_of(s), per_s);
+}
 
 enum { UNRECORDED, RECORDED };
 static double factor(const struct guard *g, int kind, double gap_ns)
@@ -164,7 +167,7 @@ static double left_out(struct process *p, struct guard *g)
 	for (uint32_t i = 0; p->map && i < process_slots(p); i++)
 		sum += __atomic_load_n(&process_slot(p, i)->left_out, __ATOMIC_RELAXED);
 	g->left_out = sum;
-	return was && sum > was ? (double)(sum - was) : 0;
+	return sum > was ? (double)(sum - was) : 0;
 }
 
 static bool records(const struct site *s) { return s->level >= KW_SPAN && s->kind != KW_SITE_END && s->kind != KW_SITE_COUNT; }
@@ -265,7 +268,7 @@ static struct guard_site described(const struct process *p, uint32_t i, double p
 	const struct site *s = &p->sites[i];
 	struct guard_site g = { .level = s->level, .wanted = s->wanted, .i = i };
 	for (unsigned level = KW_COUNT; level <= KW_DEEP; level++)
-		g.at[level] = per_s * cost_expected(p, s, level, level < KW_SPAN ? 1 : keep_of(s), per_s);
+		g.at[level] = per_s * hit_ns(p, s, level, per_s);
 	g.now = s->level ? g.at[s->level] : 0;
 	return g;
 }
@@ -339,7 +342,7 @@ static void watch(struct process *p, struct guard *g, int64_t now)
 		struct load *l = p->sites[g->shed[k]].load;
 		if (l->state != GUARD_TRIAL)
 			continue;
-		if (l->trial_calls * hit_ns(p, &p->sites[g->shed[k]], KW_COUNT) > TRIAL_SHARE * budget(p) / n)
+		if (l->trial_calls * cost_of(p, &p->sites[g->shed[k]], KW_COUNT, 1) > TRIAL_SHARE * budget(p) / n)
 			off_again(p, g->shed[k], now);
 		else
 			g->trials++;
@@ -415,6 +418,7 @@ static void tick(struct agent *a, struct process *p, int64_t now)
 		p->guard->made = c.made;
 		p->guard->unsampled = c.unsampled;
 		p->guard->last = now;
+		left_out(p, p->guard); /* what was before does not count */
 		process_look(p, p->guard, now);
 		return;
 	}
@@ -460,7 +464,7 @@ void governor_forget(struct process *p)
 
 static double site_percent(const struct process *p, const struct site *s, unsigned level, double per_s)
 {
-	return per_s * cost_expected(p, s, level, level < KW_SPAN ? 1 : keep_of(s), per_s) / 1e7 / cores(p->guard);
+	return per_s * hit_ns(p, s, level, per_s) / 1e7 / cores(p->guard);
 }
 
 static json_t *process_row(struct process *p)

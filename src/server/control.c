@@ -31,6 +31,14 @@ static void saved(struct server *s, int rc, const struct err *e)
 		log_warn("server", "toggles cannot be saved and would not survive a restart: %s", e->msg[0] ? e->msg : err_title(rc));
 	s->state_failed = rc < 0;
 }
+/* Of a group; each change in it was said to be saved. */
+static void save_end(struct server *s)
+{
+	struct err e = { 0 };
+	int rc = state_group_end(s->c.state, &e);
+	if (rc < 0)
+		saved(s, rc, &e);
+}
 static void put(struct server *s, const char *kind, const char *id, const json_t *doc)
 {
 	struct err e = { 0 };
@@ -509,7 +517,6 @@ static void off_then(struct call *c)
 	}
 	struct toggle_set *ts = c->s->toggles;
 	json_t *removed = json_array();
-	struct err e = { 0 };
 	state_group_begin(c->s->c.state);
 	if (json_array_size(ids))
 		json_array_clear(ts->undo);
@@ -525,9 +532,7 @@ static void off_then(struct call *c)
 	}
 	if (json_array_size(removed))
 		put(c->s, UNDO, "last", ts->undo);
-	int rc = state_group_end(c->s->c.state, &e);
-	if (rc < 0)
-		saved(c->s, rc, &e);
+	save_end(c->s);
 	json_decref(ids);
 	json_t *sites = json_object_get(c->result, "changed"), *ack = json_object_get(c->result, "ack_nano");
 	call_json(c, 200, json_pack("{so so so}", "removed", removed, "sites", sites ? json_incref(sites) : json_integer(0),
@@ -625,7 +630,6 @@ static void live_again(struct server *s, json_t *back)
 {
 	json_t *t, *ended = s->toggles->ended;
 	size_t i;
-	struct err e = { 0 };
 	state_group_begin(s->c.state);
 	json_array_foreach(back, i, t) {
 		const char *id = jtext(t, "id");
@@ -635,9 +639,7 @@ static void live_again(struct server *s, json_t *back)
 		json_object_set(s->toggles->live, id, t);
 		save(s, t);
 	}
-	int rc = state_group_end(s->c.state, &e);
-	if (rc < 0)
-		saved(s, rc, &e);
+	save_end(s);
 	json_t *ev = json_pack("{ss ss sO}", "type", "toggle", "what", "restored", "toggles", back);
 	events_send(s, "toggle", ev);
 	json_decref(ev);
@@ -703,16 +705,13 @@ json_t *toggles_saved(struct server *s)
 unsigned toggles_end_all(struct server *s, const char *by)
 {
 	unsigned n = 0;
-	struct err e = { 0 };
 	state_group_begin(s->c.state);
 	for (void *it; (it = json_object_iter(s->toggles->live)); n++) {
 		char id[64];
 		snprintf(id, sizeof(id), "%s", json_object_iter_key(it));
 		end(s, id, "removed", by);
 	}
-	int rc = state_group_end(s->c.state, &e);
-	if (rc < 0)
-		saved(s, rc, &e);
+	save_end(s);
 	return n;
 }
 json_t *toggles_bring_back(struct server *s, const json_t *saved, json_t *set)
