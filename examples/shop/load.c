@@ -90,6 +90,8 @@ static void *run(void *arg)
 		curl_easy_setopt(c, CURLOPT_TIMEOUT, 10l);
 		curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1l);
 		long long from = rate ? when_due(&next) : now_ns();
+		if (stopping)
+			break;
 		long status = 0;
 		if (curl_easy_perform(c) == CURLE_OK)
 			curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
